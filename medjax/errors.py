@@ -1,0 +1,18 @@
+"""Errors that a user can mend: one clear line, shown without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user asked for cannot be done as asked.
+
+    The message says what was wrong, what was got, what was expected and how to mend
+    it. Commands print it as one line and exit with code 2.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or ``""``."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
