@@ -1,0 +1,1 @@
+"""Networks as Flax Linen modules, with diffusers' parameter names and torch's numbers."""

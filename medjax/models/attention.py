@@ -1,0 +1,143 @@
+"""Attention over pixels and text: the transformer that sits inside the U-Net.
+
+    Attention(Q, K, V) = softmax(Q Kᵀ / √d) V                                    (1)
+    GEGLU(x) = (x W + b) ⊙ GELU(x V + c), with the exact (erf) GELU               (2)
+
+Sources: Vaswani et al., 2017 (1); Shazeer, "GLU Variants Improve Transformer", 2020
+(2). Scores and softmax are computed in float32.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from medjax.arrays import Array
+from medjax.models.layers import GroupNorm, conv
+
+
+class Attention(nn.Module):
+    """Multi-head attention from pixels to themselves or to text.
+
+    Attributes:
+        heads: Number of heads; divides the channels.
+        dtype: Of the projections.
+    """
+
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], context: Float[Array, "b l d"] | None = None
+    ) -> Float[Array, "b n c"]:
+        """Attend from `x` to `context`, or to `x` itself where that is None."""
+        channels = x.shape[-1]
+        context = x if context is None else context
+
+        def project(name: str, source: Array) -> Array:
+            y = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(source)
+            return y.reshape(*y.shape[:2], self.heads, -1)
+
+        attended = jax.nn.dot_product_attention(
+            project("to_q", x), project("to_k", context), project("to_v", context)
+        )
+        return nn.Dense(channels, dtype=self.dtype, name="to_out_0")(
+            attended.reshape(x.shape)
+        )
+
+
+class GEGLU(nn.Module):
+    """A dense layer gated by GELU (eq. 2)."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n f"]:
+        """Project to twice `features` and gate one half with the other."""
+        x = nn.Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
+        linear, gate = jnp.split(x, 2, axis=-1)
+        return linear * nn.gelu(gate, approximate=False)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width, and back."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        """Transform each position by itself."""
+        channels = x.shape[-1]
+        x = GEGLU(4 * channels, dtype=self.dtype, name="net_0")(x)
+        return nn.Dense(channels, dtype=self.dtype, name="net_2")(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to text, feed-forward; each normed and residual."""
+
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], context: Float[Array, "b l d"]
+    ) -> Float[Array, "b n c"]:
+        """Transform pixels, given the text."""
+
+        def norm(name: str, y: Array) -> Array:
+            # One pass of E[x²] − E[x]² loses what torch's two passes keep.
+            return nn.LayerNorm(
+                epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name
+            )(y)
+
+        x = x + Attention(self.heads, self.dtype, name="attn1")(norm("norm1", x))
+        x = x + Attention(self.heads, self.dtype, name="attn2")(
+            norm("norm2", x), context
+        )
+        return x + FeedForward(self.dtype, name="ff")(norm("norm3", x))
+
+
+class Transformer2D(nn.Module):
+    """Transformer blocks over the pixels of a feature map, with a residual around.
+
+    Attributes:
+        heads: Number of heads.
+        depth: Number of transformer blocks.
+        linear_projection: Dense layers in and out (SD2.x) rather than 1×1
+            convolutions (SD1.x): the same numbers from kernels of other shapes.
+        norm_groups: Groups of the norm before.
+        remat: Whether each block's activations are computed again for its gradient.
+        dtype: Of the computation.
+    """
+
+    heads: int
+    depth: int = 1
+    linear_projection: bool = False
+    norm_groups: int = 32
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], context: Float[Array, "b l d"]
+    ) -> Float[Array, "b h w c"]:
+        """Transform a feature map, given the text."""
+        batch, height, width, channels = x.shape
+
+        def project(name: str, y: Array) -> Array:
+            if self.linear_projection:
+                return nn.Dense(channels, dtype=self.dtype, name=name)(y)
+            return conv(channels, 1, name=name, dtype=self.dtype)(y)
+
+        block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
+        y = GroupNorm(self.norm_groups, 1e-6, self.dtype, name="norm")(x)
+        y = project("proj_in", y).reshape(batch, height * width, channels)
+        for i in range(self.depth):
+            y = block(self.heads, self.dtype, name=f"transformer_blocks_{i}")(
+                y, context
+            )
+        return x + project("proj_out", y.reshape(batch, height, width, channels))

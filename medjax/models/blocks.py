@@ -1,0 +1,194 @@
+"""Residual blocks and the levels that U-Nets are made of.
+
+A level is a few residual blocks, each followed by a transformer where the level
+attends to text, and then a change of resolution. Names are diffusers'.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from medjax.arrays import Array
+from medjax.models.attention import Transformer2D
+from medjax.models.layers import GroupNorm, conv, resize_nearest
+
+
+class ResnetBlock(nn.Module):
+    """norm–SiLU–conv twice around the time embedding, plus a shortcut.
+
+    Attributes:
+        features: Output channels; another width than the input's adds a 1×1
+            convolution to the shortcut.
+        norm_groups: Groups of both norms.
+        epsilon: Of both norms.
+        dtype: Of the computation.
+
+    Source: He et al., 2016 (residual); Ho et al., 2020, appendix B (time embedding).
+    """
+
+    features: int
+    norm_groups: int = 32
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], temb: Float[Array, "b d"] | None = None
+    ) -> Float[Array, "b h w f"]:
+        """Transform; `temb` is None in autoencoders, which have no time."""
+
+        def normed(name: str, y: Array) -> Array:
+            norm = GroupNorm(self.norm_groups, self.epsilon, self.dtype, name=name)
+            return nn.silu(norm(y))
+
+        y = conv(self.features, name="conv1", dtype=self.dtype)(normed("norm1", x))
+        if temb is not None:
+            shift = nn.Dense(self.features, dtype=self.dtype, name="time_emb_proj")
+            y = y + shift(nn.silu(temb))[:, None, None, :]
+        y = conv(self.features, name="conv2", dtype=self.dtype)(normed("norm2", y))
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, name="conv_shortcut", dtype=self.dtype)(x)
+        return x + y
+
+
+class Downsample(nn.Module):
+    """Halve the resolution by a strided convolution; odd sizes round up."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        """Halve height and width."""
+        return conv(x.shape[-1], stride=2, name="conv", dtype=self.dtype)(x)
+
+
+class Upsample(nn.Module):
+    """Enlarge by nearest neighbour, then convolve."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], height: int, width: int
+    ) -> Float[Array, "b H W c"]:
+        """Enlarge to `height` × `width`."""
+        x = resize_nearest(x, height, width)
+        return conv(x.shape[-1], name="conv", dtype=self.dtype)(x)
+
+
+class Level(nn.Module):
+    """What the levels of a U-Net share: their widths and how they attend.
+
+    Attributes:
+        features: Channels of every block.
+        layers: Number of residual blocks.
+        heads: Attention heads; None where the level does not attend.
+        depth: Transformer blocks after each residual block.
+        linear_projection: See `Transformer2D`.
+        norm_groups: Groups of every norm.
+        epsilon: Of the residual blocks' norms.
+        resample: Whether the resolution changes at the end.
+        remat: Whether activations are computed again for the gradient.
+        dtype: Of the computation.
+    """
+
+    features: int
+    layers: int
+    heads: int | None
+    depth: int = 1
+    linear_projection: bool = False
+    norm_groups: int = 32
+    epsilon: float = 1e-5
+    resample: bool = True
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    def resnet(self, i: int, x: Array, temb: Array) -> Array:
+        """Apply residual block `i`."""
+        block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+        return block(
+            self.features,
+            self.norm_groups,
+            self.epsilon,
+            self.dtype,
+            name=f"resnets_{i}",
+        )(x, temb)
+
+    def attend(self, i: int, x: Array, text_embeddings: Array) -> Array:
+        """Apply transformer `i`, where the level attends."""
+        if self.heads is None:
+            return x
+        return Transformer2D(
+            self.heads,
+            self.depth,
+            self.linear_projection,
+            self.norm_groups,
+            self.remat,
+            self.dtype,
+            name=f"attentions_{i}",
+        )(x, text_embeddings)
+
+
+class DownLevel(Level):
+    """A level of the encoder."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        temb: Float[Array, "b d"],
+        text_embeddings: Float[Array, "b l e"],
+    ) -> tuple[Float[Array, "b ..."], list[Float[Array, "b ..."]]]:
+        """Return the last feature map, and all of them for the decoder."""
+        skips = []
+        for i in range(self.layers):
+            x = self.attend(i, self.resnet(i, x, temb), text_embeddings)
+            skips.append(x)
+        if self.resample:
+            x = Downsample(self.dtype, name="downsamplers_0")(x)
+            skips.append(x)
+        return x, skips
+
+
+class MidLevel(Level):
+    """The lowest level: a residual block, then attention and another, `layers` times."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        temb: Float[Array, "b d"],
+        text_embeddings: Float[Array, "b l e"],
+    ) -> Float[Array, "b h w c"]:
+        """Transform at the lowest resolution."""
+        x = self.resnet(0, x, temb)
+        for i in range(self.layers):
+            x = self.attend(i, x, text_embeddings)
+            x = self.resnet(i + 1, x, temb)
+        return x
+
+
+class UpLevel(Level):
+    """A level of the decoder."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        skips: list[Float[Array, "b h w _"]],
+        temb: Float[Array, "b d"],
+        text_embeddings: Float[Array, "b l e"],
+        size: tuple[int, int] | None,
+    ) -> Float[Array, "b H W f"]:
+        """Return the feature map, enlarged to `size` where that is not None.
+
+        `skips` are the encoder's maps in its own order; the last is used first.
+        """
+        for i, skip in enumerate(reversed(skips)):
+            x = self.resnet(i, jnp.concatenate([x, skip], axis=-1), temb)
+            x = self.attend(i, x, text_embeddings)
+        if size is not None:
+            x = Upsample(self.dtype, name="upsamplers_0")(x, *size)
+        return x

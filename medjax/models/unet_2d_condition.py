@@ -1,0 +1,89 @@
+"""Stable Diffusion's U-Net: what noise is in these latents, given the text?
+
+Source: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion
+Models", 2022, section 3.3; parameter names and numbers are those of diffusers'
+`UNet2DConditionModel`.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Num
+
+from medjax.arrays import Array, Params
+from medjax.errors import UserError
+from medjax.models.blocks import UpLevel
+from medjax.models.configs import per_level
+from medjax.models.layers import GroupNorm, conv
+from medjax.models.unet_encoder import UNetEncoder
+
+
+class UNet2DCondition(UNetEncoder):
+    """Predict noise, velocity or clean latents from noisy ones.
+
+    Attributes: those of `UNetEncoder`, and diffusers' `out_channels` and
+    `up_block_types`.
+    """
+
+    out_channels: int = 4
+    up_block_types: tuple[str, ...] = (
+        "UpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+    )
+
+    def check(self) -> None:
+        """Raise UserError for fields that this network cannot compute."""
+        super().check()
+        for kind in per_level(self.up_block_types, len(self.block_out_channels)):
+            if kind not in ("CrossAttnUpBlock2D", "UpBlock2D"):
+                raise UserError(f"UNet2DCondition has no block '{kind}'")
+
+    def init_params(self, key: Array) -> Params:
+        """Return freshly drawn parameters (float32)."""
+        size = 2 ** (len(self.block_out_channels) - 1)
+        latents = jnp.zeros((1, size, size, self.in_channels))
+        text = jnp.zeros((1, 1, self.cross_attention_dim))
+        return jax.jit(self.init)(key, latents, jnp.zeros(1), text)["params"]
+
+    @nn.compact
+    def __call__(
+        self,
+        noisy_latents: Float[Array, "b h w c"],
+        timesteps: Num[Array, " b"],
+        text_embeddings: Float[Array, "b l e"],
+        down_residuals: list[Float[Array, "b ..."]] | None = None,
+        mid_residual: Float[Array, "b ..."] | None = None,
+    ) -> Float[Array, "b h w o"]:
+        """Return the model's output, of the kind its schedule's `prediction_type` names.
+
+        Args:
+            noisy_latents: Any height and width.
+            timesteps: In [0, T).
+            text_embeddings: The text encoder's last hidden states.
+            down_residuals: ControlNet's, one for each of the encoder's feature maps,
+                or None.
+            mid_residual: ControlNet's for the middle, or None.
+        """
+        temb = self.embed_time(timesteps)
+        skips, x = self.encode(noisy_latents, temb, text_embeddings)
+        if down_residuals is not None:
+            skips = [a + b for a, b in zip(skips, down_residuals, strict=True)]
+        x = x if mid_residual is None else x + mid_residual
+
+        last = len(self.block_out_channels) - 1
+        layers = self.layers_per_block + 1
+        for i, kind in enumerate(self.up_block_types):
+            fields = self.level(last - i)
+            if kind == "UpBlock2D":
+                fields["heads"] = None
+            used, skips = skips[-layers:], skips[:-layers]
+            size = skips[-1].shape[1:3] if i < last else None
+            x = UpLevel(layers=layers, name=f"up_blocks_{i}", **fields)(
+                x, used, temb, text_embeddings, size
+            )
+        x = GroupNorm(
+            self.norm_num_groups, self.norm_eps, self.dtype, name="conv_norm_out"
+        )(x)
+        return conv(self.out_channels, name="conv_out", dtype=self.dtype)(nn.silu(x))
