@@ -1,0 +1,1 @@
+"""Diffusion as pure functions: schedules, objectives, samplers. No network is known."""

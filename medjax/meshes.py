@@ -1,0 +1,118 @@
+"""The one mesh, and which array lies where on it.
+
+Axes: ``data`` and ``fsdp`` split the examples of a batch; ``fsdp`` and ``tensor`` split
+the parameters. On one device all are 1 and every sharding is trivial, so the same
+program runs everywhere.
+
+Parameters follow one rule each, the first whose pattern is found in the path:
+
+* a layer that widens (queries, keys, values, the feed-forward's way in) is split over
+  ``tensor`` by its outputs, one that narrows again (their ways out) by its inputs, so
+  that between the two no device waits for another (Shoeybi et al., "Megatron-LM", 2019);
+* every other kernel is split by its outputs;
+* the other of the two axes is split over ``fsdp`` (Rajbhandari et al., "ZeRO", 2020).
+
+An axis that the mesh does not divide, and every vector, is replicated.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from medjax.arrays import PyTree
+from medjax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# (pattern of the path, axis of the inputs, axis of the outputs).
+RULES = (
+    (r"(to_out_0|out_proj|net_2|fc2|proj_attn)/kernel$", "tensor", "fsdp"),
+    (r"kernel$", "fsdp", "tensor"),
+    (r"embedding$", "fsdp", "tensor"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many devices lie along each axis.
+
+    Attributes:
+        data: Devices that hold whole copies of the parameters; -1 takes those left.
+        fsdp: Devices that share the parameters and the examples.
+        tensor: Devices that share each matrix product.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arrange `devices` (all, where None) as `config` says.
+
+    Raises:
+        UserError: If the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [config.data, config.fsdp, config.tensor]
+    rest = config.fsdp * config.tensor
+    if min(config.fsdp, config.tensor) < 1 or config.data == 0 or config.data < -1:
+        raise UserError(f"mesh {sizes} has an axis below 1; only data may be -1")
+    if config.data == -1:
+        sizes[0] = len(devices) // rest
+    if int(np.prod(sizes)) != len(devices):
+        raise UserError(
+            f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} does "
+            f"not fit {len(devices)} devices; set config.mesh.data=-1 and let "
+            "fsdp × tensor divide them"
+        )
+    # Auto, not jax's new default Explicit: layouts inside the step are the compiler's.
+    return jax.make_mesh(
+        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Return how many parts a batch is split into."""
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array whose first axis is the example."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def param_spec(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """Return how the parameter at `path` is split: the first of `RULES` that fits."""
+    if len(shape) < 2:
+        return PartitionSpec()
+    for pattern, inputs, outputs in RULES:
+        if re.search(pattern, path):
+            axes: list[str | None] = [None] * (len(shape) - 2) + [inputs, outputs]
+            fits = [a and n % mesh.shape[a] == 0 for a, n in zip(axes, shape)]
+            return PartitionSpec(*[a if ok else None for a, ok in zip(axes, fits)])
+    return PartitionSpec()
+
+
+def param_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Return a tree of shardings for any tree whose paths end in parameters' names.
+
+    It serves parameters, their averages and the optimiser's moments alike, since all
+    are named by the same paths.
+    """
+
+    def sharding(path: tuple[object, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, param_spec(name, leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
