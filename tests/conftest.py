@@ -1,0 +1,33 @@
+"""What every test stands on: eight CPU devices, no network, checked annotations.
+
+The environment is set before anything imports jax, and the import hook before anything
+imports medjax; both only take effect the first time.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FAKE_DEVICES = "--xla_force_host_platform_device_count"
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+xla_flags = os.environ.get("XLA_FLAGS", "")
+if FAKE_DEVICES not in xla_flags:
+    os.environ["XLA_FLAGS"] = f"{xla_flags} {FAKE_DEVICES}=8".strip()
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("medjax", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data, or a skip that names where it was looked for."""
+    override = os.environ.get("MEDJAX_TEST_DATA")
+    folder = Path(override) if override else REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"real data absent: {folder}")
+    return folder
