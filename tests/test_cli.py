@@ -1,0 +1,123 @@
+"""Every mistake on a command line ends in one line and exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = """
+import dataclasses
+from typing import Literal
+from absl import flags
+from ml_collections import config_flags
+from medjax import cli, configuration
+from medjax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file("config")
+WORKDIR = flags.DEFINE_string("workdir", None, "", required=True)
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    rate: float = 1.0
+    steps: int | None = None
+    clip: float | None = 1.0
+    nesterov: bool = False
+    pair: tuple[float, float] = (1.0, 2.0)
+    kind: Literal["constant", "cosine"] = "constant"
+
+def main():
+    print(configuration.parse(CONFIG.value.optim, Optim, "config.optim"))
+    if WORKDIR.value == "bad":
+        raise UserError("workdir is bad")
+    if WORKDIR.value == "bug":
+        raise RuntimeError("a bug")
+
+if __name__ == "__main__":
+    cli.run(main)
+"""
+
+CONFIG = """
+from medjax.configuration import to_config_dict
+from medjax.errors import UserError, nearest
+from __main__ import Optim
+
+def get_config(variant=""):
+    if variant not in ("", "demo"):
+        raise UserError(f"no variant '{variant}': demo{nearest(variant, ['demo'])}")
+    return to_config_dict({"optim": Optim(rate=2.0 if variant else 1.0)})
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "command.py").write_text(COMMAND)
+    (folder / "optim.py").write_text(CONFIG)
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    repository = Path(__file__).parents[1]
+    return subprocess.run(
+        [sys.executable, "command.py", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_overrides_reach_the_parsed_config(folder):
+    result = run(
+        folder,
+        "--config=optim.py:demo",
+        "--workdir=w",
+        "--config.optim.steps=7",
+        "--config.optim.clip=None",
+        "--config.optim.nesterov",
+        "--config.optim.pair=3,4",
+        "--config.optim.kind=cosine",
+    )
+    assert result.returncode == 0, result.stderr
+    expected = "rate=2.0, steps=7, clip=None, nesterov=True, pair=(3.0, 4.0)"
+    assert expected in result.stdout and "kind='cosine'" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=optin.py"], "no config file 'optin.py'; did you mean 'optim.py'?"),
+        (["--config=optim.py:dem"], "no variant 'dem': demo; did you mean 'demo'?"),
+        (["--config.optim.rate=2"], "give --config=FILE too"),
+        (["--config=optim.py", "--config.optim.rat=2"], "did you mean 'optim.rate'?"),
+        (["--config=optim.py", "--config.opt.clip=2"], "did you mean 'optim.clip'?"),
+        (["--config=optim.py", "--config.rate=2"], "did you mean 'optim.rate'?"),
+        (["--config=optim.py", "--config.optim.rate=ab"], "--config.optim.rate=ab"),
+        (["--config=optim.py", "--config.optim.steps=1.5"], "--config.optim.steps=1.5"),
+        (["--config=optim.py", "--config.optim.rate=None"], "--config.optim.rate=None"),
+        (["--config=optim.py", "--config.optim.kind=cosin"], "did you mean 'cosine'?"),
+        (["--config=optim.py", "--config.optim=3"], "--config.optim=3"),
+        (["--config=optim.py", "--wrkdir=x"], "Did you mean: workdir"),
+        (["--config=optim.py", "stray"], "unexpected 'stray'"),
+        (["--config=optim.py", "--workdir=bad"], "workdir is bad"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(folder, arguments, message):
+    result = run(folder, "--workdir=w", *arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+def test_a_required_flag_is_missed(folder):
+    result = run(folder, "--config=optim.py")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and "--workdir" in result.stderr
+
+
+def test_debug_shows_the_traceback_and_a_bug_always_has_one(folder):
+    result = run(folder, "--config=optim.py", "--workdir=bad", "--debug")
+    assert result.returncode != 0 and "Traceback" in result.stderr
+    result = run(folder, "--config=optim.py", "--workdir=bug")
+    assert result.returncode == 1 and "RuntimeError: a bug" in result.stderr
