@@ -52,8 +52,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if extra[1:]:
         raise UserError(f"unexpected '{extra[1]}': arguments are given as --name=value")
     for name, paths in nones.items():
+        config: Any = flags.FLAGS[name].value
         for path in paths:
-            flags.FLAGS[name].value.update_from_flattened_dict({path: None})
+            config.update_from_flattened_dict({path: None})
     _set_up_logging(debug=flags.FLAGS.debug)
     return extra
 

@@ -14,8 +14,8 @@ these (``tuple[float, float]``, ``tuple[str, ...]``), and any of them ``| None``
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict, config_dict
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _STORED = (bool, int, float, str, tuple)
 
-Section = ConfigDict | Mapping[str, Any]
+Section: TypeAlias = ConfigDict | Mapping[str, Any]
 
 
 def to_config_dict(sections: Mapping[str, Any]) -> ConfigDict:
@@ -72,7 +72,7 @@ def parse_config(
     }
 
 
-def parse(section: Section, cls: type[T], where: str) -> T:
+def parse(section: Any, cls: type[T], where: str) -> T:
     """Return the section as an instance of the frozen dataclass `cls`.
 
     Args:
@@ -103,9 +103,7 @@ def to_json_dict(sections: Mapping[str, Any]) -> dict[str, Any]:
     return {name: dataclasses.asdict(section) for name, section in sections.items()}
 
 
-def _check_names(
-    names: typing.Iterable[str], known: Mapping[str, Any], where: str
-) -> None:
+def _check_names(names: Iterable[str], known: Mapping[str, Any], where: str) -> None:
     names = list(names)
     for name in names:
         if name not in known:
@@ -142,7 +140,7 @@ def _check_choice(value: Any, choices: tuple[Any, ...], where: str) -> Any:
 
 
 def _check_tuple(value: Any, items: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    expected = f"expected {_describe(tuple[items])}"
+    expected = f"expected {_describe_tuple(items)}"
     if not isinstance(value, tuple | list):
         raise UserError(f"{where} is {_show(value)}, {expected}")
     if items[-1] is Ellipsis:
@@ -187,13 +185,16 @@ def _without_none(annotation: Any) -> Any:
 def _describe(annotation: Any) -> str:
     origin = typing.get_origin(annotation)
     if origin is tuple:
-        items = typing.get_args(annotation)
-        if items[-1] is Ellipsis:
-            return f"a tuple of {_describe(items[0])}"
-        return f"({', '.join(map(_describe, items))})"
+        return _describe_tuple(typing.get_args(annotation))
     if origin is Literal:
         return f"one of {', '.join(map(str, typing.get_args(annotation)))}"
     return annotation.__name__
+
+
+def _describe_tuple(items: tuple[Any, ...]) -> str:
+    if items[-1] is Ellipsis:
+        return f"a tuple of {_describe(items[0])}"
+    return f"({', '.join(map(_describe, items))})"
 
 
 def _show(value: Any) -> str:

@@ -15,6 +15,7 @@ from medjax import cli, configuration
 from medjax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config")
+flags.mark_flag_as_required("config")
 WORKDIR = flags.DEFINE_string("workdir", None, "", required=True)
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,8 @@ def test_overrides_reach_the_parsed_config(folder):
     )
     assert result.returncode == 0, result.stderr
     expected = "rate=2.0, steps=7, clip=None, nesterov=True, pair=(3.0, 4.0)"
-    assert expected in result.stdout and "kind='cosine'" in result.stdout
+    assert expected in result.stdout
+    assert "kind='cosine'" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -106,18 +108,26 @@ def test_overrides_reach_the_parsed_config(folder):
 def test_a_mistake_is_one_line_and_exit_code_2(folder, arguments, message):
     result = run(folder, "--workdir=w", *arguments)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
     assert message in result.stderr
 
 
-def test_a_required_flag_is_missed(folder):
-    result = run(folder, "--config=optim.py")
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [("--config=optim.py", "--workdir"), ("--workdir=w", "--config")],
+)
+def test_a_required_flag_is_missed(folder, given, missing):
+    result = run(folder, given)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: ") and "--workdir" in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert missing in result.stderr
 
 
 def test_debug_shows_the_traceback_and_a_bug_always_has_one(folder):
     result = run(folder, "--config=optim.py", "--workdir=bad", "--debug")
-    assert result.returncode != 0 and "Traceback" in result.stderr
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
     result = run(folder, "--config=optim.py", "--workdir=bug")
-    assert result.returncode == 1 and "RuntimeError: a bug" in result.stderr
+    assert result.returncode == 1
+    assert "RuntimeError: a bug" in result.stderr

@@ -1,0 +1,147 @@
+"""The optimiser: AdamW behind a global-norm clip, its learning rate, and the EMA.
+
+With gradient g_t at update t = 0, 1, …, learning rate η_t and norm limit c,
+
+    g ← g · min(1, c / ‖g‖)                              (1)  ‖·‖ over all parameters
+    θ ← θ − η_t · (m̂ / (√v̂ + ε) + λ θ)                   (2)  λ only on matrices
+    e ← e + (1 − d_t)(θ − e),  d_t = min(d, (1+t)/(10+t))  (3)
+
+Source: (2) Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019.
+(3) is the warm-up of the decay of TensorFlow's ExponentialMovingAverage.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Float, Int
+
+from medjax.arrays import Array, Params, PyTree
+from medjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """How parameters are updated.
+
+    Attributes:
+        learning_rate: Peak learning rate.
+        schedule: After the warm-up: the peak held, or a decay to zero at the end.
+        warmup_fraction: Part of all steps, in [0, 1], in which the rate rises linearly.
+        weight_decay: Decoupled decay λ, applied to arrays of two or more dimensions.
+        b1: Decay of the gradient's mean, in [0, 1).
+        b2: Decay of the squared gradient's mean, in [0, 1).
+        eps: ε, added to the root of the squared gradient's mean.
+        clip_norm: Largest norm of the whole gradient; None leaves it alone.
+        ema_decay: Decay d of the moving average of the parameters; None keeps none.
+    """
+
+    learning_rate: float = 1e-5
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_fraction: float = 0.0
+    weight_decay: float = 1e-2
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float | None = 1.0
+    ema_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the ranges above."""
+        for name in ("learning_rate", "weight_decay", "eps"):
+            _require(getattr(self, name) >= 0, self, name, "at least 0")
+        for name in ("b1", "b2"):
+            _require(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
+        _require(0 <= self.warmup_fraction <= 1, self, "warmup_fraction", "in [0, 1]")
+        if self.clip_norm is not None:
+            _require(self.clip_norm > 0, self, "clip_norm", "above 0, or None")
+        if self.ema_decay is not None:
+            _require(0 <= self.ema_decay < 1, self, "ema_decay", "in [0, 1), or None")
+
+
+def _require(holds: bool, config: OptimConfig, name: str, expected: str) -> None:
+    if not holds:
+        raise UserError(f"{name} is {getattr(config, name)}, expected {expected}")
+
+
+def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
+    """Return the learning rate as a function of the number of updates done before.
+
+    The first update of a warm-up already has a rate above zero and the last update of a
+    decay too, so that every number of steps trains, one step included.
+
+    Args:
+        config: The peak, the warm-up and the decay.
+        steps: Updates of the whole run, at least 1.
+
+    Raises:
+        UserError: If `steps` is below 1.
+    """
+    if steps < 1:
+        raise UserError(f"a run of {steps} steps trains nothing, expected at least 1")
+    warmup = int(config.warmup_fraction * steps)
+
+    def schedule(count: Int[Array, ""] | int) -> Float[Array, ""]:
+        count = jnp.asarray(count, jnp.float32)
+        rise = jnp.minimum((count + 1) / max(warmup, 1), 1.0)
+        progress = jnp.clip((count - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+        if config.schedule == "cosine":
+            fall = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        elif config.schedule == "linear":
+            fall = 1 - progress
+        else:
+            fall = jnp.ones(())
+        return config.learning_rate * rise * fall
+
+    return schedule
+
+
+def decay_mask(params: PyTree) -> PyTree:
+    """Return True for the arrays that weight decay may shrink.
+
+    Biases and the scales of normalisations have one dimension; pulling them to zero
+    regularises nothing.
+    """
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def make_optimizer(
+    config: OptimConfig, steps: int, params: Params
+) -> optax.GradientTransformation:
+    """Return clip by global norm, then AdamW, with float32 state.
+
+    Args:
+        config: Rates, moments, decay, clip.
+        steps: Updates of the whole run.
+        params: The trained parameters; shapes are enough.
+    """
+    adamw = optax.adamw(
+        make_schedule(config, steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=decay_mask(params),
+        mu_dtype=jnp.float32,
+    )
+    if config.clip_norm is None:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+def update_ema(
+    ema_params: Params, params: Params, decay: float, step: Int[Array, ""] | int
+) -> Params:
+    """Return the moving average (3) after one more update.
+
+    Args:
+        ema_params: The average so far, float32.
+        params: The parameters after this update.
+        decay: d, in [0, 1).
+        step: t, the number of updates averaged before this one.
+    """
+    count = jnp.asarray(step, jnp.float32)
+    weight = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
+    return jax.tree.map(lambda e, p: e + weight * (p - e), ema_params, params)
