@@ -1,0 +1,239 @@
+"""Checkpoints: the training state, what it was trained with, and which ones to keep.
+
+Each step's folder is complete or absent (orbax writes beside it and renames), and holds
+
+* ``state``: the trained parameters, their average, the optimiser's state, the step;
+* ``about``: the resolved config and the base's source and fingerprint, as JSON;
+* ``metrics``: what validation measured, as JSON.
+
+The frozen base is not saved: its source and fingerprint are, and resuming upon another
+base is an error, for the trained half means nothing without the frozen one.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from medjax.arrays import PyTree
+from medjax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one run; a context manager that finishes what it writes.
+
+    Saving is asynchronous: `save` returns once the arrays are copied from the devices.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config: Mapping[str, Any],
+        base: Mapping[str, str],
+        keep_last: int = 2,
+        keep_best: int = 1,
+        metric: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        """Open the folder, create it if need be, and remove unfinished saves.
+
+        Args:
+            folder: Where the checkpoints lie, one folder a step.
+            config: The resolved config, JSON-able; kept with every checkpoint.
+            base: ``source`` and ``fingerprint`` of the frozen base.
+            keep_last: Newest checkpoints to keep, at least 1.
+            keep_best: Best checkpoints by `metric` to keep beside those.
+            metric: Which of the saved metrics says what is best.
+            mode: Whether the smallest or the largest is best.
+
+        Raises:
+            UserError: If `keep_last` is below 1 or `keep_best` below 0.
+        """
+        if keep_last < 1 or keep_best < 0:
+            raise UserError(
+                f"keep_last is {keep_last}, keep_best {keep_best}; expected at least 1 "
+                "and 0, or the run could not be resumed"
+            )
+        self._about = _as_json({"config": config, "base": base})
+        self._metric = metric
+        self._worst = math.inf if mode == "min" else -math.inf
+        policies = [
+            checkpoint_managers.LatestN(keep_last),
+            checkpoint_managers.BestN(
+                get_metric_fn=self._score,
+                reverse=mode == "min",
+                n=keep_best,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+        self._manager = ocp.CheckpointManager(
+            Path(folder).absolute(),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=self._score,
+                best_mode=mode,
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=True,
+            ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "about": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest step saved, or None."""
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the best finite `metric`, or None; waits for a save."""
+        self.wait()
+        step = self._manager.best_step()
+        if step is None:
+            return None
+        score = self._score(self._manager.metrics(step) or {})
+        return step if math.isfinite(score) else None
+
+    def save(
+        self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None
+    ) -> bool:
+        """Start saving the state of `step`, unless that step is saved already.
+
+        Args:
+            step: Updates done.
+            state: Any pytree of arrays; None counts as an empty subtree.
+            metrics: What validation measured at this step, if anything.
+
+        Returns:
+            Whether a save was started.
+        """
+        if step in self._manager.all_steps():
+            return False
+        return self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                about=ocp.args.JsonSave(self._about),
+            ),
+            metrics={name: float(value) for name, value in (metrics or {}).items()},
+            force=True,
+        )
+
+    def restore(self, like: PyTree, step: int | None = None) -> PyTree:
+        """Return the state of `step`, laid out as `like`.
+
+        Args:
+            like: Arrays or `jax.ShapeDtypeStruct`s that carry shapes, dtypes and
+                shardings; the mesh may differ from the one that saved.
+            step: Which checkpoint; the latest where None.
+
+        Raises:
+            UserError: If there is none, it belongs to another base, or its arrays are
+                not those of `like`.
+        """
+        step = self._resolve(step)
+        about = self.about(step)
+        self._check_base(step, about["base"])
+        for line in _differences(about["config"], self._about["config"]):
+            logger.warning("resuming at step %d with another config: %s", step, line)
+        self._check_shapes(step, like)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=args)["state"]
+
+    def about(self, step: int | None = None) -> dict[str, Any]:
+        """Return the config and the base that a checkpoint was trained with."""
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        return self._manager.restore(self._resolve(step), args=args)["about"]
+
+    def wait(self) -> None:
+        """Wait until what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, then release the folder."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        value = metrics.get(self._metric, self._worst)
+        # A diverged validation must not win: NaN sorts anywhere.
+        return value if math.isfinite(value) else self._worst
+
+    def _resolve(self, step: int | None) -> int:
+        steps = list(self._manager.all_steps())
+        if step is None and steps:
+            return max(steps)
+        if step is None or step not in steps:
+            wanted = (
+                "no checkpoint" if step is None else f"no checkpoint of step {step}"
+            )
+            raise UserError(f"{wanted} in {self._manager.directory}; it has {steps}")
+        return step
+
+    def _check_base(self, step: int, base: Mapping[str, str]) -> None:
+        own = self._about["base"]
+        if base["fingerprint"] != own["fingerprint"]:
+            raise UserError(
+                f"checkpoint {step} in {self._manager.directory} was trained on the "
+                f"base '{base['source']}' ({base['fingerprint']}), this run has "
+                f"'{own['source']}' ({own['fingerprint']}): give the same base, or "
+                "another --workdir"
+            )
+
+    def _check_shapes(self, step: int, like: PyTree) -> None:
+        saved = _shapes(self._manager.item_metadata(step)["state"])
+        wanted = _shapes(like)
+        for path in sorted(saved.keys() | wanted.keys()):
+            if saved.get(path) != wanted.get(path):
+                raise UserError(
+                    f"checkpoint {step} in {self._manager.directory} does not fit this "
+                    f"config: {path} is {saved.get(path, 'absent')} there, "
+                    f"{wanted.get(path, 'absent')} here; mend the config or give "
+                    "another --workdir"
+                )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every array of a tree by its path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _as_json(value: Any) -> Any:
+    """Return `value` as JSON would give it back, so that it compares with what was."""
+    return json.loads(json.dumps(value))
+
+
+def _differences(old: Any, new: Any, path: str = "config") -> list[str]:
+    """Return one line for every value that differs between two nested dicts."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in _differences(old.get(key), new.get(key), f"{path}.{key}")
+        ]
+    return [] if old == new else [f"{path} = {new!r} (was {old!r})"]
