@@ -20,8 +20,8 @@ if FAKE_DEVICES not in xla_flags:
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-# With the numeric tower an int passes for a float, as PEP 484 and mypy have it. The hook
-# evaluates this text at each decorated function.
+# With the numeric tower an int passes for a float, as PEP 484 and mypy have it. The
+# hook evaluates this text at each decorated function.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook("medjax", CHECKER)
 

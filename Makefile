@@ -1,0 +1,55 @@
+# `make help` lists the targets. Each sets up .venv itself, once.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# How many tests run at a time, and what else pytest is told.
+JOBS ?= 2
+PYTEST_ARGS ?=
+# The first Python that is new enough and can make environments; 3.11 is the tested one.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1 && echo $$p && break; done)
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format types clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "installing medjax and the tested versions into $(VENV) ($(PYTHON)); some minutes, once"
+	@$(PYTHON) -m venv $(VENV)
+	@# torch first and alone, so that a CPU build is taken where pip is offered one.
+	@$(PIP_INSTALL) -c constraints.txt torch
+	@$(PIP_INSTALL) -c constraints.txt -e ".[flax-pipelines,test,dev]"
+	@touch $@
+
+install: $(STAMP)  ## set up .venv with the tested versions
+
+demo: $(STAMP)  ## train a small ControlNet on drawn X-rays: minutes on two cores
+	@rm -rf workdirs/demo
+	$(BIN)/python -m medjax.train --config=configs/cxr_controlnet.py:demo --workdir=workdirs/demo
+
+test: $(STAMP)  ## run the tests that are fast
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(STAMP)  ## run the tests that are slow or large, one at a time
+	$(BIN)/python -m pytest -n 0 -m slow $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## mend what can be mended by machine
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)  ## check the annotations of medjax/
+	$(BIN)/mypy
+
+clean:  ## remove the environments, caches and demo output
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache workdirs/demo build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The tests: properties of medjax, in the layout of medjax."""

@@ -1,0 +1,233 @@
+"""The architecture, read from the syntax tree: what CONTRIBUTING.md says, held.
+
+Each rule is a function from a source tree to the places that break it. Every rule is
+run twice: on the package, which must satisfy it, and on small trees that break it, so
+that a rule that can no longer fail is itself a failure.
+"""
+
+import ast
+import graphlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.source_tree import Tree, imported_with, inner_targets, reaches, read
+
+PACKAGE = Path(__file__).resolve().parents[1] / "medjax"
+
+# What may be imported from where: only what stands on a lower line. The modules of the
+# lowest line may import each other; above it, those of one line may not.
+FLOORS = (
+    ("errors", "arrays", "trees", "meshes", "configuration"),
+    ("diffusion", "models", "data"),
+    ("pretrained",),
+    ("evaluation",),
+    ("tasks",),
+    ("training", "cli"),
+    ("prepare", "train", "sample", "evaluate", "export", "preflight"),
+)
+GROUND = "the ground floor"
+
+# Who alone may import what; `TYPED` may too, but for annotations only.
+ONLY_IN = {
+    "flax.linen": ("models", "tasks"),
+    "transformers": ("pretrained",),
+    "diffusers": ("pretrained",),
+    "torch": ("pretrained",),
+}
+TYPED = {"transformers": ("data.tokens",)}
+
+# These must run where little is installed.
+LEAN = ("models", "diffusion", "training.step")
+HEAVY = ("cv2", "tensorflow_datasets", "absl")
+
+MOST_LINES = 300
+
+
+def unit(name: str) -> str:
+    top = name.split(".")[0]
+    return GROUND if top in FLOORS[0] else top
+
+
+def floor(name: str) -> int | None:
+    top = name.split(".")[0]
+    return next((i for i, tops in enumerate(FLOORS) if top in tops), None)
+
+
+def imports_only_go_down(tree: Tree) -> Iterator[str]:
+    for module in tree.values():
+        here = -1 if not module.name else floor(module.name)
+        if here is None:
+            yield f"{module.at(1)} stands on no floor: add it to FLOORS"
+            continue
+        for imported, name in inner_targets(module, tree):
+            there = floor(name)
+            if unit(name) == unit(module.name):
+                continue
+            if name and (there is None or there >= here):
+                yield f"{module.at(imported.line)} imports medjax.{name}"
+
+
+def no_cycles(tree: Tree) -> Iterator[str]:
+    graph = {
+        module.name: {name for _, name in inner_targets(module, tree) if name in tree}
+        for module in tree.values()
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        yield " -> ".join(error.args[1])
+
+
+def libraries_stay_in_their_place(tree: Tree) -> Iterator[str]:
+    for module in tree.values():
+        for imported in module.imports:
+            for library, places in ONLY_IN.items():
+                typed = imported.typing_only and module.within(*TYPED.get(library, ()))
+                if reaches(imported, library) and not (module.within(*places) or typed):
+                    yield f"{module.at(imported.line)} imports {imported.target}"
+
+
+def lean_modules_stay_lean(tree: Tree) -> Iterator[str]:
+    """Neither they themselves nor what is imported with them."""
+    for module in tree.values():
+        if not module.within(*LEAN):
+            continue
+        for name in imported_with(module.name, tree):
+            for imported in tree[name].imports:
+                counts = name == module.name or not imported.lazy
+                heavy = any(reaches(imported, library) for library in HEAVY)
+                if heavy and counts and not imported.typing_only:
+                    where = tree[name].at(imported.line)
+                    yield f"medjax.{module.name} needs {imported.target}, by {where}"
+
+
+def files_are_short(tree: Tree) -> Iterator[str]:
+    for module in tree.values():
+        if len(module.lines) > MOST_LINES:
+            yield f"{module.at(1)} has {len(module.lines)} lines, over {MOST_LINES}"
+
+
+def public_functions_are_documented(tree: Tree) -> Iterator[str]:
+    for module in tree.values():
+        classes = [n for n in module.tree.body if isinstance(n, ast.ClassDef)]
+        public = [c for c in classes if not c.name.startswith("_")]
+        for owner in (module.tree, *public):
+            for node in owner.body:
+                if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    continue
+                # `setup` is flax's; like a dunder, it is described by its class.
+                exempt = node.name.startswith("_") or node.name == "setup"
+                if not exempt and ast.get_docstring(node) is None:
+                    yield f"{module.at(node.lineno)}: {node.name} has no docstring"
+
+
+def config_fields_are_read(tree: Tree) -> Iterator[str]:
+    """A field that its own ``__post_init__`` alone looks at counts as unread."""
+    read_names: set[str] = set()
+    for module in tree.values():
+        _collect_reads(module.tree, read_names)
+    for module in tree.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef) and _is_config(node):
+                for field in node.body:
+                    if isinstance(field, ast.AnnAssign):
+                        name = ast.unparse(field.target)
+                        if name not in read_names:
+                            where = module.at(field.lineno)
+                            yield f"{where}: nothing reads {node.name}.{name}"
+
+
+def _is_config(node: ast.ClassDef) -> bool:
+    decorators = " ".join(ast.unparse(decorator) for decorator in node.decorator_list)
+    return node.name.endswith("Config") and "frozen=True" in decorators
+
+
+def _collect_reads(node: ast.AST, into: set[str]) -> None:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef) and child.name == "__post_init__":
+            continue
+        if isinstance(child, ast.Attribute) and isinstance(child.ctx, ast.Load):
+            into.add(child.attr)
+        _collect_reads(child, into)
+
+
+def no_file_hides_a_standard_module(tree: Tree) -> Iterator[str]:
+    for module in tree.values():
+        if module.name.split(".")[-1] in sys.stdlib_module_names:
+            yield f"{module.at(1)} is named after a module of Python's library"
+
+
+BROKEN: dict[Callable[[Tree], Iterator[str]], list[dict[str, str]]] = {
+    imports_only_go_down: [
+        {"trees.py": "from medjax.models import unet", "models/unet.py": ""},
+        {"models/a.py": "from ..data.b import c", "data/b.py": "c = 1"},
+        {"evaluation/a.py": "def f():\n    import medjax.tasks.b", "tasks/b.py": ""},
+        {"train.py": "from medjax import sample", "sample.py": ""},
+        {"__init__.py": "from medjax import errors", "errors.py": ""},
+        {"elsewhere.py": ""},
+    ],
+    no_cycles: [
+        {"data/a.py": "from medjax.data import b", "data/b.py": "from .a import x"},
+        {"trees.py": "import medjax.arrays", "arrays.py": "import medjax.trees"},
+    ],
+    libraries_stay_in_their_place: [
+        {"training/step.py": "from flax import linen as nn"},
+        {"data/readers.py": "def f():\n    from transformers import CLIPTokenizer"},
+        {"data/tokens.py": "import transformers"},
+        {"models/unet.py": "import torch.nn"},
+    ],
+    lean_modules_stay_lean: [
+        {"models/unet.py": "def f():\n    import cv2"},
+        {"diffusion/schedule.py": "import medjax.trees", "trees.py": "import absl.app"},
+        {"training/step.py": "", "training/__init__.py": "from absl import logging"},
+    ],
+    files_are_short: [{"errors.py": "x = 1\n" * (MOST_LINES + 1)}],
+    public_functions_are_documented: [
+        {"errors.py": "def f(): return 1"},
+        {"errors.py": "class A:\n    def f(self): return 1"},
+    ],
+    config_fields_are_read: [
+        {
+            "trees.py": "@dataclass(frozen=True)\nclass AConfig:\n    a: int = 1\n"
+            "    b: int = 2\n    def __post_init__(self):\n        assert self.b\n"
+            "def f(config):\n    return config.a\n"
+        }
+    ],
+    no_file_hides_a_standard_module: [{"data/types.py": ""}],
+}
+
+EXAMPLES = [(rule, files) for rule, trees in BROKEN.items() for files in trees]
+
+
+@pytest.mark.parametrize("rule", BROKEN, ids=lambda rule: rule.__name__)
+def test_the_package_keeps_the_rule(rule: Callable[[Tree], Iterator[str]]):
+    tree = read(PACKAGE)
+    assert "errors" in tree
+    assert list(rule(tree)) == []
+
+
+@pytest.mark.parametrize(("rule", "files"), EXAMPLES)
+def test_the_rule_can_fail(
+    rule: Callable[[Tree], Iterator[str]], files: dict[str, str], tmp_path: Path
+):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert len(list(rule(read(tmp_path)))) == 1
+
+
+def test_what_is_allowed_passes(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "trees.py").write_text("from medjax.errors import UserError")
+    (tmp_path / "errors.py").write_text("")
+    (tmp_path / "data" / "tokens.py").write_text(
+        "from typing import TYPE_CHECKING\n"
+        "from medjax import trees\n"
+        "if TYPE_CHECKING:\n    from transformers import CLIPTokenizer\n"
+    )
+    tree = read(tmp_path)
+    assert [found for rule in BROKEN for found in rule(tree)] == []
