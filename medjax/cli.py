@@ -18,18 +18,18 @@ from medjax.errors import UserError, nearest
 USER_ERROR_EXIT_CODE = 2
 
 
-def run(main: Callable[[], None]) -> NoReturn:
-    """Parse the flags, call ``main()`` and exit.
+def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Parse the flags, call ``main(argv)`` and exit; stands in for ``absl.app.run``.
 
     Args:
-        main: Reads its arguments from its flags.
+        main: Reads its arguments from its flags; `argv` holds only the program's name.
     """
     from absl import app, flags
 
     if "debug" not in flags.FLAGS:
         flags.DEFINE_boolean("debug", False, "Show tracebacks and the libraries' logs.")
     try:
-        app.run(lambda _: main(), flags_parser=_parse_flags)
+        app.run(main, flags_parser=_parse_flags)
     except UserError as error:
         if "--debug" in sys.argv:
             raise

@@ -27,7 +27,7 @@ class Optim:
     pair: tuple[float, float] = (1.0, 2.0)
     kind: Literal["constant", "cosine"] = "constant"
 
-def main():
+def main(argv):
     print(configuration.parse(CONFIG.value.optim, Optim, "config.optim"))
     if WORKDIR.value == "bad":
         raise UserError("workdir is bad")
