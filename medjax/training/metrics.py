@@ -1,0 +1,162 @@
+"""Metrics of a run: ``metrics.csv``, TensorBoard's event files, and the console.
+
+``metrics.csv`` has one row per call of `MetricsWriter.write`. Its columns grow as new
+metrics appear; the file is then rewritten beside itself and renamed, so that a reader
+never sees half of it. A run that resumes at step s drops the rows after s, and those
+that a crash cut short, so that the file reads as if nothing had happened.
+"""
+
+import csv
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from jaxtyping import UInt8
+
+logger = logging.getLogger(__name__)
+
+# Always there, also in a run too short to fill them, because scripts read them.
+COLUMNS = ("step", "train/loss", "val/loss", "images_per_second")
+
+Row = dict[str, str]
+
+
+class MetricsWriter:
+    """Writes the metrics of one run; a context manager that flushes what it wrote."""
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        restored_step: int | None = None,
+        enabled: bool = True,
+    ) -> None:
+        """Open ``metrics.csv`` and ``tensorboard/`` in the workdir.
+
+        Args:
+            workdir: The run's folder; created if need be.
+            restored_step: The step a run resumes at: what was written after it is
+                dropped. None starts anew.
+            enabled: False writes nothing, for the hosts of a run but the first.
+        """
+        self._enabled = enabled
+        if not enabled:
+            return
+        # Imported here: it takes a second, and the other hosts never need it.
+        from tensorboardX import SummaryWriter
+
+        self._path = Path(workdir) / "metrics.csv"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._columns: list[str] = list(COLUMNS)
+        self._rows: list[Row] = []
+        if restored_step is not None and self._path.exists():
+            self._columns, self._rows = _read(self._path, restored_step)
+        self._rewrite()
+        purge = None if restored_step is None else restored_step + 1
+        folder = str(self._path.parent / "tensorboard")
+        self._events = SummaryWriter(folder, purge_step=purge)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Write one row, the scalars' events, and a line to the console.
+
+        Args:
+            step: Updates done.
+            scalars: Numbers by name, e.g. ``train/loss``; all of one step together.
+        """
+        if not self._enabled:
+            return
+        values = {name: float(value) for name, value in scalars.items()}
+        self._append({"step": str(step)} | {n: repr(v) for n, v in values.items()})
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        logger.info(format_line(step, values))
+
+    def write_image(
+        self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]
+    ) -> None:
+        """Write an image for TensorBoard.
+
+        Args:
+            step: Updates done.
+            name: What it shows, e.g. ``samples``.
+            image: RGB, 0 to 255.
+        """
+        if self._enabled:
+            self._events.add_image(name, image, step, dataformats="HWC")
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flush and release the files."""
+        if self._enabled:
+            self._events.close()
+            self._file.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _append(self, row: Row) -> None:
+        self._rows.append(row)
+        new = [name for name in row if name not in self._columns]
+        if new:
+            self._columns += new
+            self._file.close()
+            self._rewrite()
+        else:
+            csv.DictWriter(self._file, self._columns).writerow(row)
+            self._file.flush()
+
+    def _rewrite(self) -> None:
+        """Write all rows to a new file, put it in the old one's place, append to it."""
+        beside = self._path.with_suffix(".csv.tmp")
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        os.replace(beside, self._path)
+        self._file = self._path.open("a", newline="")
+
+
+def _read(path: Path, last_step: int) -> tuple[list[str], list[Row]]:
+    """Return the columns, and the whole rows up to `last_step`."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    # What follows the last line's end was cut short, even where it looks like a row.
+    whole, _, tail = text.rpartition("\n")
+    header, *lines = list(csv.reader(whole.splitlines())) or [list(COLUMNS)]
+    rows: list[Row] = []
+    damaged = int(bool(tail))
+    for line in lines:
+        row = dict(zip(header, line, strict=False))
+        if len(line) != len(header) or not _is_whole(row):
+            damaged += 1
+        elif int(row["step"]) <= last_step:
+            rows.append({name: value for name, value in row.items() if value})
+    if damaged:
+        logger.warning("%s: dropped %d damaged rows", path, damaged)
+    return header + [name for name in COLUMNS if name not in header], rows
+
+
+def _is_whole(row: Row) -> bool:
+    """Tell whether every value is a number, and the step a whole one."""
+    try:
+        int(row["step"])
+        for value in row.values():
+            float(value or "nan")
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def format_line(step: int, scalars: Mapping[str, float]) -> str:
+    """Return ``step 100 · train/loss 0.1234 · …`` for the console."""
+    parts = [f"{name} {value:.4g}" for name, value in scalars.items()]
+    return " · ".join([f"step {step}", *parts])
