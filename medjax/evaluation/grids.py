@@ -1,0 +1,99 @@
+"""Pages of samples: what was asked for, what was made, what was there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+COLUMNS = ("condition", "generated", "target")
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+_SMALLEST_TILE_PX = 192
+_CAPTION_LINES = 2
+_BACKGROUND, _INK, _FAINT_INK = (22, 22, 26), (236, 236, 236), (170, 170, 176)
+
+
+def to_uint8(images: Float[np.ndarray, "*b H W c"]) -> UInt8[np.ndarray, "*b H W c"]:
+    """Return images in [-1, 1] as 0 to 255, rounded; what is outside is clipped."""
+    scaled = (np.asarray(images, np.float32) + 1) * 127.5
+    return np.clip(np.nan_to_num(scaled).round(), 0, 255).astype(np.uint8)
+
+
+def sample_grid(
+    condition: Float[np.ndarray, "b H W _"],
+    generated: Float[np.ndarray, "b H W _"],
+    target: Float[np.ndarray, "b H W _"],
+    captions: Sequence[str] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Return a page with one example a row: condition, generated image, target.
+
+    Small images are enlarged by a whole factor without smoothing, so that each pixel
+    can be seen.
+
+    Args:
+        condition: In [0, 1], of 1 or 3 channels.
+        generated: In [-1, 1], of 1 or 3 channels.
+        target: The real images, likewise.
+        captions: One text a row, wrapped under it and cut where it is too long.
+    """
+    if captions is not None and len(captions) != len(condition):
+        raise ValueError(f"{len(captions)} captions for {len(condition)} examples")
+    columns = [_tiles(2 * condition - 1), _tiles(generated), _tiles(target)]
+    height, width = columns[0].shape[1:3]
+    gap = max(2, width // 64)
+    size = min(max(12, width // 14), 28)
+    font = ImageFont.load_default(size)
+    line = round(size * 1.3)
+    page_width = 3 * width + 4 * gap
+    texts = [_wrap(text, font, page_width - 4 * gap) for text in captions or ()]
+    text_height = line * max(map(len, texts), default=0) + (gap * 3 if texts else 0)
+    head = line + gap
+    row = height + text_height + gap
+    page = Image.new(
+        "RGB", (page_width, head + gap + len(condition) * row), _BACKGROUND
+    )
+    draw = ImageDraw.Draw(page)
+    for index, (name, tiles) in enumerate(zip(COLUMNS, columns, strict=True)):
+        left = gap + index * (width + gap)
+        draw.text((left + width // 2, head // 2 + gap), name, _INK, font, anchor="mm")
+        for number, tile in enumerate(tiles):
+            page.paste(Image.fromarray(tile), (left, head + gap + number * row))
+    for number, lines in enumerate(texts):
+        top = head + 2 * gap + number * row + height
+        for offset, text in enumerate(lines):
+            draw.text((2 * gap, top + offset * line), text, _FAINT_INK, font)
+    return np.asarray(page)
+
+
+def save_png(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Write an image as PNG, and the folder it goes to if need be."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+def _tiles(images: np.ndarray) -> UInt8[np.ndarray, "b height width 3"]:
+    """Return images in [-1, 1] as RGB tiles, enlarged to be seen."""
+    factor = -(-_SMALLEST_TILE_PX // max(images.shape[1:3]))
+    pixels = np.broadcast_to(to_uint8(images), (*images.shape[:3], 3))
+    return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _wrap(text: str, font: Font, width: int) -> list[str]:
+    """Break a caption into lines of at most `width` pixels; cut it with an ellipsis."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        elif len(lines) < _CAPTION_LINES:
+            lines.append(word)
+        else:
+            while " " in lines[-1] and font.getlength(lines[-1] + " …") > width:
+                lines[-1] = lines[-1].rpartition(" ")[0]
+            lines[-1] = lines[-1].rstrip(" ,;:") + " …"
+            break
+    return lines
