@@ -1,0 +1,1 @@
+"""Examples: sources, preparation, edges, tokens, and the batches made of them."""

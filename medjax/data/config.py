@@ -1,0 +1,76 @@
+"""The data section of a config."""
+
+import dataclasses
+
+from medjax.data.edges import CannyBackend
+from medjax.data.transforms import RESIZE_MODES, ResizeMode
+from medjax.errors import UserError, nearest
+
+_BACKENDS: tuple[CannyBackend, ...] = ("opencv", "skimage")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from, and what is done to them.
+
+    Attributes:
+        root: Folder of a data set that `medjax.prepare` wrote; "" is phantoms.
+        image_size: Height and width of the images, in pixels.
+        batch_size: Examples in the global batch of one update.
+        resize: "center_crop", "letterbox" (padded; the padding has no loss) or
+            "stretch".
+        canny_low: Range, ends included, that the weaker threshold is drawn from, for
+            each example; equal ends fix it. In gray values; see `edges.canny`.
+        canny_high: Range of the stronger threshold.
+        canny_sigma: Blur before Canny, in pixels; 0 is none.
+        canny_backend: "opencv" or "skimage".
+        phantoms: Number of phantoms in the training split; an eighth as many are in
+            validation and test.
+        workers: Processes that prepare batches; 0 does it in threads of this one.
+        seed: Seed of order and thresholds.
+    """
+
+    root: str = ""
+    image_size: int = 512
+    batch_size: int = 4
+    resize: ResizeMode = "center_crop"
+    canny_low: tuple[float, float] = (100.0, 100.0)
+    canny_high: tuple[float, float] = (200.0, 200.0)
+    canny_sigma: float = 0.0
+    canny_backend: CannyBackend = "opencv"
+    phantoms: int = 4096
+    workers: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what types do not say.
+
+        Raises:
+            UserError: If a value is out of its range.
+        """
+        for name, least in (
+            ("image_size", 8),
+            ("batch_size", 1),
+            ("phantoms", 1),
+            ("workers", 0),
+            ("seed", 0),
+            ("canny_sigma", 0),
+        ):
+            if getattr(self, name) < least:
+                raise UserError(
+                    f"config.data.{name}={getattr(self, name)}: must be {least} or more"
+                )
+        for name, known in (("resize", RESIZE_MODES), ("canny_backend", _BACKENDS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(
+                    f"config.data.{name}='{value}': expected one of {', '.join(known)}"
+                    f"{nearest(value, known)}"
+                )
+        for name in ("canny_low", "canny_high"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise UserError(
+                    f"config.data.{name}=({low}, {high}): expected a range from a "
+                    "threshold ≥ 0 to one that is not smaller"
+                )

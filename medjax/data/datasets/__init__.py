@@ -1,0 +1,1 @@
+"""Sources that `python -m medjax.prepare` knows: each looks over a folder."""

@@ -1,0 +1,174 @@
+"""Write a surveyed data set as TFDS ArrayRecord, without TensorFlow.
+
+What is written is an ordinary TFDS data set (`tfds.builder_from_directory` reads it):
+the images' own bytes, never re-encoded, beside captions, labels, groups and attributes.
+Every image is decoded once before it is stored, so that training meets no damaged one.
+"""
+
+import contextlib
+import functools
+import io
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from medjax.data.datasets.survey import Entry, Skipped, Survey
+from medjax.data.readers import decode_image
+from medjax.data.splits import split_of
+from medjax.data.transforms import same_aspect
+from medjax.errors import UserError
+
+# Read this many images at a time: enough for the threads, little enough for the memory.
+_CHUNK = 64
+
+
+class SurveyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The TFDS builder of any `Survey`.
+
+    Attributes:
+        stored: The entries written, per split (after `write`).
+        skipped: Images that turned out unreadable.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    # Nothing is downloaded, so there are no checksums. (Looking for them needs
+    # importlib_resources, which TFDS 4.9.10 does not install.)
+    url_infos = None
+
+    def __init__(
+        self,
+        survey: Survey,
+        fractions: Mapping[str, float],
+        settings: Mapping[str, Any],
+        data_dir: Path,
+    ):
+        # TFDS asks for `_info` inside its own __init__, so these must come first.
+        self.name = survey.name
+        self.survey = survey
+        self.settings = settings
+        self.skipped: list[Skipped] = []
+        self.stored: dict[str, list[Entry]] = {}
+        self.by_split = _by_split(survey, fractions)
+        super().__init__(data_dir=str(data_dir))
+
+    def write(self) -> Path:
+        """Write the data set; return its folder.
+
+        Raises:
+            UserError: If no image of a split can be read.
+        """
+        tfds.disable_progress_bar()
+        bar = tqdm(total=len(self.survey.entries), desc="images", unit=" images")
+        # TFDS prints two lines about a download that does not take place.
+        with bar as self.progress, contextlib.redirect_stdout(io.StringIO()):
+            self.download_and_prepare(file_format="array_record")
+        return Path(self.data_dir)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        survey = self.survey
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=survey.description,
+            features=_features(survey),
+            homepage=survey.homepage,
+            citation=survey.citation,
+            license=survey.licence,
+            metadata=tfds.core.MetadataDict(
+                group_name=survey.group_name, **self.settings
+            ),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
+        del dl_manager
+        return {
+            name: self._generate_examples(name, entries)
+            for name, entries in self.by_split.items()
+        }
+
+    def _generate_examples(
+        self, name: str, entries: list[Entry]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        stored = self.stored.setdefault(name, [])
+        encode = functools.partial(_encode, group_name=self.survey.group_name)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for start in range(0, len(entries), _CHUNK):
+                chunk = entries[start : start + _CHUNK]
+                for entry, result in zip(chunk, pool.map(encode, chunk), strict=True):
+                    self.progress.update()
+                    if isinstance(result, Skipped):
+                        self.skipped.append(result)
+                        continue
+                    stored.append(entry)
+                    yield entry.id, result
+        if not stored:
+            raise UserError(
+                f"split {name}: none of its {len(entries)} images can be read; first: "
+                f"{self.skipped[-1].reason}"
+            )
+
+
+def _by_split(survey: Survey, fractions: Mapping[str, float]) -> dict[str, list[Entry]]:
+    """Return the entries of each split; one without any is absent."""
+    splits: dict[str, list[Entry]] = {name: [] for name in fractions}
+    for entry in survey.entries:
+        splits[split_of(entry.group, fractions)].append(entry)
+    return {name: entries for name, entries in splits.items() if entries}
+
+
+def _features(survey: Survey) -> tfds.features.FeaturesDict:
+    """Return what one example holds; absent columns are no features."""
+    label = (
+        tfds.features.ClassLabel(names=list(survey.label_names))
+        if survey.label_names
+        else tfds.features.Text()
+    )
+    features = {
+        "id": tfds.features.Text(),
+        "image": tfds.features.Image(doc="as published; gray or colour"),
+        "text": tfds.features.Text(doc="caption"),
+        "labels": tfds.features.Sequence(label),
+        survey.group_name: tfds.features.Text(doc="kept together by the split"),
+    }
+    first = survey.entries[0]
+    if first.conditioning_image is not None:
+        features["conditioning_image"] = tfds.features.Image(doc="control")
+    for name, value in first.attributes.items():
+        is_number = isinstance(value, int)
+        features[name] = (
+            tfds.features.Scalar(np.int32) if is_number else tfds.features.Text()
+        )
+    return tfds.features.FeaturesDict(features)
+
+
+def _encode(entry: Entry, group_name: str) -> dict[str, Any] | Skipped:
+    """Return one example, or why there is none."""
+    try:
+        encoded = entry.image.read_bytes()
+        shape = decode_image(encoded, entry.id).shape
+        example: dict[str, Any] = {
+            "id": entry.id,
+            "image": io.BytesIO(encoded),
+            "text": entry.text,
+            "labels": list(entry.labels),
+            group_name: entry.group,
+            **entry.attributes,
+        }
+        if entry.conditioning_image is not None:
+            control = entry.conditioning_image.read_bytes()
+            name = f"{entry.id} (conditioning_image {entry.conditioning_image.name})"
+            control_shape = decode_image(control, name).shape
+            if not same_aspect(shape, control_shape):
+                raise UserError(
+                    f"{name}: {control_shape[1]}x{control_shape[0]}, but the image has "
+                    f"{shape[1]}x{shape[0]}: not the same aspect"
+                )
+            example["conditioning_image"] = io.BytesIO(control)
+    except (OSError, UserError) as error:
+        return Skipped(entry.id, str(error))
+    return example

@@ -1,0 +1,252 @@
+"""From a data set to batches, on grain: a stream that is a function of its position.
+
+Example i of the global batch of step s is example number n = s B + i of the stream.
+Epoch n // N has its own permutation of the N records, and what is drawn at random for
+an example is keyed by (seed, n). So a run that resumes at any step, on any number of
+hosts or workers, sees exactly what an uninterrupted one would have seen.
+"""
+
+import dataclasses
+import functools
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+
+from medjax.data.config import DataConfig
+from medjax.data.examples import Example, make_example
+from medjax.data.phantoms import PhantomSource
+from medjax.data.prepared import (
+    Metadata,
+    PreparedSource,
+    describe_splits,
+    find_dataset,
+    read_metadata,
+)
+from medjax.data.splits import SPLITS
+from medjax.data.tokens import tokenize
+from medjax.errors import UserError, nearest
+
+_LOGGER = logging.getLogger(__name__)
+# Batches that each worker holds ready; they are large, so few.
+_READY = 2
+# Validation and test need fewer phantoms than training.
+_HELD_OUT_SHARE = 8
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to the records of one split.
+
+    A record is a dict: `image` (uint8, H W 3), `text`, `labels` (tuple of names), `id`,
+    `parameters` (dict of what else is known), perhaps `conditioning_image` (uint8).
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+def open_dataset(config: DataConfig, split: str) -> Source:
+    """Open one split: of the prepared data at `config.root`, or of the phantoms.
+
+    Raises:
+        UserError: If there is no such data set or split; it says what there is.
+    """
+    if config.root:
+        return PreparedSource(find_dataset(config.root), split)
+    splits = _phantom_splits(config)
+    if split not in splits:
+        raise UserError(
+            f"phantoms have no split '{split}'{nearest(split, splits)} They have "
+            f"{describe_splits(splits)}"
+        )
+    # A fixed seed: config.seed orders the phantoms, and must not change them.
+    return PhantomSource(split, config.image_size, splits[split], seed=0)
+
+
+def dataset_metadata(config: DataConfig) -> Metadata:
+    """Return what the data set at `config.root`, or the phantoms, say of themselves.
+
+    Raises:
+        UserError: If there is no such data set.
+    """
+    if config.root:
+        return read_metadata(find_dataset(config.root))
+    return Metadata(
+        name="phantoms",
+        splits=_phantom_splits(config),
+        features=("id", "image", "text", "labels"),
+        licence="computed by medjax: no rights attached",
+        description="Frontal chest radiographs computed from ellipsoids.",
+    )
+
+
+def _phantom_splits(config: DataConfig) -> dict[str, int]:
+    held_out = max(1, config.phantoms // _HELD_OUT_SHARE)
+    return {"train": config.phantoms} | dict.fromkeys(SPLITS[1:], held_out)
+
+
+def make_batches(
+    source: Source,
+    tokenizer: Any,
+    config: DataConfig,
+    *,
+    start_step: int = 0,
+    host: int = 0,
+    num_hosts: int = 1,
+    shuffle: bool = True,
+    repeat: bool = True,
+) -> Iterator[Example]:
+    """Iterate over this host's rows of the global batches, from `start_step` on.
+
+    Args:
+        source: Records, from `open_dataset`.
+        tokenizer: A `transformers` CLIP tokenizer; it must pickle.
+        config: What to do.
+        start_step: First global batch; the ones before are not computed.
+        host: Which host this is: it gets rows [host B/H, (host + 1) B/H).
+        num_hosts: Number of hosts, H; divides the batch size B.
+        shuffle: A new order each epoch; otherwise the order of storage.
+        repeat: Go on for ever. Otherwise stop after one epoch, whose last batch is
+            filled up with records from the beginning.
+
+    Yields:
+        images float32 (b, H, W, 3) in [-1, 1]; conditioning_image float32 (b, H, W, 3)
+        in [0, 1]; text_ids int32 (b, 77); with letterbox, loss_mask float32
+        (b, H, W, 1); without `repeat`, example_weights float32 (b,): 1, or 0 for a
+        record that only fills up, so that every record weighs the same.
+
+    Raises:
+        UserError: If the source is empty or the hosts do not divide the batch.
+    """
+    if len(source) == 0:
+        raise UserError("the data set has no example in this split")
+    if config.batch_size % num_hosts:
+        raise UserError(
+            f"config.data.batch_size={config.batch_size} does not divide among "
+            f"{num_hosts} hosts; choose a multiple of {num_hosts}"
+        )
+    maker = _BatchMaker(source, tokenizer, config, host, num_hosts, shuffle, repeat)
+    # A fast tokenizer drops its own truncation at its first call: not in the threads.
+    tokenize(tokenizer, "")
+    epoch_steps = -(-len(source) // config.batch_size)
+    return _stream(maker, start_step, sys.maxsize if repeat else epoch_steps)
+
+
+def validation_batches(
+    source: Source,
+    tokenizer: Any,
+    config: DataConfig,
+    *,
+    host: int = 0,
+    num_hosts: int = 1,
+) -> Iterator[Example]:
+    """Iterate once over all records in their stored order, each with weight 1.
+
+    The same batches every time: thresholds too are drawn the same. See `make_batches`
+    for what fills the last one, and for `example_weights`.
+    """
+    return make_batches(
+        source,
+        tokenizer,
+        config,
+        host=host,
+        num_hosts=num_hosts,
+        shuffle=False,
+        repeat=False,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _BatchMaker:
+    """The function from a step to this host's part of its batch; pickles."""
+
+    source: Source
+    tokenizer: Any
+    config: DataConfig
+    host: int
+    num_hosts: int
+    shuffle: bool
+    repeat: bool
+
+    def __call__(self, step: int) -> tuple[Example, str]:
+        """Return the batch, and the lost end of a caption ("" where none was cut)."""
+        config, count = self.config, len(self.source)
+        rows = config.batch_size // self.num_hosts
+        first = step * config.batch_size + self.host * rows
+        numbers = range(first, first + rows)
+        made = [
+            make_example(
+                self.source[self._index(number)],
+                self.tokenizer,
+                config,
+                (config.seed, number),
+            )
+            for number in numbers
+        ]
+        examples = [example for example, _ in made]
+        batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+        if not self.repeat:
+            weights = [float(number < count) for number in numbers]
+            batch["example_weights"] = np.asarray(weights, np.float32)
+        return batch, next((lost for _, lost in made if lost), "")
+
+    def _index(self, number: int) -> int:
+        epoch, position = divmod(number, len(self.source))
+        if not self.shuffle:
+            return position
+        return int(_permutation(self.config.seed, epoch, len(self.source))[position])
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
+    """Return the order of one epoch."""
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+def _leave_torch_out(worker: int, workers: int) -> None:
+    """Spare a worker the two seconds and 200 MB of torch that it would never use."""
+    del worker, workers
+    os.environ["USE_TORCH"] = "0"
+
+
+def _stream(maker: _BatchMaker, start: int, stop: int) -> Iterator[Example]:
+    """Compute the batches ahead of their use, by threads or by processes."""
+    import grain
+    from absl import flags
+
+    # grain reads absl flags, which only `app.run` parses; its defaults are right.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    workers = maker.config.workers
+    threads = 1 if workers else min(4, os.cpu_count() or 1)
+    steps = grain.MapDataset.range(start, stop).map(maker)
+    batches = steps.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    )
+    if workers:
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=workers, per_worker_buffer_size=_READY
+            ),
+            worker_init_fn=_leave_torch_out,
+        )
+    iterator = iter(batches)
+    warned = False
+    try:
+        for batch, lost in iterator:
+            if lost and not warned:
+                _LOGGER.warning(
+                    "a caption is longer than 77 tokens; cut off: '%s' (further ones "
+                    "are cut without a word)",
+                    lost,
+                )
+                warned = True
+            yield batch
+    finally:
+        iterator.close()

@@ -1,0 +1,192 @@
+"""Read a prepared data set: TFDS ArrayRecord, random access, known by its metadata."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medjax.data.readers import decode_image
+from medjax.errors import UserError, nearest
+
+_INFO = "dataset_info.json"
+# TFDS puts a data set in <root>/<name>/<version>, or with a config one deeper.
+_PLACES = ("", "*/", "*/*/", "*/*/*/")
+_IMAGES = ("image", "conditioning_image")
+_OWN = ("id", "text", "labels", *_IMAGES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a data set says of itself.
+
+    Attributes:
+        name: Its name, and its version.
+        splits: Number of examples per split.
+        features: Names of what an example holds.
+        label_names: All labels there can be.
+        licence: Terms of use.
+        description: A sentence or two.
+        settings: How it was prepared.
+    """
+
+    name: str
+    splits: dict[str, int]
+    features: tuple[str, ...]
+    label_names: tuple[str, ...] = ()
+    licence: str = ""
+    description: str = ""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def find_prepared(root: str | Path) -> list[Path]:
+    """Return the folders below `root` that hold a complete TFDS data set.
+
+    What is being written, or was when a run was killed, lies in a hidden folder and is
+    not found.
+    """
+    folder = Path(root).expanduser()
+    found = {path.parent for place in _PLACES for path in folder.glob(place + _INFO)}
+    return sorted(
+        path
+        for path in found
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def find_dataset(root: str | Path) -> Path:
+    """Return the folder of the one complete data set at or below `root`.
+
+    Raises:
+        UserError: If there is none, or more than one.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"config.data.root={root}: no such folder; make it with python -m "
+            "medjax.prepare --out, or set it to '' for phantoms"
+        )
+    found = find_prepared(folder)
+    if not found:
+        content = sorted(path.name for path in folder.iterdir())[:5]
+        raise UserError(
+            f"config.data.root={root}: no complete prepared data set (it has: "
+            f"{', '.join(content) or 'nothing'}); make one with "
+            "python -m medjax.prepare --source=IMAGES --out=ROOT"
+        )
+    if len(found) > 1:
+        names = ", ".join(str(path) for path in found)
+        raise UserError(
+            f"config.data.root={root}: several data sets; choose one: {names}"
+        )
+    return found[0]
+
+
+def read_metadata(folder: str | Path) -> Metadata:
+    """Return what the data set in a folder says of itself."""
+    info = _builder(str(folder)).info
+    return Metadata(
+        name=f"{info.name}/{info.version}",
+        splits={name: split.num_examples for name, split in info.splits.items()},
+        features=tuple(info.features),
+        label_names=_label_names(dict(info.features).get("labels")),
+        licence=info.redistribution_info.license,
+        description=info.description or "",
+        settings=dict(info.metadata or {}),
+    )
+
+
+def _builder(folder: str) -> Any:
+    # Imported here: only prepared data need TFDS, phantoms do not.
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_from_directory(folder)
+
+
+def _label_names(feature: Any) -> tuple[str, ...]:
+    """Return the names of a class label, or of a sequence of them; () for texts."""
+    return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSource:
+    """One split of a prepared data set, as a sequence of records.
+
+    A record has `image` (uint8, H W 3), `text`, `labels`, `id`, `parameters` (whatever
+    else is stored: group, view, age, ...) and, where stored, `conditioning_image`.
+    Pickles as its path, so that worker processes open their own files.
+    """
+
+    folder: Path
+    split: str
+
+    def __post_init__(self) -> None:
+        splits = self.metadata.splits
+        if self.split not in splits:
+            raise UserError(
+                f"{self.folder}: no split '{self.split}'{nearest(self.split, splits)} "
+                f"It has {describe_splits(splits)}"
+            )
+        if "image" not in self.metadata.features:
+            raise UserError(
+                f"{self.folder}: examples have no 'image', only "
+                f"{', '.join(self.metadata.features)}; prepare the data with "
+                "python -m medjax.prepare"
+            )
+
+    def __len__(self) -> int:
+        return self.metadata.splits[self.split]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        stored = self._records[index]
+        name = _text(stored["id"]) if "id" in stored else str(index)
+        record: dict[str, Any] = {
+            "id": name,
+            "text": _text(stored.get("text", b"")),
+            "labels": self._labels(stored.get("labels", ())),
+            "parameters": {
+                key: _text(value)
+                if isinstance(value, bytes)
+                else np.asarray(value).tolist()
+                for key, value in stored.items()
+                if key not in _OWN
+            },
+        }
+        for key in _IMAGES:
+            if key in stored:
+                where = f"{self.folder}, {self.split}, record {name}, {key}"
+                record[key] = decode_image(stored[key], where)
+        return record
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "split": self.split}
+
+    @functools.cached_property
+    def metadata(self) -> Metadata:
+        """What the data set says of itself."""
+        return read_metadata(self.folder)
+
+    @functools.cached_property
+    def _records(self) -> Any:
+        """Random access to the stored records, with their images still encoded."""
+        import tensorflow_datasets as tfds
+
+        skip = tfds.decode.SkipDecoding()
+        stored = [name for name in _IMAGES if name in self.metadata.features]
+        return _builder(str(self.folder)).as_data_source(
+            split=self.split, decoders=dict.fromkeys(stored, skip)
+        )
+
+    def _labels(self, stored: Any) -> tuple[str, ...]:
+        names = self.metadata.label_names
+        return tuple(names[x] if names else _text(x) for x in stored)
+
+
+def describe_splits(splits: dict[str, int]) -> str:
+    """Return "train (650 examples), test (80 examples)"."""
+    return ", ".join(f"{name} ({count} examples)" for name, count in splits.items())
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)

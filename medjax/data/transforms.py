@@ -1,0 +1,93 @@
+"""Bring images of any size to one square size.
+
+Three ways (`ResizeMode`): `center_crop` keeps the aspect and cuts what protrudes;
+`letterbox` keeps the aspect and everything in the image, and pads; `stretch` does
+neither. `fit` returns the resized content, which letterbox leaves smaller than the
+square, so that edges can be computed on it before `pad` surrounds it.
+"""
+
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+ResizeMode = Literal["center_crop", "letterbox", "stretch"]
+RESIZE_MODES: tuple[ResizeMode, ...] = ("center_crop", "letterbox", "stretch")
+
+
+def fit(
+    image: UInt8[np.ndarray, "H W 3"], size: int, mode: ResizeMode
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Resize to (size, size), or, with letterbox, to what fits inside it.
+
+    Args:
+        image: RGB, 0 to 255.
+        size: Side of the square, in pixels.
+        mode: What to do where the image is not square.
+    """
+    height, width = image.shape[:2]
+    if mode == "stretch":
+        return resize(image, size, size)
+    longest_or_shortest = max if mode == "letterbox" else min
+    scale = size / longest_or_shortest(height, width)
+    # An extremely narrow image still keeps one pixel.
+    new_height = max(1, round(height * scale))
+    new_width = max(1, round(width * scale))
+    resized = resize(image, new_height, new_width)
+    if mode == "letterbox":
+        return resized
+    top, left = (new_height - size) // 2, (new_width - size) // 2
+    return np.ascontiguousarray(resized[top : top + size, left : left + size])
+
+
+def resize(
+    image: UInt8[np.ndarray, "H W 3"], height: int, width: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Resize by the area filter where it shrinks, by a cubic one where it enlarges.
+
+    The area filter averages every source pixel once, so that fine structure does not
+    alias. A narrow image may shrink on one axis and grow on the other: each axis then
+    has its own filter.
+    """
+    old_height, old_width = image.shape[:2]
+    if (height > old_height) != (width > old_width):
+        image = _resize_once(image, height, old_width)
+    return _resize_once(image, height, width)
+
+
+def _resize_once(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    if image.shape[:2] == (height, width):
+        return image
+    grows = height > image.shape[0] or width > image.shape[1]
+    filter_ = cv2.INTER_CUBIC if grows else cv2.INTER_AREA
+    return np.asarray(cv2.resize(image, (width, height), interpolation=filter_))
+
+
+def pad(
+    content: UInt8[np.ndarray, "h w 3"], size: int
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Centre the content on a black square."""
+    padded = np.zeros((size, size, content.shape[2]), np.uint8)
+    padded[_place(content.shape[0], content.shape[1], size)] = content
+    return padded
+
+
+def loss_mask(
+    height: int, width: int, size: int
+) -> Float32[np.ndarray, "{size} {size} 1"]:
+    """Return 1 where `pad` puts content of this height and width, 0 in the padding."""
+    mask = np.zeros((size, size, 1), np.float32)
+    mask[_place(height, width, size)] = 1.0
+    return mask
+
+
+def _place(height: int, width: int, size: int) -> tuple[slice, slice]:
+    top, left = (size - height) // 2, (size - width) // 2
+    return slice(top, top + height), slice(left, left + width)
+
+
+def same_aspect(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Tell whether two (height, width, ...) have one aspect, to a pixel's rounding."""
+    cross = abs(first[0] * second[1] - first[1] * second[0])
+    return cross <= max(*first[:2], *second[:2])

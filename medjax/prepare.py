@@ -1,0 +1,235 @@
+r"""Prepare a folder of images for training: write it as a TFDS data set.
+
+NIH ChestX-ray14 as published (images anywhere below the folder, Data_Entry_2017*.csv):
+
+    python -m medjax.prepare --dataset=nih_cxr --source=NIH --out=DIR
+
+Any folder of images, with metadata.csv or metadata.jsonl (file_name, text, optionally
+conditioning_image), or without:
+
+    python -m medjax.prepare --dataset=folder --source=IMAGES --out=DIR \
+        --group_column=patient
+
+Then train on it with --config.data.root=DIR.
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from medjax.data.datasets.survey import Entry, Skipped, Survey
+from medjax.data.splits import DEFAULT_FRACTIONS, parse_percent
+from medjax.errors import UserError, nearest
+
+_LOGGER = logging.getLogger(__name__)
+_DATASETS = ("nih_cxr", "folder")
+_STYLES = ("findings", "binary")
+# Hidden, so that nothing half-written is ever taken for a data set.
+_STAGING = ".incomplete"
+_REPORT = "report.json"
+_NAMED = 10
+
+
+def prepare(
+    dataset: str,
+    source: str | Path,
+    out: str | Path,
+    *,
+    caption_style: str = "",
+    group_column: str = "",
+    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the images of `source` as a TFDS data set in `out`.
+
+    Args:
+        dataset: "nih_cxr" or "folder".
+        source: Folder with the images.
+        out: Folder to write to; what is there stays until the new data are complete.
+        caption_style: "findings", the default, or "binary" (nih_cxr).
+        group_column: Column to split by (folder).
+        fractions: Expected share of the groups per split.
+        overwrite: Replace a data set that is there.
+
+    Returns:
+        The report, as it stands in `out`/report.json.
+
+    Raises:
+        UserError: If something is missing, or `out` has a data set already.
+    """
+    from medjax.data.datasets.builder import SurveyBuilder
+
+    target = Path(out).expanduser()
+    own = _own_settings(dataset, caption_style, group_column)
+    existing = _check_target(target, overwrite)
+    survey = _survey(dataset, Path(source).expanduser(), own)
+    settings = own | {"split_fractions": dict(fractions)}
+    staging = target / _STAGING
+    if staging.exists():
+        _LOGGER.warning("removing what an interrupted run left in %s", staging)
+        shutil.rmtree(staging)
+    builder = SurveyBuilder(survey, fractions, settings, staging)
+    try:
+        written = builder.write()
+        for folder in existing:
+            shutil.rmtree(folder)
+        final = target / written.relative_to(staging)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        written.rename(final)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    report = _report(survey, builder.stored, builder.skipped, settings, source)
+    (target / _REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def _own_settings(
+    dataset: str, caption_style: str, group_column: str
+) -> dict[str, Any]:
+    """Return the settings of this data set; refuse those of the other."""
+    if dataset not in _DATASETS:
+        raise UserError(
+            f"--dataset={dataset}: expected {' or '.join(_DATASETS)}"
+            f"{nearest(dataset, _DATASETS)}"
+        )
+    if dataset == "folder":
+        if caption_style:
+            raise UserError("--caption_style is for --dataset=nih_cxr")
+        return {"group_column": group_column}
+    if group_column:
+        raise UserError("--group_column is for --dataset=folder; nih_cxr has patients")
+    style = caption_style or _STYLES[0]
+    if style not in _STYLES:
+        raise UserError(
+            f"--caption_style={style}: expected {' or '.join(_STYLES)}"
+            f"{nearest(style, _STYLES)}"
+        )
+    return {"caption_style": style}
+
+
+def _check_target(target: Path, overwrite: bool) -> list[Path]:
+    """Return the data sets in the target; refuse unless they may be replaced."""
+    from medjax.data.prepared import describe_splits, find_prepared, read_metadata
+
+    existing = find_prepared(target)
+    if existing and not overwrite:
+        metadata = read_metadata(existing[0])
+        raise UserError(
+            f"--out={target}: already has {metadata.name}, complete: "
+            f"{describe_splits(metadata.splits)}; nothing to do, or --overwrite"
+        )
+    return existing
+
+
+def _survey(dataset: str, source: Path, settings: dict[str, Any]) -> Survey:
+    """Look over the source folder."""
+    from medjax.data.datasets.folder import survey_folder
+    from medjax.data.datasets.nih_cxr import survey_nih_cxr
+
+    look = {"folder": survey_folder, "nih_cxr": survey_nih_cxr}[dataset]
+    return look(source, **settings)
+
+
+def _report(
+    survey: Survey,
+    stored: Mapping[str, Sequence[Entry]],
+    unreadable: Sequence[Skipped],
+    settings: dict[str, Any],
+    source: str | Path,
+) -> dict[str, Any]:
+    splits = {}
+    for name, entries in stored.items():
+        groups = {entry.group for entry in entries}
+        splits[name] = {"examples": len(entries), "groups": len(groups)}
+    return {
+        "dataset": survey.name,
+        "source": str(source),
+        "settings": settings,
+        "group_name": survey.group_name,
+        "splits": splits,
+        "counts": dict(survey.counts),
+        "unreadable": [dataclasses.asdict(skip) for skip in unreadable],
+        "skipped": [dataclasses.asdict(skip) for skip in survey.skipped],
+    }
+
+
+def summary(report: Mapping[str, Any], out: str | Path) -> str:
+    """Return what the command says at its end."""
+    group = report["group_name"].removesuffix("_id") + "s"
+    lines = [f"{report['dataset']} is ready in {out}"]
+    for name, numbers in report["splits"].items():
+        lines.append(
+            f"  {name:<11}{numbers['examples']:>7} images{numbers['groups']:>8} {group}"
+        )
+    for name, count in report["counts"].items():
+        lines.append(f"  {name.replace('_', ' ')}: {count}")
+    for kind in ("unreadable", "skipped"):
+        if report[kind]:
+            lines.append(f"  {kind}: {len(report[kind])} (all in {out}/{_REPORT})")
+            lines += [f"    {s['name']}: {s['reason']}" for s in report[kind][:_NAMED]]
+            left = len(report[kind]) - _NAMED
+            if left > 0:
+                lines.append(f"    and {left} more")
+    return "\n".join(lines)
+
+
+def define_flags() -> None:
+    """Define the command's flags; not on import, where commands would collide."""
+    flags.DEFINE_string("dataset", None, " or ".join(_DATASETS))
+    flags.DEFINE_string("source", None, "folder of the images")
+    flags.DEFINE_string("out", None, "folder to write to")
+    flags.DEFINE_string(
+        "caption_style",
+        "",
+        "nih_cxr: 'findings' (the default) names findings, view, age and sex; 'binary' "
+        "says only whether there is a disease",
+    )
+    flags.DEFINE_string(
+        "group_column",
+        "",
+        "folder: column of the metadata (a patient's id, say) whose images the split "
+        "keeps together",
+    )
+    flags.DEFINE_list(
+        "split_percent", ["80", "10", "10"], "shares of train, validation and test"
+    )
+    flags.DEFINE_bool("overwrite", False, "replace the data set in --out")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command; a mistake of the user's is one line and exit code 2."""
+    # TFDS reports each shard at level INFO.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument '{argv[1]}'; write --flag=value")
+        values = flags.FLAGS
+        for name in ("dataset", "source", "out"):
+            if not values[name].value:
+                raise UserError(f"--{name} is missing; see --help")
+        report = prepare(
+            values.dataset,
+            values.source,
+            values.out,
+            caption_style=values.caption_style,
+            group_column=values.group_column,
+            fractions=parse_percent(values.split_percent),
+            overwrite=values.overwrite,
+        )
+    except UserError as error:
+        print(f"medjax.prepare: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(summary(report, values.out))
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
