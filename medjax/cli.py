@@ -28,8 +28,14 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
 
     if "debug" not in flags.FLAGS:
         flags.DEFINE_boolean("debug", False, "Show tracebacks and the libraries' logs.")
+
+    def start(argv: Sequence[str]) -> None:
+        # Only here: absl sets its own levels once the flags are parsed.
+        _set_up_logging(debug=flags.FLAGS.debug)
+        main(argv)
+
     try:
-        app.run(main, flags_parser=_parse_flags)
+        app.run(start, flags_parser=_parse_flags)
     except UserError as error:
         if "--debug" in sys.argv:
             raise
@@ -55,7 +61,6 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         config: Any = flags.FLAGS[name].value
         for path in paths:
             config.update_from_flattened_dict({path: None})
-    _set_up_logging(debug=flags.FLAGS.debug)
     return extra
 
 
@@ -160,9 +165,7 @@ def _set_up_logging(debug: bool) -> None:
     """Log our own messages from INFO; the libraries' from WARNING unless `debug`."""
     handler = _BarFriendlyHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    if debug:
-        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    else:
-        logging.root.setLevel(logging.WARNING)
+    level = logging.INFO if debug else logging.WARNING
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("absl").setLevel(level)
     logging.getLogger("medjax").setLevel(logging.INFO)

@@ -8,6 +8,7 @@ import pytest
 
 COMMAND = """
 import dataclasses
+import logging
 from typing import Literal
 from absl import flags
 from ml_collections import config_flags
@@ -28,6 +29,8 @@ class Optim:
     kind: Literal["constant", "cosine"] = "constant"
 
 def main(argv):
+    logging.getLogger("medjax.x").info("our line")
+    logging.getLogger("absl").info("a library's line")
     print(configuration.parse(CONFIG.value.optim, Optim, "config.optim"))
     if WORKDIR.value == "bad":
         raise UserError("workdir is bad")
@@ -108,9 +111,10 @@ def test_overrides_reach_the_parsed_config(folder):
 def test_a_mistake_is_one_line_and_exit_code_2(folder, arguments, message):
     result = run(folder, "--workdir=w", *arguments)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert message in result.stderr
+    last = result.stderr.removeprefix("our line\n")
+    assert last.startswith("error: ")
+    assert last.count("\n") == 1
+    assert message in last
 
 
 @pytest.mark.parametrize(
@@ -122,6 +126,12 @@ def test_a_required_flag_is_missed(folder, given, missing):
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert missing in result.stderr
+
+
+def test_our_logs_are_shown_and_the_libraries_only_with_debug(folder):
+    arguments = ("--config=optim.py", "--workdir=w")
+    assert run(folder, *arguments).stderr == "our line\n"
+    assert "a library's line" in run(folder, *arguments, "--debug").stderr
 
 
 def test_debug_shows_the_traceback_and_a_bug_always_has_one(folder):
