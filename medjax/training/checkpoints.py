@@ -22,6 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from medjax import trees
 from medjax.arrays import PyTree
 from medjax.errors import UserError
 
@@ -122,7 +123,7 @@ class Checkpoints:
         return self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                state=ocp.args.StandardSave(trees.unflatten(_by_path(state))),
                 about=ocp.args.JsonSave(self._about),
             ),
             metrics={name: float(value) for name, value in (metrics or {}).items()},
@@ -146,10 +147,13 @@ class Checkpoints:
         self._check_base(step, about["base"])
         for line in _differences(about["config"], self._about["config"]):
             logger.warning("resuming at step %d with another config: %s", step, line)
-        self._check_shapes(step, like)
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(step, args=args)["state"]
+        wanted = _by_path(like)
+        self._check_shapes(step, wanted)
+        abstract = {p: ocp.utils.to_shape_dtype_struct(x) for p, x in wanted.items()}
+        target = ocp.args.StandardRestore(trees.unflatten(abstract))
+        args = ocp.args.Composite(state=target)
+        found = trees.flatten(self._manager.restore(step, args=args)["state"])
+        return jax.tree.unflatten(jax.tree.structure(like), [found[p] for p in wanted])
 
     def about(self, step: int | None = None) -> dict[str, Any]:
         """Return the config and the base that a checkpoint was trained with."""
@@ -202,23 +206,28 @@ class Checkpoints:
                 "another --workdir"
             )
 
-    def _check_shapes(self, step: int, like: PyTree) -> None:
-        saved = _shapes(self._manager.item_metadata(step)["state"])
-        wanted = _shapes(like)
+    def _check_shapes(self, step: int, wanted: Mapping[str, Any]) -> None:
+        saved = _by_path(self._manager.item_metadata(step)["state"].tree)
         for path in sorted(saved.keys() | wanted.keys()):
-            if saved.get(path) != wanted.get(path):
+            there, here = (
+                str(tuple(tree[path].shape)) if path in tree else "absent"
+                for tree in (saved, wanted)
+            )
+            if there != here:
                 raise UserError(
                     f"checkpoint {step} in {self._manager.directory} does not fit this "
-                    f"config: {path} is {saved.get(path, 'absent')} there, "
-                    f"{wanted.get(path, 'absent')} here; mend the config or give "
-                    "another --workdir"
+                    f"config: {path} is {there} there, {here} here; mend the config or "
+                    "give another --workdir"
                 )
 
 
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every array of a tree by its path."""
+def _by_path(tree: PyTree) -> dict[str, Any]:
+    """Return ``{"a/b/0/c": leaf}`` for any pytree, in the order of its leaves.
+
+    What is on disk is nested dicts by these paths: it depends on none of our classes.
+    """
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree.leaves_with_path(tree)
     }
 
