@@ -20,6 +20,7 @@ class Batch(TypedDict, total=False):
         text_ids: Token ids of the captions.
         labels: Class indices.
         loss_mask: 1 where the image is real, 0 where it was padded.
+        example_weights: 1, or 0 for an example that only fills up a batch.
         latents_mean: Mean of the cached autoencoder posterior.
         latents_logvar: Its log-variance.
     """
@@ -29,5 +30,6 @@ class Batch(TypedDict, total=False):
     text_ids: Int[Array, "b l"]
     labels: Int[Array, " b"]
     loss_mask: Float[Array, "b H W 1"]
+    example_weights: Float[Array, " b"]
     latents_mean: Float[Array, "b h w c"]
     latents_logvar: Float[Array, "b h w c"]

@@ -8,7 +8,7 @@ Parameters follow one rule each, the first whose pattern is found in the path:
 
 * a layer that widens (queries, keys, values, the feed-forward's way in) is split over
   ``tensor`` by its outputs, one that narrows again (their ways out) by its inputs, so
-  that between the two no device waits for another (Shoeybi et al., "Megatron-LM", 2019);
+  that between the two no device waits (Shoeybi et al., "Megatron-LM", 2019);
 * every other kernel is split by its outputs;
 * the other of the two axes is split over ``fsdp`` (Rajbhandari et al., "ZeRO", 2020).
 
@@ -17,7 +17,8 @@ An axis that the mesh does not divide, and every vector, is replicated.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -92,6 +93,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Put this host's rows of a global batch on its devices, as parts of whole arrays.
+
+    Args:
+        batch: Arrays whose first axis is the example, in the order of the hosts.
+        mesh: Where they go.
+    """
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows)
+        for name, rows in batch.items()
+    }
+
+
 def param_spec(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
     """Return how the parameter at `path` is split: the first of `RULES` that fits."""
     if len(shape) < 2:
@@ -99,8 +114,10 @@ def param_spec(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
     for pattern, inputs, outputs in RULES:
         if re.search(pattern, path):
             axes: list[str | None] = [None] * (len(shape) - 2) + [inputs, outputs]
-            fits = [a and n % mesh.shape[a] == 0 for a, n in zip(axes, shape)]
-            return PartitionSpec(*[a if ok else None for a, ok in zip(axes, fits)])
+            sized = zip(axes, shape, strict=True)
+            return PartitionSpec(
+                *(a if a and n % mesh.shape[a] == 0 else None for a, n in sized)
+            )
     return PartitionSpec()
 
 
@@ -111,7 +128,7 @@ def param_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
     are named by the same paths.
     """
 
-    def sharding(path: tuple[object, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def sharding(path: tuple[object, ...], leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         return NamedSharding(mesh, param_spec(name, leaf.shape, mesh))
 

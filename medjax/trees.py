@@ -47,7 +47,7 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
 def split(
     tree: Mapping[str, Any], predicate: Callable[[str], bool]
 ) -> tuple[Params, Params]:
-    """Return the leaves whose path satisfies `predicate`, and the others, as two trees."""
+    """Return the leaves whose path satisfies `predicate`, and the others."""
     flat = flatten(tree)
     chosen = {path: leaf for path, leaf in flat.items() if predicate(path)}
     rest = {path: leaf for path, leaf in flat.items() if path not in chosen}

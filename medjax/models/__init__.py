@@ -1,1 +1,1 @@
-"""Networks as Flax Linen modules, with diffusers' parameter names and torch's numbers."""
+"""Networks as Flax Linen modules: diffusers' parameter names, torch's numbers."""

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from medjax.arrays import Array, Params
 from medjax.models.blocks import ResnetBlock, Upsample
 from medjax.models.configs import module_fields
+from medjax.models.initial import draw_params, param_shapes
 from medjax.models.layers import GroupNorm, conv
 
 EPSILON = 1e-6
@@ -66,11 +67,14 @@ class AutoencoderKL(nn.Module):
         """Pixels of an image for one of its latents."""
         return 2 ** (len(self.block_out_channels) - 1)
 
+    def param_shapes(self) -> Params:
+        """Return the shapes of the parameters."""
+        side = 2 * self.downsampling
+        return param_shapes(self, jnp.zeros((1, side, side, self.in_channels)))
+
     def init_params(self, key: Array) -> Params:
         """Return freshly drawn parameters (float32)."""
-        side = 2 * self.downsampling
-        images = jnp.zeros((1, side, side, self.in_channels))
-        return jax.jit(self.init)(key, images)["params"]
+        return draw_params(self.param_shapes(), key)
 
     def setup(self) -> None:
         """Name the four parts."""
@@ -150,7 +154,7 @@ class _MidBlock(nn.Module):
 
 
 class _Down(nn.Module):
-    """Halve the resolution, padding below and to the right only, as the original does."""
+    """Halve the resolution, padded below and to the right only, as in the original."""
 
     dtype: Any
 

@@ -153,7 +153,7 @@ class DownLevel(Level):
 
 
 class MidLevel(Level):
-    """The lowest level: a residual block, then attention and another, `layers` times."""
+    """The lowest level: a residual block, then `layers` times attention and another."""
 
     @nn.compact
     def __call__(

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from medjax.arrays import Array, Params
 from medjax.errors import UserError
 from medjax.models.configs import module_fields
+from medjax.models.initial import draw_params, param_shapes
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -61,9 +62,7 @@ class CLIPText(nn.Module):
             UserError: If the configuration asks for what this network does not have.
         """
         names = {field.name for field in dataclasses.fields(CLIPTextConfig)}
-        fields = module_fields(
-            cls.__name__, config, names - {"dtype"}, ignored=IGNORED
-        )
+        fields = module_fields(cls.__name__, config, names - {"dtype"}, ignored=IGNORED)
         if (act := fields.get("hidden_act", "quick_gelu")) not in ACTIVATIONS:
             raise UserError(
                 f"CLIPText has no hidden_act '{act}'; "
@@ -71,9 +70,13 @@ class CLIPText(nn.Module):
             )
         return cls(CLIPTextConfig(**fields, **overrides))
 
+    def param_shapes(self) -> Params:
+        """Return the shapes of the parameters."""
+        return param_shapes(self, jnp.zeros((1, 2), jnp.int32))
+
     def init_params(self, key: Array) -> Params:
         """Return freshly drawn parameters (float32)."""
-        return jax.jit(self.init)(key, jnp.zeros((1, 2), jnp.int32))["params"]
+        return draw_params(self.param_shapes(), key)
 
     @nn.compact
     def __call__(self, text_ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:

@@ -8,20 +8,29 @@ Source: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Mod
 2023, eq. 2 (1); parameter names and numbers are those of diffusers' `ControlNetModel`.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Num
 
+from medjax import trees
 from medjax.arrays import Array, Params
 from medjax.errors import UserError
+from medjax.models.initial import draw_params, param_shapes
 from medjax.models.layers import conv
 from medjax.models.unet_encoder import UNetEncoder
 
 # The parts of a U-Net that a ControlNet begins as a copy of.
 COPIED = ("conv_in", "time_embedding", "down_blocks_", "mid_block")
+# The convolutions that start at zero: Z of eq. 1.
+CONNECTIONS = r"controlnet_(down_blocks_|mid_block|cond_embedding/conv_out/)"
+# Channels of the picture's embedding, from full size to an eighth.
+EMBEDDING_WIDTHS = (16, 32, 96, 256)
 
 
 class ConditioningEmbedding(nn.Module):
@@ -47,7 +56,33 @@ class ConditioningEmbedding(nn.Module):
             same = conv(before, name=f"blocks_{2 * i}", dtype=self.dtype)
             half = conv(after, stride=2, name=f"blocks_{2 * i + 1}", dtype=self.dtype)
             x = nn.silu(half(nn.silu(same(x))))
-        return conv(self.features, name="conv_out", zero=True, dtype=self.dtype)(x)
+        return conv(self.features, name="conv_out", dtype=self.dtype)(x)
+
+
+def config_from_unet(
+    unet_config: Mapping[str, Any], downsampling: int
+) -> dict[str, Any]:
+    """Return the configuration of a ControlNet for this U-Net.
+
+    Args:
+        unet_config: Of the U-Net, as in its `config.json`.
+        downsampling: Pixels of an image for one of its latents: 8, or a lower power
+            of 2.
+    """
+    levels = int(downsampling).bit_length()
+    if not 1 <= levels <= len(EMBEDDING_WIDTHS) or 2 ** (levels - 1) != downsampling:
+        raise UserError(
+            f"no ControlNet for an autoencoder that shrinks images {downsampling}×; "
+            "expected 1, 2, 4 or 8"
+        )
+    own = ControlNet.__dataclass_fields__
+    config = {key: value for key, value in unet_config.items() if key in own}
+    return config | {
+        "_class_name": "ControlNetModel",
+        "conditioning_channels": 3,
+        "conditioning_embedding_out_channels": EMBEDDING_WIDTHS[:levels],
+        "controlnet_conditioning_channel_order": "rgb",
+    }
 
 
 class ControlNet(UNetEncoder):
@@ -76,17 +111,17 @@ class ControlNet(UNetEncoder):
         """Pixels of the picture for one of the latents."""
         return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
 
-    def init_params(self, key: Array) -> Params:
-        """Return freshly drawn parameters (float32), connections zero."""
+    def param_shapes(self) -> Params:
+        """Return the shapes of the parameters."""
         size = 2 ** (len(self.block_out_channels) - 1)
         side = size * self.downsampling
-        return jax.jit(self.init)(
-            key,
+        return param_shapes(
+            self,
             jnp.zeros((1, size, size, self.in_channels)),
             jnp.zeros(1),
             jnp.zeros((1, 1, self.cross_attention_dim)),
             jnp.zeros((1, side, side, self.conditioning_channels)),
-        )["params"]
+        )
 
     def init_from_unet(self, unet_params: Params, key: Array) -> Params:
         """Return parameters that are the U-Net's encoder, with connections at zero.
@@ -95,10 +130,16 @@ class ControlNet(UNetEncoder):
         residuals are exactly zero.
         """
         params = dict(self.init_params(key))
-        for name, subtree in unet_params.items():
+        for name in params:
             if name.startswith(COPIED):
-                params[name] = jax.tree.map(jnp.asarray, subtree)
+                params[name] = jax.tree.map(np.asarray, unet_params[name])
         return params
+
+    def init_params(self, key: Array) -> Params:
+        """Return freshly drawn parameters (float32), connections zero."""
+        drawn = draw_params(self.param_shapes(), key)
+        connections, rest = trees.split(drawn, re.compile(CONNECTIONS).match)
+        return trees.merge(rest, jax.tree.map(np.zeros_like, connections))
 
     @nn.compact
     def __call__(
@@ -133,9 +174,7 @@ class ControlNet(UNetEncoder):
         scale = scale.reshape(-1, 1, 1, 1)
 
         def connect(name: str, x: Array) -> Array:
-            return scale * conv(
-                x.shape[-1], 1, name=name, zero=True, dtype=self.dtype
-            )(x)
+            return scale * conv(x.shape[-1], 1, name=name, dtype=self.dtype)(x)
 
         down = [connect(f"controlnet_down_blocks_{i}", x) for i, x in enumerate(skips)]
         return down, connect("controlnet_mid_block", middle)

@@ -20,26 +20,22 @@ def conv(
     *,
     name: str,
     stride: int = 1,
-    zero: bool = False,
     dtype: Any = jnp.float32,
 ) -> nn.Conv:
-    """Return a square convolution padded as torch pads it: by ``kernel // 2`` all round.
+    """Return a square convolution, padded by ``kernel // 2`` all round as in torch.
 
     Args:
         features: Output channels.
         kernel: Side of the kernel.
         name: The last part of its parameters' path.
         stride: Step in both axes.
-        zero: Whether it starts at zero, as ControlNet's connections do.
         dtype: Of the computation.
     """
-    initial = nn.initializers.zeros_init() if zero else nn.linear.default_kernel_init
     return nn.Conv(
         features,
         (kernel, kernel),
         strides=(stride, stride),
         padding=kernel // 2,
-        kernel_init=initial,
         dtype=dtype,
         name=name,
     )

@@ -6,7 +6,6 @@ Models", 2022, section 3.3; parameter names and numbers are those of diffusers'
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Num
 
@@ -14,6 +13,7 @@ from medjax.arrays import Array, Params
 from medjax.errors import UserError
 from medjax.models.blocks import UpLevel
 from medjax.models.configs import per_level
+from medjax.models.initial import draw_params, param_shapes
 from medjax.models.layers import GroupNorm, conv
 from medjax.models.unet_encoder import UNetEncoder
 
@@ -40,12 +40,16 @@ class UNet2DCondition(UNetEncoder):
             if kind not in ("CrossAttnUpBlock2D", "UpBlock2D"):
                 raise UserError(f"UNet2DCondition has no block '{kind}'")
 
-    def init_params(self, key: Array) -> Params:
-        """Return freshly drawn parameters (float32)."""
+    def param_shapes(self) -> Params:
+        """Return the shapes of the parameters."""
         size = 2 ** (len(self.block_out_channels) - 1)
         latents = jnp.zeros((1, size, size, self.in_channels))
         text = jnp.zeros((1, 1, self.cross_attention_dim))
-        return jax.jit(self.init)(key, latents, jnp.zeros(1), text)["params"]
+        return param_shapes(self, latents, jnp.zeros(1), text)
+
+    def init_params(self, key: Array) -> Params:
+        """Return freshly drawn parameters (float32)."""
+        return draw_params(self.param_shapes(), key)
 
     @nn.compact
     def __call__(
@@ -56,7 +60,7 @@ class UNet2DCondition(UNetEncoder):
         down_residuals: list[Float[Array, "b ..."]] | None = None,
         mid_residual: Float[Array, "b ..."] | None = None,
     ) -> Float[Array, "b h w o"]:
-        """Return the model's output, of the kind its schedule's `prediction_type` names.
+        """Return ε, v or z_0, whichever the schedule's `prediction_type` says.
 
         Args:
             noisy_latents: Any height and width.

@@ -1,0 +1,142 @@
+"""A run's configuration: a frozen dataclass a section, each beside what it configures.
+
+Config files build a `ConfigDict` with `make_config` and change what their track needs;
+`parse` turns it into a `RunConfig` before anything else happens.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from medjax.configuration import parse_config, to_config_dict
+from medjax.data.config import DataConfig
+from medjax.diffusion.objective import DiffusionConfig
+from medjax.errors import UserError, nearest
+from medjax.meshes import MeshConfig
+from medjax.tasks import TASKS
+from medjax.training.optimizer import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long to train, and what to write down.
+
+    Attributes:
+        steps: Updates of the whole run.
+        gradient_accumulation_steps: Microbatches of one update; divides the batch.
+        seed: Of everything drawn in training.
+        log_every: Updates between two rows of metrics.
+        checkpoint_every: Updates between two checkpoints; the last is always kept.
+        keep_last: Newest checkpoints to keep.
+        keep_best: Checkpoints with the lowest validation loss to keep besides.
+        max_hours: Stop cleanly after this long; None never does.
+        profile_at: Update at which to record a profile; None records none.
+        profile_steps: Updates that the profile lasts.
+    """
+
+    steps: int = 10_000
+    gradient_accumulation_steps: int = 1
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep_last: int = 2
+    keep_best: int = 1
+    max_hours: float | None = None
+    profile_at: int | None = None
+    profile_steps: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse counts that cannot be counted."""
+        for name in ("steps", "log_every", "checkpoint_every", "profile_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Validation, and the grid of samples.
+
+    Attributes:
+        every: Updates between two validations.
+        examples: Validation examples, always the same, with the same noise.
+        sample_every: Updates between two grids of samples; the last is always drawn.
+        samples: Images of a grid.
+        sampler_steps: DDIM steps of each image.
+        guidance_scale: Weight of the caption; 1 is no guidance.
+        edge_low: Lower Canny threshold for edge adherence.
+        edge_high: Upper Canny threshold for edge adherence.
+        edge_sigma: Blur, in pixels, before those edges are found.
+        edge_tolerance_px: How far an edge may lie from its condition's.
+    """
+
+    every: int = 500
+    examples: int = 64
+    sample_every: int = 1000
+    samples: int = 8
+    sampler_steps: int = 50
+    guidance_scale: float = 7.5
+    edge_low: float = 100.0
+    edge_high: float = 200.0
+    edge_sigma: float = 0.0
+    edge_tolerance_px: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse counts that cannot be counted."""
+        for name in ("every", "examples", "sample_every", "samples", "sampler_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A run's whole configuration; `model` is of the class that `TASKS` names."""
+
+    task: str
+    data: DataConfig
+    model: Any
+    diffusion: DiffusionConfig
+    optim: OptimConfig
+    mesh: MeshConfig
+    train: TrainConfig
+    eval: EvalConfig
+
+
+_SECTIONS = {
+    field.name: field.type
+    for field in dataclasses.fields(RunConfig)
+    if field.name not in ("task", "model")
+}
+
+
+def make_config(task: str) -> ConfigDict:
+    """Return the defaults of a task, to be changed by config files and flags."""
+    classes = {**_SECTIONS, "model": TASKS[task][0]}
+    config = to_config_dict({name: cls() for name, cls in classes.items()})
+    config.task = task
+    return config
+
+
+def parse(config: ConfigDict) -> RunConfig:
+    """Check every key of `config`.
+
+    Raises:
+        UserError: For a key, a type or a value that a section does not take.
+    """
+    task = config.get("task")
+    if task not in TASKS:
+        raise UserError(
+            f"config.task is '{task}', expected one of {', '.join(TASKS)}"
+            + nearest(str(task), TASKS)
+        )
+    sections = {name: value for name, value in config.items() if name != "task"}
+    classes = {**_SECTIONS, "model": TASKS[task][0]}
+    return RunConfig(task=task, **parse_config(sections, classes))
+
+
+def variant_error(config_file: str, variant: str, known: tuple[str, ...]) -> UserError:
+    """Return the error for a variant that a config file does not have."""
+    return UserError(
+        f"{config_file} has no variant '{variant}'; it has {', '.join(known)}"
+        + nearest(variant, known)
+    )

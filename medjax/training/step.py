@@ -1,0 +1,148 @@
+"""One update of the parameters, as a pure function that compiles to one program.
+
+    g = 1/N Σ_i ∇ L(params, frozen, x_i, k_i),   k_i = fold(fold(key, step), i)      (1)
+
+The gradient of a batch is the mean over its N examples, computed in microbatches that
+run one after the other where the whole batch does not fit. Each example's draws come
+from its own key k_i, so they do not depend on microbatches, mesh or hosts.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Float, Int, Key
+
+from medjax import meshes
+from medjax.arrays import Array, Batch, Params, PyTree
+from medjax.errors import UserError
+from medjax.tasks.base import Task
+from medjax.training.optimizer import update_ema
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that an update changes, and all that a checkpoint keeps.
+
+    Attributes:
+        step: Updates done.
+        params: What trains, float32.
+        ema_params: Their exponential moving average, or None.
+        opt_state: The optimiser's.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    ema_params: Params | None
+    opt_state: PyTree
+
+    @property
+    def eval_params(self) -> Params:
+        """What to validate and sample with: the average, where there is one."""
+        return self.params if self.ema_params is None else self.ema_params
+
+
+TrainStep = Callable[
+    [TrainState, Params, Batch, Array], tuple[TrainState, dict[str, Array]]
+]
+
+
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, ema: bool
+) -> TrainState:
+    """Return the state before the first update, placed on `mesh`."""
+
+    def init(params: Params) -> TrainState:
+        # A copy, because the step donates every array of the state.
+        average = jax.tree.map(jnp.copy, params) if ema else None
+        return TrainState(jnp.int32(0), params, average, optimizer.init(params))
+
+    shardings = meshes.param_shardings(jax.eval_shape(init, params), mesh)
+    return jax.jit(init, out_shardings=shardings)(params)
+
+
+def example_keys(
+    key: Key[Array, ""], step: Int[Array, ""] | int, count: int
+) -> Key[Array, " n"]:
+    """Return the key of each example of the global batch at `step` (eq. 1)."""
+    at_step = jax.random.fold_in(key, step)
+    return jax.vmap(lambda i: jax.random.fold_in(at_step, i))(jnp.arange(count))
+
+
+def make_train_step(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    accumulation_steps: int = 1,
+    ema_decay: float | None = None,
+) -> TrainStep:
+    """Return the jitted update ``(state, frozen, batch, key) -> (state, metrics)``.
+
+    The state is donated. Metrics are scalars: ``loss``, the mean over the batch, and
+    ``grad_norm``, before clipping.
+
+    Args:
+        task: Gives the loss.
+        optimizer: Takes the mean gradient.
+        mesh: Where arrays lie.
+        accumulation_steps: Microbatches of one update.
+        ema_decay: Of the average, where the state has one.
+    """
+
+    def gradient(
+        params: Params, frozen: Params, batch: Batch, keys: Array
+    ) -> tuple[Float[Array, ""], Params]:
+        def mean_loss(params: Params) -> Float[Array, ""]:
+            return task.loss(params, frozen, batch, keys, train=True).mean()
+
+        return jax.value_and_grad(mean_loss)(params)
+
+    def step(
+        state: TrainState, frozen: Params, batch: Batch, key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        count = jax.tree.leaves(batch)[0].shape[0]
+        keys = example_keys(key, state.step, count)
+        compute = gradient
+        if accumulation_steps > 1:
+            # Microbatches take every n-th example, so each device keeps its own.
+            compute = optax.microbatching.microbatch(
+                gradient,
+                argnums=(2, 3),
+                microbatch_size=count // accumulation_steps,
+                accumulator=optax.microbatching.AccumulationType.MEAN,
+            )
+        loss, gradients = compute(state.params, frozen, batch, keys)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = update_ema(ema_params, params, ema_decay, state.step)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(gradients)}
+        state = TrainState(state.step + 1, params, ema_params, opt_state)
+        return state, metrics
+
+    def sharded_step(
+        state: TrainState, frozen: Params, batch: Batch, key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        state, metrics = step(state, frozen, batch, key)
+        shardings = meshes.param_shardings(state, mesh)
+        return jax.lax.with_sharding_constraint(state, shardings), metrics
+
+    return jax.jit(sharded_step, donate_argnums=0)
+
+
+def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
+    """Raise UserError unless microbatches and devices divide the global batch."""
+    shards = meshes.batch_shards(mesh)
+    if accumulation_steps < 1 or batch_size % (accumulation_steps * shards):
+        raise UserError(
+            f"config.data.batch_size={batch_size} is not divisible by "
+            f"config.train.gradient_accumulation_steps={accumulation_steps} × {shards} "
+            f"devices over (data, fsdp); use a multiple of "
+            f"{max(accumulation_steps, 1) * shards}"
+        )

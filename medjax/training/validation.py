@@ -1,0 +1,159 @@
+"""How good is it now? The validation loss, and a grid of samples with their adherence.
+
+Both use fixed examples, noise and timesteps, so that numbers and pictures of different
+steps can be compared.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, UInt8
+
+from medjax import meshes
+from medjax.arrays import Array, Batch, Params
+from medjax.data.config import DataConfig
+from medjax.data.edges import canny
+from medjax.data.pipeline import Source, validation_batches
+from medjax.errors import UserError
+from medjax.evaluation.adherence import edge_adherence
+from medjax.evaluation.grids import sample_grid
+from medjax.tasks.base import Task
+from medjax.training.config import EvalConfig
+from medjax.training.step import example_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstExamples:
+    """The first `count` records of a source."""
+
+    source: Source
+    count: int
+
+    def __post_init__(self) -> None:
+        """Refuse an empty split.
+
+        Raises:
+            UserError: If the source has no record.
+        """
+        if len(self.source) == 0:
+            raise UserError("the validation split is empty; prepare more data")
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.source))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[index]
+
+
+def make_validate(
+    task: Task,
+    source: Source,
+    tokenizer: Any,
+    data: DataConfig,
+    config: EvalConfig,
+    mesh: Mesh,
+    key: Array,
+) -> Callable[[Params, Params], float]:
+    """Return ``(params, frozen) -> loss``: the mean over the first examples.
+
+    Args:
+        task: Gives the loss.
+        source: The validation split.
+        tokenizer: For its captions.
+        data: How examples are made; its `batch_size` is that of validation.
+        config: How many.
+        mesh: Where arrays lie.
+        key: Fixes noise and timesteps.
+    """
+    first = FirstExamples(source, config.examples)
+
+    @jax.jit
+    def total_loss(
+        params: Params, frozen: Params, batch: Batch, keys: Array
+    ) -> Float[Array, ""]:
+        losses = task.loss(params, frozen, batch, keys, train=False)
+        return (losses * batch["example_weights"]).sum()
+
+    def batches() -> Iterator[Batch]:
+        # In threads: the training workers' processes are busy enough.
+        local = dataclasses.replace(data, workers=0)
+        return validation_batches(
+            first,
+            tokenizer,
+            local,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+        )
+
+    def validate(params: Params, frozen: Params) -> float:
+        total = jnp.float32(0)
+        for i, batch in enumerate(batches()):
+            keys = example_keys(key, i, data.batch_size)
+            placed = meshes.place_batch(batch, mesh)
+            total = total + total_loss(params, frozen, placed, keys)
+        return float(total) / len(first)
+
+    return validate
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What a round of sampling gave.
+
+    Attributes:
+        grid: Condition, generated and target, one row an example.
+        metrics: Edge adherence and its chance level.
+    """
+
+    grid: UInt8[np.ndarray, "H W 3"]
+    metrics: dict[str, float]
+
+
+def make_sample(
+    task: Task,
+    source: Source,
+    tokenizer: Any,
+    data: DataConfig,
+    config: EvalConfig,
+    mesh: Mesh,
+    key: Array,
+) -> Callable[[Params, Params], Samples]:
+    """Return ``(params, frozen) -> Samples`` for the first validation examples."""
+    first = FirstExamples(source, config.samples)
+    shards = meshes.batch_shards(mesh)
+    # One batch of all of them, filled up so that the devices divide it.
+    rows = -(-len(first) // shards) * shards
+    local = dataclasses.replace(data, workers=0, batch_size=rows)
+    host = {"host": jax.process_index(), "num_hosts": jax.process_count()}
+    batch = next(iter(validation_batches(first, tokenizer, local, **host)))
+    captions = [first[i]["text"] for i in range(len(first))]
+    keys = example_keys(key, 0, rows)
+
+    @jax.jit
+    def generate(params: Params, frozen: Params, batch: Batch) -> Array:
+        return task.sample(
+            params, frozen, batch, keys, config.sampler_steps, config.guidance_scale
+        )
+
+    def edges(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
+        return canny(image, config.edge_low, config.edge_high, config.edge_sigma)
+
+    def sample(params: Params, frozen: Params) -> Samples:
+        placed = meshes.place_batch(batch, mesh)
+        generated = generate(params, frozen, placed)
+        arrays = (placed["conditioning_image"], generated, placed["images"])
+        condition, images, targets = (
+            np.asarray(
+                jax.device_put(array, meshes.replicated(mesh)).addressable_data(0)
+            )[: len(first)]
+            for array in arrays
+        )
+        metrics = edge_adherence(images, condition, edges, config.edge_tolerance_px)
+        return Samples(sample_grid(condition, images, targets, captions), metrics)
+
+    return sample

@@ -1,0 +1,46 @@
+"""DDIM: exact where the answer is known, and diffusers' trajectory elsewhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.diffusion import samplers
+from medjax.diffusion import schedule as S
+from tests.diffusion.test_schedule import SD15, TYPES
+
+
+def test_one_known_image_is_recovered_from_any_noise():
+    schedule = S.make_schedule(SD15, "sample")
+    image = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
+    noise = jax.random.normal(jax.random.key(1), image.shape)
+    got = samplers.ddim(lambda z, t: image, schedule, noise, 10)
+    # SD's schedule ends one step short of the clean image.
+    alpha_bar = schedule.alphas_cumprod[0]
+    assert jnp.abs(got - jnp.sqrt(alpha_bar) * image).max() < 0.15
+    exact = S.make_schedule({**SD15, "set_alpha_to_one": True}, "sample")
+    got = samplers.ddim(lambda z, t: image, exact, noise, 10)
+    np.testing.assert_allclose(got, image, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("steps", [1, 7, 20])
+def test_trajectory_is_that_of_diffusers(kind, steps):
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    config = {**SD15, "prediction_type": kind, "clip_sample": False}
+    theirs = diffusers.DDIMScheduler(**config)
+    theirs.set_timesteps(steps)
+    noise = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
+    latents = torch.from_numpy(noise)
+    for t in theirs.timesteps:
+        output = torch.tanh(latents) * (1 + t / 1000)
+        latents = theirs.step(output, t, latents).prev_sample
+    ours = samplers.ddim(
+        lambda z, t: jnp.tanh(z) * (1 + t / 1000).reshape(-1, 1, 1, 1),
+        S.make_schedule(config),
+        jnp.asarray(noise),
+        steps,
+    )
+    error = np.linalg.norm(ours - latents.numpy()) / np.linalg.norm(latents.numpy())
+    assert error < 1e-4

@@ -1,0 +1,148 @@
+"""A ControlNet begins as the U-Net's encoder, and says nothing yet."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax import trees
+from medjax.errors import UserError
+from medjax.models.controlnet import COPIED, ControlNet, config_from_unet
+from medjax.models.unet_2d_condition import UNet2DCondition
+
+CONFIG = {
+    "block_out_channels": (16, 32),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 12,
+}
+
+
+@pytest.fixture(scope="module")
+def networks():
+    unet = UNet2DCondition.from_config(CONFIG)
+    unet_params = unet.init_params(jax.random.key(0))
+    controlnet = ControlNet.from_config(config_from_unet(CONFIG, 4))
+    params = controlnet.init_from_unet(unet_params, jax.random.key(1))
+    return unet, unet_params, controlnet, params
+
+
+def inputs(seed=2, height=6, width=5):
+    a, b, c = jax.random.split(jax.random.key(seed), 3)
+    return (
+        jax.random.normal(a, (2, height, width, 4)),
+        jnp.array([1, 900]),
+        jax.random.normal(b, (2, 7, 12)),
+        jax.random.uniform(c, (2, 4 * height, 4 * width, 3)),
+    )
+
+
+def test_copy_is_exact_and_complete(networks):
+    _, unet_params, controlnet, params = networks
+    flat, original = trees.flatten(params), trees.flatten(unet_params)
+    copied = [path for path in flat if path.startswith(COPIED)]
+    assert len(copied) > 50
+    for path in copied:
+        np.testing.assert_array_equal(flat[path], original[path])
+    drawn = trees.flatten(controlnet.param_shapes())
+    assert {p: v.shape for p, v in flat.items()} == {
+        p: v.shape for p, v in drawn.items()
+    }
+
+
+def test_residuals_are_exactly_zero_at_the_start(networks):
+    unet, unet_params, controlnet, params = networks
+    latents, timesteps, text, picture = inputs()
+    down, mid = controlnet.apply({"params": params}, latents, timesteps, text, picture)
+    assert all((x == 0).all() for x in [*down, mid])
+    without = unet.apply({"params": unet_params}, latents, timesteps, text)
+    given = unet.apply({"params": unet_params}, latents, timesteps, text, down, mid)
+    np.testing.assert_array_equal(without, given)
+
+
+def test_all_of_it_gets_a_gradient_after_one_update(networks):
+    unet, unet_params, controlnet, params = networks
+
+    def loss(params):
+        latents, *rest = inputs()
+        down, mid = controlnet.apply({"params": params}, latents, *rest)
+        return (
+            unet.apply({"params": unet_params}, latents, *rest[:2], down, mid) ** 2
+        ).mean()
+
+    step = jax.jit(
+        lambda p: jax.tree.map(lambda a, g: a - 0.1 * g, p, jax.grad(loss)(p))
+    )
+    for _ in range(3):
+        before, params = params, step(params)
+    same = [
+        path
+        for path, leaf in trees.flatten(params).items()
+        if (leaf == trees.flatten(before)[path]).all()
+    ]
+    assert same == []
+
+
+def test_scale_multiplies_and_bgr_reverses(networks):
+    _, _, controlnet, params = networks
+    params = jax.tree.map(lambda x: x + 0.01, params)
+    latents, timesteps, text, picture = inputs()
+    call = jax.jit(controlnet.apply)
+    down, mid = call({"params": params}, latents, timesteps, text, picture)
+    half, half_mid = call({"params": params}, latents, timesteps, text, picture, 0.5)
+    np.testing.assert_allclose(half[2], 0.5 * down[2], rtol=1e-6)
+    each, _ = call(
+        {"params": params}, latents, timesteps, text, picture, jnp.array([1.0, 0.0])
+    )
+    np.testing.assert_allclose(each[2][0], down[2][0], rtol=1e-6)
+    assert (each[2][1] == 0).all()
+    np.testing.assert_allclose(half_mid, 0.5 * mid, rtol=1e-6)
+    bgr = controlnet.clone(controlnet_conditioning_channel_order="bgr")
+    _, reversed_mid = bgr.apply(
+        {"params": params}, latents, timesteps, text, picture[..., ::-1]
+    )
+    np.testing.assert_allclose(reversed_mid, mid, rtol=1e-5, atol=1e-6)
+
+
+def test_remat_changes_no_gradient(networks):
+    unet, unet_params, _, _ = networks
+    latents, timesteps, text, _ = inputs()
+
+    def gradient(module):
+        def loss(params):
+            return (
+                module.apply({"params": params}, latents, timesteps, text) ** 2
+            ).sum()
+
+        return jax.jit(jax.grad(loss))(unet_params)
+
+    plain, again = gradient(unet), gradient(unet.clone(remat=True))
+    again = trees.flatten(again)
+    for path, leaf in trees.flatten(plain).items():
+        # Biases before a norm have no effect: their gradients are rounding alone.
+        error = np.linalg.norm(again[path] - leaf)
+        assert error <= 1e-4 * np.linalg.norm(leaf) + 1e-3, path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"act_fn": "gelu"}, "act_fn='gelu'"),
+        ({"class_embed_type": "timestep"}, "class_embed_type"),
+        ({"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]}, "AttnDownBlock2D"),
+        ({"norm_num_groups": 7}, "7 groups"),
+        ({"attention_head_dim": [2]}, "2 levels"),
+        ({"key_of_a_later_version": "on"}, "key_of_a_later_version"),
+    ],
+)
+def test_what_is_not_computed_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        UNet2DCondition.from_config({**CONFIG, **change})
+
+
+def test_autoencoders_that_shrink_otherwise_are_refused():
+    with pytest.raises(UserError, match="16×"):
+        config_from_unet(CONFIG, 16)
