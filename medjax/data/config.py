@@ -3,10 +3,8 @@
 import dataclasses
 
 from medjax.data.edges import CannyBackend
-from medjax.data.transforms import RESIZE_MODES, ResizeMode
-from medjax.errors import UserError, nearest
-
-_BACKENDS: tuple[CannyBackend, ...] = ("opencv", "skimage")
+from medjax.data.transforms import ResizeMode
+from medjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +41,7 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check what types do not say.
+        """Check what types do not say (those, `configuration.parse` checks).
 
         Raises:
             UserError: If a value is out of its range.
@@ -59,13 +57,6 @@ class DataConfig:
             if getattr(self, name) < least:
                 raise UserError(
                     f"config.data.{name}={getattr(self, name)}: must be {least} or more"
-                )
-        for name, known in (("resize", RESIZE_MODES), ("canny_backend", _BACKENDS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise UserError(
-                    f"config.data.{name}='{value}': expected one of {', '.join(known)}"
-                    f"{nearest(value, known)}"
                 )
         for name in ("canny_low", "canny_high"):
             low, high = getattr(self, name)

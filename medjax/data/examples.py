@@ -43,7 +43,8 @@ def make_example(
         "text_ids": text_ids,
     }
     if config.resize == "letterbox":
-        example["loss_mask"] = loss_mask(*content.shape[:2], size)
+        height, width = content.shape[:2]
+        example["loss_mask"] = loss_mask(height, width, size)
     return example, lost
 
 

@@ -139,18 +139,14 @@ class PreparedSource:
         return self.metadata.splits[self.split]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        stored = self._records[index]
+        stored = self._read(index)
         name = _text(stored["id"]) if "id" in stored else str(index)
         record: dict[str, Any] = {
             "id": name,
             "text": _text(stored.get("text", b"")),
             "labels": self._labels(stored.get("labels", ())),
             "parameters": {
-                key: _text(value)
-                if isinstance(value, bytes)
-                else np.asarray(value).tolist()
-                for key, value in stored.items()
-                if key not in _OWN
+                key: _plain(value) for key, value in stored.items() if key not in _OWN
             },
         }
         for key in _IMAGES:
@@ -178,6 +174,16 @@ class PreparedSource:
             split=self.split, decoders=dict.fromkeys(stored, skip)
         )
 
+    def _read(self, index: int) -> dict[str, Any]:
+        """Return one record as stored."""
+        try:
+            return dict(self._records[index])
+        except RuntimeError as error:  # ArrayRecord's word for a wrong checksum.
+            raise UserError(
+                f"{self.folder}, {self.split}, record number {index}: damaged: "
+                f"{error}; prepare the data again"
+            ) from error
+
     def _labels(self, stored: Any) -> tuple[str, ...]:
         names = self.metadata.label_names
         return tuple(names[x] if names else _text(x) for x in stored)
@@ -186,6 +192,11 @@ class PreparedSource:
 def describe_splits(splits: dict[str, int]) -> str:
     """Return "train (650 examples), test (80 examples)"."""
     return ", ".join(f"{name} ({count} examples)" for name, count in splits.items())
+
+
+def _plain(value: Any) -> Any:
+    """Return a stored value as text, number or list."""
+    return _text(value) if isinstance(value, bytes) else np.asarray(value).tolist()
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 ResizeMode = Literal["center_crop", "letterbox", "stretch"]
-RESIZE_MODES: tuple[ResizeMode, ...] = ("center_crop", "letterbox", "stretch")
 
 
 def fit(

@@ -28,7 +28,9 @@ from medjax.errors import UserError
 _CHUNK = 64
 
 
-class SurveyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """The TFDS builder of any `Survey`.
 
     Attributes:
@@ -170,5 +172,5 @@ def _encode(entry: Entry, group_name: str) -> dict[str, Any] | Skipped:
                 )
             example["conditioning_image"] = io.BytesIO(control)
     except (OSError, UserError) as error:
-        return Skipped(entry.id, str(error))
+        return Skipped(entry.id, str(error).removeprefix(f"{entry.id}: "))
     return example

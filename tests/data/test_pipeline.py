@@ -1,0 +1,242 @@
+"""The stream is a function of seed and position, whoever computes it and how."""
+
+import dataclasses
+import itertools
+import logging
+
+import numpy as np
+import pytest
+
+from medjax.data.config import DataConfig
+from medjax.data.edges import canny
+from medjax.data.pipeline import (
+    dataset_metadata,
+    make_batches,
+    make_example,
+    open_dataset,
+    validation_batches,
+)
+from medjax.errors import UserError
+
+CONFIG = DataConfig(
+    image_size=16,
+    batch_size=4,
+    canny_low=(20.0, 200.0),
+    canny_high=(200.0, 900.0),
+    workers=0,
+    seed=3,
+)
+RECORDS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """Noise images; the caption is the index, in letters."""
+
+    count: int = RECORDS
+    height: int = 16
+    width: int = 16
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        random = np.random.default_rng(index)
+        shape = (self.height, self.width, 3)
+        return {
+            "image": random.integers(0, 256, shape, np.uint8),
+            "text": " ".join("abcdefghijklmnopqrst"[index]),
+            "labels": (),
+            "id": str(index),
+            "parameters": {},
+        }
+
+
+def take(batches, count):
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def indices(batches, tokenizer):
+    """Return which records a stream holds, from their captions."""
+    letters = [tokenizer.decode(row[1:2]) for b in batches for row in b["text_ids"]]
+    return ["abcdefghijklmnopqrst".index(letter.strip()) for letter in letters]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_arrays_are_as_promised(tokenizer):
+    (batch,) = take(make_batches(Records(), tokenizer, CONFIG), 1)
+    kinds = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
+    assert kinds == {
+        "images": ((4, 16, 16, 3), "float32"),
+        "conditioning_image": ((4, 16, 16, 3), "float32"),
+        "text_ids": ((4, 77), "int32"),
+    }
+    assert batch["images"].min() >= -1
+    assert batch["images"].max() <= 1
+    assert set(np.unique(batch["conditioning_image"])) == {0, 1}
+
+
+def test_a_resumed_stream_continues_bit_by_bit(tokenizer):
+    whole = take(make_batches(Records(), tokenizer, CONFIG), 8)
+    resumed = make_batches(Records(), tokenizer, CONFIG, start_step=5)
+    assert_same(whole[5:], take(resumed, 3))
+
+
+@pytest.mark.parametrize("num_hosts", [2, 4])
+def test_hosts_share_the_same_global_batches(tokenizer, num_hosts):
+    whole = take(make_batches(Records(), tokenizer, CONFIG), 4)
+    parts = [
+        take(
+            make_batches(Records(), tokenizer, CONFIG, host=host, num_hosts=num_hosts),
+            4,
+        )
+        for host in range(num_hosts)
+    ]
+    joined = [
+        {name: np.concatenate([p[name] for p in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(whole, joined)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_change_nothing(tokenizer, workers):
+    # Phantoms, because a worker can only unpickle what it can import.
+    config = dataclasses.replace(CONFIG, phantoms=5)
+    source = open_dataset(config, "train")
+    threads = take(make_batches(source, tokenizer, config, start_step=1), 5)
+    config = dataclasses.replace(config, workers=workers)
+    processes = take(make_batches(source, tokenizer, config, start_step=1), 5)
+    assert_same(threads, processes)
+
+
+def test_an_epoch_holds_every_record_once_in_a_new_order(tokenizer):
+    stream = take(make_batches(Records(), tokenizer, CONFIG), 10)
+    seen = indices(stream, tokenizer)
+    epochs = [tuple(seen[i : i + RECORDS]) for i in range(0, 40, RECORDS)]
+    assert all(sorted(epoch) == list(range(RECORDS)) for epoch in epochs)
+    assert len(set(epochs)) == 4
+
+
+def test_seeds_give_other_orders_and_other_edges(tokenizer):
+    other = dataclasses.replace(CONFIG, seed=4)
+    one, two = (take(make_batches(Records(), tokenizer, c), 3) for c in (CONFIG, other))
+    assert indices(one, tokenizer) != indices(two, tokenizer)
+    record = Records()[0]
+    edges = [
+        make_example(record, tokenizer, CONFIG, (seed, number))[0]["conditioning_image"]
+        for seed, number in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert len({array.tobytes() for array in edges}) == 3
+
+
+def test_fewer_records_than_a_batch_repeat(tokenizer):
+    stream = take(make_batches(Records(3), tokenizer, CONFIG), 3)
+    assert sorted(indices(stream, tokenizer)) == sorted([0, 1, 2] * 4)
+
+
+def test_validation_weighs_every_record_once(tokenizer):
+    batches = list(validation_batches(Records(), tokenizer, CONFIG))
+    assert len(batches) == 3
+    assert all(len(batch["images"]) == 4 for batch in batches)
+    weights = np.concatenate([batch["example_weights"] for batch in batches])
+    counted = np.zeros(RECORDS)
+    np.add.at(counted, indices(batches, tokenizer), weights)
+    np.testing.assert_array_equal(counted, np.ones(RECORDS))
+    assert_same(batches, list(validation_batches(Records(), tokenizer, CONFIG)))
+
+
+def test_letterbox_padding_has_no_edges_and_no_loss(tokenizer):
+    config = dataclasses.replace(
+        CONFIG, resize="letterbox", canny_low=(1.0, 1.0), canny_high=(9.0, 9.0)
+    )
+    source = Records(height=12, width=24)
+    (batch,) = take(make_batches(source, tokenizer, config), 1)
+    padding = batch["loss_mask"] == 0
+    assert padding[0, :4].all()
+    assert not padding[0, 4:12].any()
+    assert not (batch["conditioning_image"] * padding).any()
+    assert (batch["images"][np.repeat(padding, 3, axis=3)] == -1).all()
+    # The frame between content and padding is no edge either: Canny came before it.
+    assert (batch["conditioning_image"][0, 4:12] > 0).any()
+
+
+def test_edges_are_those_of_the_resized_image(tokenizer):
+    config = dataclasses.replace(CONFIG, canny_low=(90.0, 90.0), canny_high=(150, 150))
+    record = Records()[0]
+    example, _ = make_example(record, tokenizer, config, (0, 0))
+    edges = canny(record["image"], 90, 150) / 255
+    for channel in range(3):
+        np.testing.assert_array_equal(
+            example["conditioning_image"][..., channel], edges
+        )
+
+
+def test_a_stored_condition_wins_over_edges(tokenizer):
+    stored = np.full((32, 32, 3), 51, np.uint8)
+    record = Records()[0] | {"conditioning_image": stored}
+    example, _ = make_example(record, tokenizer, CONFIG, (0, 0))
+    np.testing.assert_allclose(example["conditioning_image"], 0.2, rtol=1e-6)
+    with pytest.raises(UserError, match="record 0: .*not the same aspect"):
+        make_example(
+            record | {"conditioning_image": stored[:16]}, tokenizer, CONFIG, (0, 0)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Talkative(Records):
+    """Records whose captions are too long."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) | {"text": "a " * 75 + "lost words"}
+
+
+def test_a_cut_caption_is_said_once_and_quoted(tokenizer, caplog):
+    with caplog.at_level(logging.WARNING, logger="medjax.data.pipeline"):
+        take(make_batches(Talkative(), tokenizer, CONFIG), 3)
+    assert len(caplog.records) == 1
+    said = caplog.records[0].getMessage().replace(" ", "")
+    assert "lostwords" in said
+
+
+def test_phantoms_are_the_default():
+    config = dataclasses.replace(CONFIG, phantoms=16)
+    assert dataset_metadata(config).splits == {"train": 16, "validation": 2, "test": 2}
+    assert len(open_dataset(config, "validation")) == 2
+    assert open_dataset(config, "train")[0]["image"].shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"canny_low": (3.0, 2.0)}, "canny_low"),
+        ({"batch_size": 0}, "must be 1 or more"),
+        ({"workers": -1}, "must be 0 or more"),
+    ],
+)
+def test_impossible_configs_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        DataConfig(**change)
+
+
+def test_impossible_requests_are_refused(tokenizer, tmp_path):
+    with pytest.raises(UserError, match="does not divide among 3 hosts"):
+        make_batches(Records(), tokenizer, CONFIG, num_hosts=3)
+    with pytest.raises(UserError, match="no example"):
+        make_batches(Records(0), tokenizer, CONFIG)
+    with pytest.raises(UserError, match="did you mean 'train'"):
+        open_dataset(CONFIG, "trian")
+    with pytest.raises(UserError, match="no such folder"):
+        open_dataset(DataConfig(root=str(tmp_path / "nothing")), "train")
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(UserError, match=r"it has: photo\.jpg"):
+        open_dataset(DataConfig(root=str(tmp_path)), "train")

@@ -1,0 +1,126 @@
+import dataclasses
+import itertools
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medjax.data.config import DataConfig
+from medjax.data.datasets import builder
+from medjax.data.datasets.survey import Entry, Survey
+from medjax.data.pipeline import make_batches, open_dataset
+from medjax.data.prepared import find_prepared, read_metadata
+from medjax.errors import UserError
+from tests.images import write_image
+
+EVERYTHING_TRAINS = {"train": 1.0, "validation": 0.0, "test": 0.0}
+
+
+def write(folder, name="set", count=3):
+    """Write a small data set, as `medjax.prepare` would."""
+    entries = tuple(
+        Entry(
+            id=f"image {number}",
+            image=write_image(folder / f"{number}.png", 20, 20, seed=number),
+            group=str(number),
+            text=f"caption é {number}",
+            labels=("Mass", "Edema")[:number],
+            attributes={"view": "PA", "age": 40 + number},
+        )
+        for number in range(count)
+    )
+    survey = Survey(
+        name=name,
+        entries=entries,
+        skipped=(),
+        counts={},
+        group_name="patient_id",
+        label_names=("Edema", "Mass"),
+        licence="free",
+    )
+    builder.SurveyBuilder(
+        survey, EVERYTHING_TRAINS, {"style": "x"}, folder / "out"
+    ).write()
+    return folder / "out"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write(tmp_path)
+
+
+def test_a_data_set_knows_itself(root):
+    metadata = read_metadata(find_prepared(root)[0])
+    assert metadata.name == "set/1.0.0"
+    assert metadata.splits == {"train": 3}
+    assert metadata.label_names == ("Edema", "Mass")
+    assert metadata.licence == "free"
+    assert metadata.settings == {"group_name": "patient_id", "style": "x"}
+    assert "patient_id" in metadata.features
+
+
+@pytest.mark.parametrize("below", ["", "set", "set/1.0.0"])
+def test_records_are_whole(root, below):
+    source = open_dataset(DataConfig(root=str(root / below)), "train")
+    records = {source[i]["id"]: source[i] for i in range(len(source))}
+    record = records["image 2"]
+    assert record["image"].shape == (20, 20, 3)
+    assert record["text"] == "caption é 2"
+    assert record["labels"] == ("Mass", "Edema")
+    assert records["image 0"]["labels"] == ()
+    assert record["parameters"] == {"patient_id": "2", "view": "PA", "age": 42}
+
+
+def test_a_source_pickles_as_its_path(root):
+    source = open_dataset(DataConfig(root=str(root)), "train")
+    first = source[0]
+    assert len(pickle.dumps(source)) < 500
+    again = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(again[0]["image"], first["image"])
+
+
+def test_missing_and_ambiguous_data_are_said(root, tmp_path):
+    with pytest.raises(UserError, match=r"'trian'; did you mean 'train'.*3 examples"):
+        open_dataset(DataConfig(root=str(root)), "trian")
+    write(tmp_path, name="other")
+    with pytest.raises(UserError, match="several data sets"):
+        open_dataset(DataConfig(root=str(root)), "train")
+    assert open_dataset(DataConfig(root=str(root / "other")), "train").split == "train"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named(tmp_path, tokenizer, monkeypatch, workers):
+    with monkeypatch.context() as patch:
+        # Slip a broken file past the builder, which would leave it out.
+        pixels = np.zeros((20, 20, 3), np.uint8)
+        patch.setattr(builder, "decode_image", lambda encoded, name: pixels)
+        patch.setattr(Path, "read_bytes", lambda path: b"no image")
+        root = write(tmp_path)
+    config = DataConfig(root=str(root), image_size=16, batch_size=3, workers=workers)
+    batches = make_batches(open_dataset(config, "train"), tokenizer, config)
+    with pytest.raises(UserError, match=r"train, record image \d, image: not a read"):
+        next(batches)
+
+
+def test_a_damaged_file_is_named(root, tokenizer):
+    (shard,) = root.rglob("*train*")
+    content = bytearray(shard.read_bytes())
+    middle = content.index(b"IDAT")
+    content[middle : middle + 300] = bytes(300)
+    shard.write_bytes(content)
+    source = open_dataset(DataConfig(root=str(root)), "train")
+    with pytest.raises(UserError, match=r"record number \d: damaged"):
+        [source[index] for index in range(3)]
+
+
+def test_workers_read_prepared_data_alike(root, tokenizer):
+    config = DataConfig(root=str(root), image_size=16, batch_size=2, workers=0)
+    source = open_dataset(config, "train")
+    alone = list(itertools.islice(make_batches(source, tokenizer, config), 3))
+    config = dataclasses.replace(config, workers=2)
+    stream = make_batches(source, tokenizer, config)
+    together = list(itertools.islice(stream, 3))
+    stream.close()
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one["images"], other["images"])
