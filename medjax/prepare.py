@@ -69,7 +69,7 @@ def prepare(
 
     target = Path(out).expanduser()
     own = _own_settings(dataset, caption_style, group_column)
-    existing = _check_target(target, overwrite)
+    _check_target(target, dataset, overwrite)
     survey = _survey(dataset, Path(source).expanduser(), own)
     settings = own | {"split_fractions": dict(fractions)}
     staging = target / _STAGING
@@ -78,12 +78,10 @@ def prepare(
         shutil.rmtree(staging)
     builder = SurveyBuilder(survey, fractions, settings, staging)
     try:
-        written = builder.write()
-        for folder in existing:
-            shutil.rmtree(folder)
-        final = target / written.relative_to(staging)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        written.rename(final)
+        builder.write()
+        if (target / dataset).exists():
+            shutil.rmtree(target / dataset)
+        (staging / dataset).rename(target / dataset)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     report = _report(survey, builder.stored, builder.skipped, settings, source)
@@ -115,18 +113,22 @@ def _own_settings(
     return {"caption_style": style}
 
 
-def _check_target(target: Path, overwrite: bool) -> list[Path]:
-    """Return the data sets in the target; refuse unless they may be replaced."""
+def _check_target(target: Path, dataset: str, overwrite: bool) -> None:
+    """Refuse a target with another data set, or with one that must not be replaced."""
     from medjax.data.prepared import describe_splits, find_prepared, read_metadata
 
-    existing = find_prepared(target)
-    if existing and not overwrite:
-        metadata = read_metadata(existing[0])
-        raise UserError(
-            f"--out={target}: already has {metadata.name}, complete: "
-            f"{describe_splits(metadata.splits)}; nothing to do, or --overwrite"
-        )
-    return existing
+    for folder in find_prepared(target):
+        metadata = read_metadata(folder)
+        if folder.parent != target / dataset:
+            raise UserError(
+                f"--out={target}: has another data set, {metadata.name} in {folder}; "
+                "choose an --out of its own"
+            )
+        if not overwrite:
+            raise UserError(
+                f"--out={target}: already has {metadata.name}, complete: "
+                f"{describe_splits(metadata.splits)}; nothing to do, or --overwrite"
+            )
 
 
 def _survey(dataset: str, source: Path, settings: dict[str, Any]) -> Survey:

@@ -148,6 +148,15 @@ def test_complete_data_are_replaced_only_on_request(source, tmp_path):
     assert sum(splits.values()) == 2 * PATIENTS - 1
 
 
+def test_another_data_set_is_never_replaced(source, tmp_path):
+    out = tmp_path / "out"
+    prepare("folder", source, out, group_column="patient")
+    for place in (out / "folder", out / "folder" / "1.0.0", tmp_path):
+        with pytest.raises(UserError, match="has another data set"):
+            prepare("folder", source, place, group_column="patient", overwrite=True)
+    assert len(find_prepared(out)) == 1
+
+
 def test_an_interrupted_run_leaves_the_old_data_and_nothing_else(
     source, tmp_path, monkeypatch
 ):
