@@ -26,7 +26,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from medjax.data.datasets.survey import Entry, Skipped, Survey
-from medjax.data.splits import DEFAULT_FRACTIONS, parse_percent
+from medjax.data.splits import DEFAULT_FRACTIONS, SPLITS, parse_percent
 from medjax.errors import UserError, nearest
 
 _LOGGER = logging.getLogger(__name__)
@@ -170,6 +170,11 @@ def summary(report: Mapping[str, Any], out: str | Path) -> str:
     for name, numbers in report["splits"].items():
         lines.append(
             f"  {name:<11}{numbers['examples']:>7} images{numbers['groups']:>8} {group}"
+        )
+    if absent := [name for name in SPLITS if name not in report["splits"]]:
+        lines.append(
+            f"  no {group} fell into {' and '.join(absent)}; training needs validation: "
+            "larger shares (--split_percent) or more data make it"
         )
     for name, count in report["counts"].items():
         lines.append(f"  {name.replace('_', ' ')}: {count}")

@@ -131,6 +131,7 @@ def test_stored_conditions_are_checked_and_kept(tmp_path):
     everything_trains = {"train": 1.0, "validation": 0.0, "test": 0.0}
     report = prepare("folder", folder, tmp_path / "out", fractions=everything_trains)
     assert "not the same aspect" in report["unreadable"][0]["reason"]
+    assert "no groups fell into validation and test" in summary(report, tmp_path)
     (record,) = read_all(tmp_path / "out")["train"]
     stored = read_image(folder / "good.png")
     np.testing.assert_array_equal(record["conditioning_image"], stored)

@@ -123,6 +123,13 @@ def test_nih_missing_table_or_match_is_said(nih):
         survey_nih_cxr(nih)
 
 
+def test_nih_captions_leave_out_what_nobody_knows(nih):
+    write_table(nih, [["00000001_000.png", "Mass", 0, 1, "", "", "LL"]])
+    (entry,) = survey_nih_cxr(nih).entries
+    assert entry.attributes == {"view": "", "sex": "", "age": UNKNOWN_AGE}
+    assert "mass" in entry.text
+
+
 @pytest.mark.parametrize("survey", [survey_folder, survey_nih_cxr])
 def test_no_folder_and_no_images_are_errors(survey, tmp_path):
     with pytest.raises(UserError, match="no such folder"):

@@ -10,9 +10,8 @@ CVPR 2017.
 
 import re
 from pathlib import Path
-from typing import Literal
 
-from medjax.data.captions import caption
+from medjax.data.captions import FINDING_NAMES, NO_FINDING, CaptionStyle, caption
 from medjax.data.datasets.survey import (
     Entry,
     Row,
@@ -24,23 +23,7 @@ from medjax.data.datasets.survey import (
 )
 from medjax.errors import UserError
 
-NO_FINDING = "No Finding"
-LABELS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Effusion",
-    "Emphysema",
-    "Fibrosis",
-    "Hernia",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pleural_Thickening",
-    "Pneumonia",
-    "Pneumothorax",
-)
+LABELS = tuple(FINDING_NAMES)
 UNKNOWN_AGE = -1
 """What is stored as the age in years where it is missing or cannot be true."""
 
@@ -58,6 +41,8 @@ _COLUMNS = (
 _AGE = re.compile(r"(\d+)([YMD]?)")
 _YEARS = {"": 1, "Y": 1, "M": 12, "D": 365}
 _OLDEST = 120
+_SEXES = ("F", "M")
+_VIEWS = ("PA", "AP")
 
 _CITATION = """@inproceedings{wang2017chestxray8,
   title = {ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks on
@@ -70,7 +55,7 @@ _CITATION = """@inproceedings{wang2017chestxray8,
 
 
 def survey_nih_cxr(
-    source: str | Path, caption_style: Literal["findings", "binary"] = "findings"
+    source: str | Path, caption_style: CaptionStyle = "findings"
 ) -> Survey:
     """Look over a folder with NIH's images and table.
 
@@ -150,7 +135,7 @@ def _find_table(folder: Path) -> Path:
 def _match(
     rows: list[Row],
     by_stem: dict[str, Path],
-    caption_style: Literal["findings", "binary"],
+    caption_style: CaptionStyle,
     table: Path,
 ) -> tuple[list[Entry], int]:
     """Return an entry for every row that has an image, and how many have none."""
@@ -169,12 +154,15 @@ def _entry(
     stem: str,
     image: Path,
     row: Row,
-    caption_style: Literal["findings", "binary"],
+    caption_style: CaptionStyle,
     table: Path,
 ) -> Entry:
     labels = _labels(row, table)
     age = parse_age(row["Patient Age"])
-    patient, sex, view = row["Patient ID"], row["Patient Gender"], row["View Position"]
+    patient = row["Patient ID"]
+    # What a caption cannot say, it leaves out.
+    sex = row["Patient Gender"] if row["Patient Gender"] in _SEXES else ""
+    view = row["View Position"] if row["View Position"] in _VIEWS else ""
     return Entry(
         id=stem,
         image=image,
