@@ -173,8 +173,8 @@ def summary(report: Mapping[str, Any], out: str | Path) -> str:
         )
     if absent := [name for name in SPLITS if name not in report["splits"]]:
         lines.append(
-            f"  no {group} fell into {' and '.join(absent)}; training needs validation: "
-            "larger shares (--split_percent) or more data make it"
+            f"  no {group} fell into {' and '.join(absent)}; training needs one in "
+            "validation: larger shares (--split_percent) or more data make it"
         )
     for name, count in report["counts"].items():
         lines.append(f"  {name.replace('_', ' ')}: {count}")
