@@ -10,9 +10,11 @@ age and sex follow, and what is unknown is left out:
 import re
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
+from typing import Literal
 
 from medjax.errors import UserError, nearest
 
+CaptionStyle = Literal["findings", "binary"]
 
 NO_FINDING = "No Finding"
 
@@ -42,7 +44,7 @@ _PATIENTS = {"F": "female patient", "M": "male patient", "": ""}
 _ADULTS = {"F": "woman", "M": "man", "": "patient"}
 _CHILDREN = {"F": "girl", "M": "boy", "": "child"}
 _ADULT_AGE = 18
-_STYLES = ("findings", "binary")
+_STYLES: tuple[CaptionStyle, ...] = ("findings", "binary")
 
 
 def caption(
@@ -50,7 +52,7 @@ def caption(
     view: str,
     age: int | None,
     sex: str,
-    style: str = "findings",
+    style: CaptionStyle = "findings",
     sides: Mapping[str, str] | None = None,
 ) -> str:
     """Describe a frontal chest radiograph.
