@@ -14,6 +14,9 @@ FAKE_DEVICES = "--xla_force_host_platform_device_count"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the tests' time is compilation, and many compile the same programs.
+CACHE = REPOSITORY / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 xla_flags = os.environ.get("XLA_FLAGS", "")
 if FAKE_DEVICES not in xla_flags:
     os.environ["XLA_FLAGS"] = f"{xla_flags} {FAKE_DEVICES}=8".strip()
