@@ -14,9 +14,11 @@ FAKE_DEVICES = "--xla_force_host_platform_device_count"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the tests' time is compilation, and many compile the same programs.
-CACHE = REPOSITORY / ".pytest_cache" / "compiled"
+# Most of the tests' time is compilation, and many compile the same programs. A size
+# limit makes jax lock what the workers share.
+CACHE = REPOSITORY / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2 * 10**9))
 xla_flags = os.environ.get("XLA_FLAGS", "")
 if FAKE_DEVICES not in xla_flags:
     os.environ["XLA_FLAGS"] = f"{xla_flags} {FAKE_DEVICES}=8".strip()
