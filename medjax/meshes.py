@@ -16,16 +16,19 @@ An axis that the mesh does not divide, and every vector, is replicated.
 """
 
 import dataclasses
+import functools
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medjax.arrays import PyTree
 from medjax.errors import UserError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -80,7 +83,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 def batch_shards(mesh: Mesh) -> int:
     """Return how many parts a batch is split into."""
-    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    return _size(mesh, BATCH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -91,6 +94,62 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def on_mesh(mesh: Mesh, function: F) -> F:
+    """Return `function`, traced where `split_activations` knows `mesh`."""
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return traced
+
+
+def split_activations(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Ask that `x` be split by examples, and its other axes over `axes`.
+
+    Without such anchors the compiler spreads one layer's layout over the next. Where no
+    mesh is known (see `on_mesh`), or it does not divide an axis, nothing is asked.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    wanted = (BATCH_AXES, *axes, *(None,) * (x.ndim - 1 - len(axes)))
+    spec = [
+        names if names and size % _size(mesh, names) == 0 else None
+        for names, size in zip(wanted, x.shape, strict=True)
+    ]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def gather_params(tree: PyTree) -> PyTree:
+    """Ask that parameters be whole along ``fsdp``, as every layer needs them.
+
+    Left to itself the compiler may instead move activations to where the parts of a
+    kernel are. On three axes XLA's CPU partitioner (jax 0.10.2) then computes wrong
+    gradients. Where no mesh is known (see `on_mesh`) nothing is asked.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+
+    def gather(path: tuple[object, ...], leaf: jax.Array) -> jax.Array:
+        spec = param_spec(_name(path), leaf.shape, mesh)
+        whole = PartitionSpec(*(axis if axis == "tensor" else None for axis in spec))
+        return jax.lax.with_sharding_constraint(leaf, whole)
+
+    return jax.tree_util.tree_map_with_path(gather, tree)
+
+
+def _name(path: tuple[object, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _size(mesh: Mesh | AbstractMesh, names: str | Sequence[str]) -> int:
+    names = (names,) if isinstance(names, str) else names
+    return int(np.prod([mesh.shape[name] for name in names]))
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -107,7 +166,9 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     }
 
 
-def param_spec(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+def param_spec(
+    path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
     """Return how the parameter at `path` is split: the first of `RULES` that fits."""
     if len(shape) < 2:
         return PartitionSpec()
@@ -129,7 +190,6 @@ def param_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
     """
 
     def sharding(path: tuple[object, ...], leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, param_spec(name, leaf.shape, mesh))
+        return NamedSharding(mesh, param_spec(_name(path), leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)

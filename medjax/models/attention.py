@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from medjax.arrays import Array
+from medjax.meshes import split_activations
 from medjax.models.layers import GroupNorm, conv
 
 
@@ -39,7 +40,8 @@ class Attention(nn.Module):
 
         def project(name: str, source: Array) -> Array:
             y = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(source)
-            return y.reshape(*y.shape[:2], self.heads, -1)
+            heads = y.reshape(*y.shape[:2], self.heads, -1)
+            return split_activations(heads, None, "tensor")
 
         attended = jax.nn.dot_product_attention(
             project("to_q", x), project("to_k", context), project("to_v", context)
@@ -94,11 +96,13 @@ class TransformerBlock(nn.Module):
                 epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name
             )(y)
 
-        x = x + Attention(self.heads, self.dtype, name="attn1")(norm("norm1", x))
-        x = x + Attention(self.heads, self.dtype, name="attn2")(
-            norm("norm2", x), context
+        attention = Attention(self.heads, self.dtype, name="attn1")
+        x = split_activations(x + attention(norm("norm1", x)))
+        attention = Attention(self.heads, self.dtype, name="attn2")
+        x = split_activations(x + attention(norm("norm2", x), context))
+        return split_activations(
+            x + FeedForward(self.dtype, name="ff")(norm("norm3", x))
         )
-        return x + FeedForward(self.dtype, name="ff")(norm("norm3", x))
 
 
 class Transformer2D(nn.Module):
@@ -136,6 +140,7 @@ class Transformer2D(nn.Module):
         block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
         y = GroupNorm(self.norm_groups, 1e-6, self.dtype, name="norm")(x)
         y = project("proj_in", y).reshape(batch, height * width, channels)
+        y = split_activations(y)
         for i in range(self.depth):
             y = block(self.heads, self.dtype, name=f"transformer_blocks_{i}")(
                 y, context

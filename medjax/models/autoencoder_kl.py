@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from medjax.arrays import Array, Params
+from medjax.meshes import split_activations
 from medjax.models.blocks import ResnetBlock, Upsample
 from medjax.models.configs import module_fields
 from medjax.models.initial import draw_params, param_shapes
@@ -131,7 +132,7 @@ class _SelfAttention(nn.Module):
             project(name, y)[:, :, None, :] for name in ("query", "key", "value")
         )
         y = jax.nn.dot_product_attention(query, key, value)[:, :, 0, :]
-        return x + project("proj_attn", y).reshape(x.shape)
+        return split_activations(x + project("proj_attn", y).reshape(x.shape))
 
 
 class _MidBlock(nn.Module):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from medjax.arrays import Array
+from medjax.meshes import split_activations
 from medjax.models.attention import Transformer2D
 from medjax.models.layers import GroupNorm, conv, resize_nearest
 
@@ -50,7 +51,7 @@ class ResnetBlock(nn.Module):
         y = conv(self.features, name="conv2", dtype=self.dtype)(normed("norm2", y))
         if x.shape[-1] != self.features:
             x = conv(self.features, 1, name="conv_shortcut", dtype=self.dtype)(x)
-        return x + y
+        return split_activations(x + y)
 
 
 class Downsample(nn.Module):

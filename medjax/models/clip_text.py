@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from medjax.arrays import Array, Params
 from medjax.errors import UserError
+from medjax.meshes import split_activations
 from medjax.models.configs import module_fields
 from medjax.models.initial import draw_params, param_shapes
 
@@ -145,8 +146,9 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         attention = _SelfAttention(self.config, name="self_attn")
-        x = x + attention(_norm(self.config, "layer_norm1")(x))
-        return x + _MLP(self.config, name="mlp")(_norm(self.config, "layer_norm2")(x))
+        x = split_activations(x + attention(_norm(self.config, "layer_norm1")(x)))
+        mlp = _MLP(self.config, name="mlp")
+        return split_activations(x + mlp(_norm(self.config, "layer_norm2")(x)))
 
 
 class _SelfAttention(nn.Module):
@@ -160,7 +162,8 @@ class _SelfAttention(nn.Module):
             )(y)
 
         def heads(y: Array) -> Array:
-            return y.reshape(*y.shape[:2], self.config.num_attention_heads, -1)
+            y = y.reshape(*y.shape[:2], self.config.num_attention_heads, -1)
+            return split_activations(y, None, "tensor")
 
         attended = jax.nn.dot_product_attention(
             heads(project("q_proj", x)),

@@ -27,6 +27,7 @@ from medjax.diffusion.objective import (
     squared_error,
 )
 from medjax.diffusion.schedule import Schedule, add_noise, make_schedule, target
+from medjax.meshes import gather_params
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.clip_text import CLIPText
 from medjax.models.controlnet import ControlNet, config_from_unet
@@ -67,7 +68,7 @@ class ControlNetConfig:
     remat: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ControlNetTask:
     """Loss and samples of a ControlNet (eq. 1). See `medjax.tasks.Task`.
 
@@ -100,7 +101,7 @@ class ControlNetTask:
         train: bool,
     ) -> Float[Array, " b"]:
         """Return each example's loss (eq. 1)."""
-        nets = trees.merge(params, frozen)
+        nets = gather_params(trees.merge(params, frozen))
         posterior, noise_key, offset, time, drop = _split(keys, 5)
         latents = self._encode(nets, batch["images"], posterior)
         noise = _normal(noise_key, latents.shape[1:])
@@ -140,7 +141,7 @@ class ControlNetTask:
         guidance_scale: float,
     ) -> Float[Array, "b H W c"]:
         """Return images for the batch's conditions and captions, by DDIM."""
-        nets = trees.merge(params, frozen)
+        nets = gather_params(trees.merge(params, frozen))
         condition = batch["conditioning_image"]
         text = self._embed_text(nets, batch["text_ids"])
         null = self._embed_text(nets, jnp.asarray(self.null_text_ids)[None])

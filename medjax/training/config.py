@@ -64,10 +64,8 @@ class EvalConfig:
         samples: Images of a grid.
         sampler_steps: DDIM steps of each image.
         guidance_scale: Weight of the caption; 1 is no guidance.
-        edge_low: Lower Canny threshold for edge adherence.
-        edge_high: Upper Canny threshold for edge adherence.
-        edge_sigma: Blur, in pixels, before those edges are found.
-        edge_tolerance_px: How far an edge may lie from its condition's.
+        edge_tolerance_px: How far an edge of a generated image may lie from its
+            condition's and still count as following it.
     """
 
     every: int = 500
@@ -76,9 +74,6 @@ class EvalConfig:
     samples: int = 8
     sampler_steps: int = 50
     guidance_scale: float = 7.5
-    edge_low: float = 100.0
-    edge_high: float = 200.0
-    edge_sigma: float = 0.0
     edge_tolerance_px: int = 1
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -34,7 +34,6 @@ class RateMeter:
         """
         self._clock = clock
         self.compile_seconds: float | None = None
-        self.seconds_per_step: float | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -78,10 +77,9 @@ class RateMeter:
         self._reset()
         if steps == 0 or seconds <= 0:
             return {}
-        self.seconds_per_step = seconds / steps
         return {
             "images_per_second": images / seconds,
-            "seconds_per_step": self.seconds_per_step,
+            "seconds_per_step": seconds / steps,
             "data_wait_fraction": waited / seconds,
         }
 
@@ -108,6 +106,7 @@ class Progress:
         self._clock = clock
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
         self._last_line = clock()
+        self._known: dict[str, float] = {}
         self._bar = tqdm(
             total=total,
             initial=start,
@@ -116,22 +115,16 @@ class Progress:
             bar_format="{n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}",
         )
 
-    def update(
-        self,
-        step: int,
-        loss: float | None = None,
-        images_per_second: float | None = None,
-        seconds_per_step: float | None = None,
-    ) -> None:
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show that `step` updates are done.
 
         Args:
             step: Updates done.
-            loss: The last loss known.
-            images_per_second: The last rate known.
-            seconds_per_step: From which the time left is told.
+            metrics: News of ``train/loss``, ``images_per_second`` and
+                ``seconds_per_step``, if any; what was known before stays.
         """
-        text = _describe(self._total - step, loss, images_per_second, seconds_per_step)
+        self._known.update(metrics)
+        text = _describe(self._total - step, self._known)
         if self._terminal:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
@@ -158,19 +151,14 @@ class Progress:
         self.close()
 
 
-def _describe(
-    steps_left: int,
-    loss: float | None,
-    images_per_second: float | None,
-    seconds_per_step: float | None,
-) -> str:
+def _describe(steps_left: int, known: Mapping[str, float]) -> str:
     parts = []
-    if loss is not None:
-        parts.append(f"loss {loss:.4f}")
-    if images_per_second is not None:
-        parts.append(f"{images_per_second:.3g} images/s")
-    if seconds_per_step is not None:
-        left = tqdm.format_interval(round(steps_left * seconds_per_step))
+    if "train/loss" in known:
+        parts.append(f"loss {known['train/loss']:.4f}")
+    if "images_per_second" in known:
+        parts.append(f"{known['images_per_second']:.3g} images/s")
+    if "seconds_per_step" in known:
+        left = tqdm.format_interval(round(steps_left * known["seconds_per_step"]))
         parts.append(f"{left} left")
     return ", ".join(parts)
 

@@ -28,16 +28,18 @@ from medjax.training.optimizer import update_ema
 class TrainState:
     """All that an update changes, and all that a checkpoint keeps.
 
+    Not annotated with arrays, for as a pytree it holds their shapes or shardings too.
+
     Attributes:
-        step: Updates done.
-        params: What trains, float32.
+        step: Updates done, an int32 scalar.
+        params: What trains: a nested dict of float32 arrays.
         ema_params: Their exponential moving average, or None.
         opt_state: The optimiser's.
     """
 
-    step: Int[Array, ""]
-    params: Params
-    ema_params: Params | None
+    step: PyTree
+    params: PyTree
+    ema_params: PyTree
     opt_state: PyTree
 
     @property
@@ -122,7 +124,7 @@ def make_train_step(
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = update_ema(ema_params, params, ema_decay, state.step)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(gradients)}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
         state = TrainState(state.step + 1, params, ema_params, opt_state)
         return state, metrics
 
@@ -133,7 +135,7 @@ def make_train_step(
         shardings = meshes.param_shardings(state, mesh)
         return jax.lax.with_sharding_constraint(state, shardings), metrics
 
-    return jax.jit(sharded_step, donate_argnums=0)
+    return jax.jit(meshes.on_mesh(mesh, sharded_step), donate_argnums=0)
 
 
 def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:

@@ -20,7 +20,7 @@ from medjax.data.config import DataConfig
 from medjax.data.edges import canny
 from medjax.data.pipeline import Source, validation_batches
 from medjax.errors import UserError
-from medjax.evaluation.adherence import edge_adherence
+from medjax.evaluation.adherence import Canny, edge_adherence
 from medjax.evaluation.grids import sample_grid
 from medjax.tasks.base import Task
 from medjax.training.config import EvalConfig
@@ -66,33 +66,23 @@ def make_validate(
         source: The validation split.
         tokenizer: For its captions.
         data: How examples are made; its `batch_size` is that of validation.
-        config: How many.
+        config: How many examples.
         mesh: Where arrays lie.
         key: Fixes noise and timesteps.
     """
     first = FirstExamples(source, config.examples)
 
-    @jax.jit
     def total_loss(
         params: Params, frozen: Params, batch: Batch, keys: Array
     ) -> Float[Array, ""]:
         losses = task.loss(params, frozen, batch, keys, train=False)
         return (losses * batch["example_weights"]).sum()
 
-    def batches() -> Iterator[Batch]:
-        # In threads: the training workers' processes are busy enough.
-        local = dataclasses.replace(data, workers=0)
-        return validation_batches(
-            first,
-            tokenizer,
-            local,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
-        )
+    total_loss = jax.jit(meshes.on_mesh(mesh, total_loss))
 
     def validate(params: Params, frozen: Params) -> float:
         total = jnp.float32(0)
-        for i, batch in enumerate(batches()):
+        for i, batch in enumerate(_batches(first, tokenizer, data)):
             keys = example_keys(key, i, data.batch_size)
             placed = meshes.place_batch(batch, mesh)
             total = total + total_loss(params, frozen, placed, keys)
@@ -107,7 +97,7 @@ class Samples:
 
     Attributes:
         grid: Condition, generated and target, one row an example.
-        metrics: Edge adherence and its chance level.
+        metrics: Edge adherence and its chance level, where conditions are edges.
     """
 
     grid: UInt8[np.ndarray, "H W 3"]
@@ -123,37 +113,70 @@ def make_sample(
     mesh: Mesh,
     key: Array,
 ) -> Callable[[Params, Params], Samples]:
-    """Return ``(params, frozen) -> Samples`` for the first validation examples."""
+    """Return ``(params, frozen) -> Samples`` for the first validation examples.
+
+    Arguments are those of `make_validate`.
+    """
     first = FirstExamples(source, config.samples)
     shards = meshes.batch_shards(mesh)
     # One batch of all of them, filled up so that the devices divide it.
     rows = -(-len(first) // shards) * shards
-    local = dataclasses.replace(data, workers=0, batch_size=rows)
-    host = {"host": jax.process_index(), "num_hosts": jax.process_count()}
-    batch = next(iter(validation_batches(first, tokenizer, local, **host)))
-    captions = [first[i]["text"] for i in range(len(first))]
+    batch = next(_batches(first, tokenizer, dataclasses.replace(data, batch_size=rows)))
+    records = [first[i] for i in range(len(first))]
     keys = example_keys(key, 0, rows)
 
-    @jax.jit
     def generate(params: Params, frozen: Params, batch: Batch) -> Array:
         return task.sample(
             params, frozen, batch, keys, config.sampler_steps, config.guidance_scale
         )
 
-    def edges(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
-        return canny(image, config.edge_low, config.edge_high, config.edge_sigma)
+    generate = jax.jit(meshes.on_mesh(mesh, generate))
+
+    def on_host(array: Array) -> Float[np.ndarray, "b ..."]:
+        whole = jax.device_put(array, meshes.replicated(mesh))
+        return np.asarray(whole.addressable_data(0))[: len(first)]
 
     def sample(params: Params, frozen: Params) -> Samples:
         placed = meshes.place_batch(batch, mesh)
-        generated = generate(params, frozen, placed)
-        arrays = (placed["conditioning_image"], generated, placed["images"])
-        condition, images, targets = (
-            np.asarray(
-                jax.device_put(array, meshes.replicated(mesh)).addressable_data(0)
-            )[: len(first)]
-            for array in arrays
+        images = on_host(generate(params, frozen, placed))
+        condition = on_host(placed["conditioning_image"])
+        grid = sample_grid(
+            condition,
+            images,
+            on_host(placed["images"]),
+            [record["text"] for record in records],
         )
-        metrics = edge_adherence(images, condition, edges, config.edge_tolerance_px)
-        return Samples(sample_grid(condition, images, targets, captions), metrics)
+        if any(record.get("conditioning_image") is not None for record in records):
+            return Samples(grid, {})
+        mask = None
+        if "loss_mask" in placed:
+            mask = on_host(placed["loss_mask"])[..., 0] > 0
+        return Samples(
+            grid,
+            edge_adherence(
+                images, condition, _edges_of(data), config.edge_tolerance_px, mask
+            ),
+        )
 
     return sample
+
+
+def _batches(source: Source, tokenizer: Any, data: DataConfig) -> Iterator[Batch]:
+    return validation_batches(
+        source,
+        tokenizer,
+        # In threads: the training workers' processes are busy enough.
+        dataclasses.replace(data, workers=0),
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+    )
+
+
+def _edges_of(data: DataConfig) -> Canny:
+    """Return the Canny that conditions are made with, at its mean thresholds."""
+
+    def edges(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
+        low, high = float(np.mean(data.canny_low)), float(np.mean(data.canny_high))
+        return canny(image, low, high, data.canny_sigma, data.canny_backend)
+
+    return edges

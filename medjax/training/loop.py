@@ -1,0 +1,207 @@
+"""Training, read from top to bottom: build, resume, then update after update."""
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from clu import parameter_overview
+from jax.sharding import Mesh
+
+from medjax import meshes, trees
+from medjax.arrays import Params
+from medjax.data.pipeline import make_batches, open_dataset
+from medjax.errors import UserError
+from medjax.evaluation.grids import save_png
+from medjax.tasks import TASKS
+from medjax.training.checkpoints import Checkpoints
+from medjax.training.config import RunConfig, TrainConfig
+from medjax.training.metrics import MetricsWriter
+from medjax.training.optimizer import make_optimizer, make_schedule
+from medjax.training.progress import Progress, RateMeter, memory
+from medjax.training.step import (
+    TrainState,
+    check_batch_size,
+    init_state,
+    make_train_step,
+)
+from medjax.training.validation import make_sample, make_validate
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: RunConfig, workdir: str | Path) -> TrainState:
+    """Train until `config.train.steps`, from the newest checkpoint in `workdir` on.
+
+    The last step always validates, samples and saves. The workdir gets `config.json`,
+    `metrics.csv`, `tensorboard/`, `samples/` and `checkpoints/`.
+
+    Returns:
+        The state after the last update.
+
+    Raises:
+        UserError: If data, weights, mesh or checkpoints do not fit the config.
+    """
+    workdir, data, plan = Path(workdir), config.data, config.train
+    deadline = time.monotonic() + 3600 * (plan.max_hours or math.inf)
+    mesh = meshes.make_mesh(config.mesh)
+    accumulation = plan.gradient_accumulation_steps
+    check_batch_size(data.batch_size, accumulation, mesh)
+    sources = {split: open_dataset(data, split) for split in ("train", "validation")}
+
+    init_key, train_key, eval_key = jax.random.split(jax.random.key(plan.seed), 3)
+    assembly = TASKS[config.task][1](config.model, config.diffusion, init_key)
+    task, tokenizer = assembly.task, assembly.tokenizer
+    frozen = jax.device_put(
+        assembly.frozen, meshes.param_shardings(assembly.frozen, mesh)
+    )
+    optimizer = make_optimizer(config.optim, plan.steps, assembly.params)
+    learning_rate = make_schedule(config.optim, plan.steps)
+    ema_decay = config.optim.ema_decay
+    state = init_state(assembly.params, optimizer, mesh, ema_decay is not None)
+    _write_about(config, workdir, state, frozen, mesh, len(sources["train"]))
+
+    train_step = make_train_step(
+        task,
+        optimizer,
+        mesh,
+        accumulation_steps=accumulation,
+        ema_decay=ema_decay,
+    )
+    examples = (task, sources["validation"], tokenizer)
+    # A validation batch is no larger than a microbatch, so it fits where training does.
+    microbatch = dataclasses.replace(data, batch_size=data.batch_size // accumulation)
+    validate = make_validate(*examples, microbatch, config.eval, mesh, eval_key)
+    sample = make_sample(*examples, data, config.eval, mesh, eval_key)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        dataclasses.asdict(config),
+        assembly.base,
+        keep_last=plan.keep_last,
+        keep_best=plan.keep_best,
+    )
+    del assembly  # The step donates the state; nothing else may hold the first one.
+
+    with checkpoints:
+        start = checkpoints.latest_step
+        if start is not None:
+            state = checkpoints.restore(state, start)
+            logger.info("resuming after step %d of %d", start, plan.steps)
+        step = start or 0
+        rate, profile = RateMeter(), _Profile(plan, workdir / "profile")
+        batches = make_batches(
+            sources["train"],
+            tokenizer,
+            data,
+            start_step=step,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+        )
+        with (
+            MetricsWriter(workdir, start, enabled=jax.process_index() == 0) as writer,
+            Progress(plan.steps, step) as progress,
+        ):
+            stopping = step >= plan.steps
+            while not stopping:
+                step += 1
+                profile.before(step)
+                with rate.waiting():
+                    batch = meshes.place_batch(next(batches), mesh)
+                state, metrics = train_step(state, frozen, batch, train_key)
+                rate.count(data.batch_size)
+                if rate.compile_seconds is None:
+                    jax.block_until_ready(metrics)
+                    rate.first_step_done()
+                profile.after(step, metrics)
+                late = time.monotonic() > deadline
+                stopping = late or step == plan.steps
+
+                row: dict[str, float] = {}
+                if stopping or step == 1 or step % plan.log_every == 0:
+                    row = {f"train/{name}": float(x) for name, x in metrics.items()}
+                    row["train/learning_rate"] = float(learning_rate(step - 1))
+                    row |= rate.read() | memory()
+                with rate.paused():
+                    if stopping or step % config.eval.every == 0:
+                        row["val/loss"] = validate(state.eval_params, frozen)
+                    if stopping or step % config.eval.sample_every == 0:
+                        samples = sample(state.eval_params, frozen)
+                        row |= {f"val/{name}": x for name, x in samples.metrics.items()}
+                        if jax.process_index() == 0:
+                            save_png(workdir / f"samples/{step:07d}.png", samples.grid)
+                        writer.write_image(step, "samples", samples.grid)
+                    if row:
+                        writer.write(step, row)
+                    if stopping or step % plan.checkpoint_every == 0:
+                        checkpoints.save(step, state, row)
+                progress.update(step, row)
+        if step < plan.steps:
+            logger.info(
+                "stopped at step %d of %d after train.max_hours=%s; the same command "
+                "goes on from here",
+                step,
+                plan.steps,
+                plan.max_hours,
+            )
+    return state
+
+
+class _Profile:
+    """Records `profile_steps` updates from `profile_at` on, where that is not None."""
+
+    def __init__(self, plan: TrainConfig, folder: Path) -> None:
+        self._first, self._steps, self._folder = (
+            plan.profile_at,
+            plan.profile_steps,
+            folder,
+        )
+
+    def before(self, step: int) -> None:
+        if step == self._first:
+            jax.profiler.start_trace(self._folder)
+
+    def after(self, step: int, metrics: Any) -> None:
+        if self._first is not None and step == self._first + self._steps - 1:
+            jax.block_until_ready(metrics)
+            jax.profiler.stop_trace()
+            logger.info("profile written to %s", self._folder)
+
+
+def _write_about(
+    config: RunConfig,
+    workdir: Path,
+    state: TrainState,
+    frozen: Params,
+    mesh: Mesh,
+    examples: int,
+) -> None:
+    """Say what is about to be trained; write `config.json` and `parameters.txt`."""
+    logger.info(
+        "%s on %d × %s (%s): %s parameters train, %s are frozen; %d training examples",
+        config.task,
+        mesh.size,
+        mesh.devices.flat[0].device_kind,
+        ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
+        f"{trees.count(state.params):,}",
+        f"{trees.count(frozen):,}",
+        examples,
+    )
+    if jax.process_index() != 0:
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(dataclasses.asdict(config), indent=2)
+        (workdir / "config.json").write_text(text + "\n")
+        table = parameter_overview.get_parameter_overview(
+            state.params, include_stats=False
+        )
+        (workdir / "parameters.txt").write_text(table + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to --workdir={workdir}: {error.strerror}; give a folder "
+            "that you may write to"
+        ) from error
