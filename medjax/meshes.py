@@ -19,16 +19,17 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from medjax.arrays import PyTree
+from medjax.arrays import Batch, PyTree
 from medjax.errors import UserError
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -96,11 +97,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def on_mesh(mesh: Mesh, function: F) -> F:
+def on_mesh(mesh: Mesh, function: Callable[P, R]) -> Callable[P, R]:
     """Return `function`, traced where `split_activations` knows `mesh`."""
 
     @functools.wraps(function)
-    def traced(*args: Any, **kwargs: Any) -> Any:
+    def traced(*args: P.args, **kwargs: P.kwargs) -> R:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return function(*args, **kwargs)
 
@@ -152,18 +153,19 @@ def _size(mesh: Mesh | AbstractMesh, names: str | Sequence[str]) -> int:
     return int(np.prod([mesh.shape[name] for name in names]))
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> Batch:
     """Put this host's rows of a global batch on its devices, as parts of whole arrays.
 
     Args:
-        batch: Arrays whose first axis is the example, in the order of the hosts.
+        batch: NumPy arrays whose first axis is the example, in the order of the hosts.
         mesh: Where they go.
     """
     sharding = batch_sharding(mesh)
-    return {
+    placed = {
         name: jax.make_array_from_process_local_data(sharding, rows)
         for name, rows in batch.items()
     }
+    return cast(Batch, placed)
 
 
 def param_spec(

@@ -20,7 +20,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with :variant where it has some."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run: metrics, samples, checkpoints."
+    "workdir", None, "Folder of the run: metrics, samples, checkpoints.", required=True
 )
 
 
@@ -34,5 +34,5 @@ def main(_: object) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     cli.run(main)

@@ -50,9 +50,8 @@ def ddim(
     """
     timesteps = leading_timesteps(schedule, steps)
     spacing = schedule.num_timesteps // steps
-    final = 1.0
-    if not schedule.config.get("set_alpha_to_one", True):
-        final = schedule.alphas_cumprod[0]
+    to_one = schedule.config.get("set_alpha_to_one", True)
+    final = 1.0 if to_one else schedule.alphas_cumprod[0]
 
     def step(latents: Array, t: Array) -> tuple[Array, None]:
         times = jnp.full(latents.shape[:1], t)

@@ -7,7 +7,7 @@ Source: Rombach et al., 2022, section 3.1; parameter names are those of diffuser
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -49,9 +49,7 @@ class AutoencoderKL(nn.Module):
     dtype: Any = jnp.float32
 
     @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any], **overrides: Any
-    ) -> "AutoencoderKL":
+    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> Self:
         """Build from a diffusers `config.json`; `overrides` may give `dtype`.
 
         Raises:

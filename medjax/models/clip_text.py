@@ -8,7 +8,7 @@ Supervision", 2021, section 2.4; parameter names and numbers are those of transf
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -56,7 +56,7 @@ class CLIPText(nn.Module):
     config: CLIPTextConfig
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> "CLIPText":
+    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> Self:
         """Build from a transformers `config.json`; `overrides` may give `dtype`.
 
         Raises:

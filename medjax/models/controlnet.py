@@ -8,7 +8,6 @@ Source: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Mod
 2023, eq. 2 (1); parameter names and numbers are those of diffusers' `ControlNetModel`.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +27,11 @@ from medjax.models.unet_encoder import UNetEncoder
 # The parts of a U-Net that a ControlNet begins as a copy of.
 COPIED = ("conv_in", "time_embedding", "down_blocks_", "mid_block")
 # The convolutions that start at zero: Z of eq. 1.
-CONNECTIONS = r"controlnet_(down_blocks_|mid_block|cond_embedding/conv_out/)"
+CONNECTIONS = (
+    "controlnet_cond_embedding/conv_out/",
+    "controlnet_down_blocks_",
+    "controlnet_mid_block",
+)
 # Channels of the picture's embedding, from full size to an eighth.
 EMBEDDING_WIDTHS = (16, 32, 96, 256)
 
@@ -138,7 +141,9 @@ class ControlNet(UNetEncoder):
     def init_params(self, key: Array) -> Params:
         """Return freshly drawn parameters (float32), connections zero."""
         drawn = draw_params(self.param_shapes(), key)
-        connections, rest = trees.split(drawn, re.compile(CONNECTIONS).match)
+        connections, rest = trees.split(
+            drawn, lambda path: path.startswith(CONNECTIONS)
+        )
         return trees.merge(rest, jax.tree.map(np.zeros_like, connections))
 
     @nn.compact

@@ -83,7 +83,8 @@ class UNet2DCondition(UNetEncoder):
             if kind == "UpBlock2D":
                 fields["heads"] = None
             used, skips = skips[-layers:], skips[:-layers]
-            size = skips[-1].shape[1:3] if i < last else None
+            _, height, width, _ = skips[-1].shape if i < last else x.shape
+            size = (height, width) if i < last else None
             x = UpLevel(layers=layers, name=f"up_blocks_{i}", **fields)(
                 x, used, temb, text_embeddings, size
             )

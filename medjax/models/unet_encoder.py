@@ -1,7 +1,7 @@
 """The half of Stable Diffusion's U-Net that ControlNet copies: input to middle."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ class UNetEncoder(nn.Module):
     dtype: Any = jnp.float32
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> "UNetEncoder":
+    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> Self:
         """Build from a diffusers `config.json`; `overrides` are `remat` and `dtype`.
 
         Raises:

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,36 +164,36 @@ class ControlNetTask:
         shape = (condition.shape[1] // side, condition.shape[2] // side)
         noise = _normal(keys, (*shape, self.vae.latent_channels))
         latents = samplers.ddim(denoise_fn, self.schedule, noise, steps)
-        images = self.vae.apply(
-            {"params": nets["vae"]},
-            latents / self.vae.scaling_factor,
-            method="decode",
+        images = _apply(
+            self.vae, nets["vae"], latents / self.vae.scaling_factor, method="decode"
         )
         return jnp.clip(images.astype(jnp.float32), -1, 1)
 
     def _encode(
         self, nets: Params, images: Array, keys: Key[Array, " b"]
     ) -> Float[Array, "b h w c"]:
-        mean, logvar = self.vae.apply({"params": nets["vae"]}, images, method="encode")
+        mean, logvar = _apply(self.vae, nets["vae"], images, method="encode")
         draw = _normal(keys, mean.shape[1:])
         return self.vae.scaling_factor * (mean + jnp.exp(0.5 * logvar) * draw)
 
     def _embed_text(self, nets: Params, text_ids: Array) -> Float[Array, "b l d"]:
-        return self.text_encoder.apply({"params": nets["text_encoder"]}, text_ids)
+        return _apply(self.text_encoder, nets["text_encoder"], text_ids)
 
     def _denoise_fn(
         self, nets: Params, text_embeddings: Array, conditioning_image: Array
     ) -> samplers.DenoiseFn:
         def denoise_fn(noisy_latents: Array, timesteps: Array) -> Array:
-            down, mid = self.controlnet.apply(
-                {"params": nets["controlnet"]},
+            down, mid = _apply(
+                self.controlnet,
+                nets["controlnet"],
                 noisy_latents,
                 timesteps,
                 text_embeddings,
                 conditioning_image,
             )
-            return self.unet.apply(
-                {"params": nets["unet"]},
+            return _apply(
+                self.unet,
+                nets["unet"],
                 noisy_latents,
                 timesteps,
                 text_embeddings,
@@ -201,6 +202,10 @@ class ControlNetTask:
             )
 
         return denoise_fn
+
+
+def _apply(module: nn.Module, params: Params, *inputs: Any, **options: Any) -> Any:
+    return module.apply({"params": params}, *inputs, **options)
 
 
 def _split(keys: Key[Array, " b"], n: int) -> list[Key[Array, " b"]]:

@@ -5,7 +5,7 @@ Config files build a `ConfigDict` with `make_config` and change what their track
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, get_type_hints
 
 from ml_collections import ConfigDict
 
@@ -97,17 +97,16 @@ class RunConfig:
     eval: EvalConfig
 
 
-_SECTIONS = {
-    field.name: field.type
-    for field in dataclasses.fields(RunConfig)
-    if field.name not in ("task", "model")
-}
+def _classes(task: str) -> dict[str, type]:
+    """Return the dataclass of each section of a task's config."""
+    classes = get_type_hints(RunConfig) | {"model": TASKS[task][0]}
+    del classes["task"]
+    return classes
 
 
 def make_config(task: str) -> ConfigDict:
     """Return the defaults of a task, to be changed by config files and flags."""
-    classes = {**_SECTIONS, "model": TASKS[task][0]}
-    config = to_config_dict({name: cls() for name, cls in classes.items()})
+    config = to_config_dict({name: cls() for name, cls in _classes(task).items()})
     config.task = task
     return config
 
@@ -125,8 +124,7 @@ def parse(config: ConfigDict) -> RunConfig:
             + nearest(str(task), TASKS)
         )
     sections = {name: value for name, value in config.items() if name != "task"}
-    classes = {**_SECTIONS, "model": TASKS[task][0]}
-    return RunConfig(task=task, **parse_config(sections, classes))
+    return RunConfig(task=task, **parse_config(sections, _classes(task)))
 
 
 def variant_error(config_file: str, variant: str, known: tuple[str, ...]) -> UserError:

@@ -122,7 +122,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
-        if ema_params is not None:
+        if ema_params is not None and ema_decay is not None:
             ema_params = update_ema(ema_params, params, ema_decay, state.step)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
         state = TrainState(state.step + 1, params, ema_params, opt_state)

@@ -18,6 +18,7 @@ from medjax import meshes
 from medjax.arrays import Array, Batch, Params
 from medjax.data.config import DataConfig
 from medjax.data.edges import canny
+from medjax.data.examples import Example
 from medjax.data.pipeline import Source, validation_batches
 from medjax.errors import UserError
 from medjax.evaluation.adherence import Canny, edge_adherence
@@ -161,7 +162,7 @@ def make_sample(
     return sample
 
 
-def _batches(source: Source, tokenizer: Any, data: DataConfig) -> Iterator[Batch]:
+def _batches(source: Source, tokenizer: Any, data: DataConfig) -> Iterator[Example]:
     return validation_batches(
         source,
         tokenizer,

@@ -1,4 +1,4 @@
-"""One update: equal whatever the microbatches and the mesh, and nothing frozen moves."""
+"""One update: equal for all microbatches and meshes, and nothing frozen moves."""
 
 import jax
 import numpy as np

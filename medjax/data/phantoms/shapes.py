@@ -10,9 +10,8 @@ are drawn segment by segment, each in a small window, with the chord of an ellip
 
     l = l_0 sqrt(1 - d²/w²)                                                    (2)
 
-across the axis. To look the same at every size, an edge is softened over about a pixel
-in (1), and (2) is convolved with the pixel up to its second moment: w² grows by 1/3
-pixel² while the area stays.
+across the axis. To look the same at every size, (1) is averaged over the pixel, and (2)
+convolved with it up to the second moment: w² grows by 1/3 pixel² while the area stays.
 
 Pixels are computed by + - × ÷ √ alone, which IEEE 754 rounds the same everywhere (and
 exp and sin it does not), so that all machines compute the same image.
@@ -138,15 +137,18 @@ def tabulate(knots: Mapping[float, float]) -> Table:
     )
 
 
-def half_chord(inside: Image, softness: float) -> Image:
-    """Return √inside, where that is positive and smoothly 0 elsewhere.
+def half_chord(inside: Image, change: float) -> Image:
+    """Return √inside (0 where that is negative), averaged over a pixel.
 
     Args:
         inside: 1 - x²/a² - y²/b², or the like: 1 in the middle, 0 on the edge.
-        softness: How much `inside` changes over a pixel at the edge.
+        change: How much `inside` changes over a pixel at the edge. The mean over that
+            is the difference of the integrals at both ends, (2/3) inside^(3/2).
     """
-    margin = np.float32(softness * softness)
-    return np.sqrt(np.float32(0.5) * (inside + np.sqrt(inside * inside + margin)))
+    half = np.float32(change / 2)
+    high, low = np.maximum(inside + half, 0), np.maximum(inside - half, 0)
+    high, low = high * np.sqrt(high), low * np.sqrt(low)
+    return np.float32(2 / 3 / change) * (high - low)
 
 
 def stack(
@@ -159,12 +161,11 @@ def stack(
     half = np.maximum((high - low) / 2, 1e-3)
     centre, inverse = grid.at((low + high) / 2), grid.at(1 / half)
     u = (grid.x - centre) * inverse
-    # Where the stack is thin, as at an apex, a pixel is a larger part of it.
-    softness = 2 * grid.pixel_cm / float(half.max())
+    change = 2 * grid.pixel_cm / float(half.max())
     u *= u
     if boxy:
-        u *= u
-    return grid.at(np.where(half > 1e-3, depth, 0)) * half_chord(1 - u, softness)
+        u, change = u * u, 2 * change
+    return grid.at(np.where(half > 1e-3, depth, 0)) * half_chord(1 - u, change)
 
 
 def ellipsoid(
@@ -186,8 +187,8 @@ def ellipsoid(
     x, y = grid.x - np.float32(centre[0]), grid.y - np.float32(centre[1])
     u = (cos * x + sin * y) * np.float32(1 / radii[0])
     v = (cos * y - sin * x) * np.float32(1 / radii[1])
-    softness = 2 * grid.pixel_cm / min(radii[:2])
-    return np.float32(radii[2]) * half_chord(1 - u * u - v * v, softness)
+    change = 2 * grid.pixel_cm / min(radii[:2])
+    return np.float32(radii[2]) * half_chord(1 - u * u - v * v, change)
 
 
 def capsule(
