@@ -7,7 +7,7 @@ Source: Rombach et al., 2022, section 3.1; parameter names are those of diffuser
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,8 @@ from medjax.models.blocks import ResnetBlock, Upsample
 from medjax.models.configs import module_fields
 from medjax.models.initial import draw_params, param_shapes
 from medjax.models.layers import GroupNorm, conv
+
+M = TypeVar("M", bound="AutoencoderKL")
 
 EPSILON = 1e-6
 FIXED = {
@@ -49,7 +51,7 @@ class AutoencoderKL(nn.Module):
     dtype: Any = jnp.float32
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> Self:
+    def from_config(cls: type[M], config: Mapping[str, Any], **overrides: Any) -> M:
         """Build from a diffusers `config.json`; `overrides` may give `dtype`.
 
         Raises:

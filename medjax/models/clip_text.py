@@ -8,7 +8,7 @@ Supervision", 2021, section 2.4; parameter names and numbers are those of transf
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,8 @@ from medjax.errors import UserError
 from medjax.meshes import split_activations
 from medjax.models.configs import module_fields
 from medjax.models.initial import draw_params, param_shapes
+
+M = TypeVar("M", bound="CLIPText")
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -56,7 +58,7 @@ class CLIPText(nn.Module):
     config: CLIPTextConfig
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> Self:
+    def from_config(cls: type[M], config: Mapping[str, Any], **overrides: Any) -> M:
         """Build from a transformers `config.json`; `overrides` may give `dtype`.
 
         Raises:

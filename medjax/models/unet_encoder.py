@@ -1,7 +1,7 @@
 """The half of Stable Diffusion's U-Net that ControlNet copies: input to middle."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from medjax.errors import UserError
 from medjax.models.blocks import DownLevel, MidLevel
 from medjax.models.configs import module_fields, per_level
 from medjax.models.layers import TimestepEmbedding, conv, timestep_embedding
+
+M = TypeVar("M", bound="UNetEncoder")
 
 # What every SD1.x and SD2.x configuration says, and the only thing we compute.
 FIXED = {
@@ -58,7 +60,7 @@ class UNetEncoder(nn.Module):
     dtype: Any = jnp.float32
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> Self:
+    def from_config(cls: type[M], config: Mapping[str, Any], **overrides: Any) -> M:
         """Build from a diffusers `config.json`; `overrides` are `remat` and `dtype`.
 
         Raises:

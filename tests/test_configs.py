@@ -1,0 +1,56 @@
+"""Every config file, in every variant, parses; and says no to what it does not have."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from medjax.errors import UserError
+from medjax.training.config import parse
+
+FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_variant_parses_and_differs(path):
+    module = load(path)
+    assert {"published", "demo"} <= set(module.VARIANTS)
+    configs = [parse(module.get_config(v)) for v in ("", *module.VARIANTS)]
+    assert len({str(dataclasses.asdict(config)) for config in configs}) == len(configs)
+    with pytest.raises(UserError, match="did you mean 'demo'"):
+        module.get_config("dem")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("optim.learning_rat", 1e-4, "did you mean 'learning_rate'"),
+        ("train.steps", 0, "config.train: steps is 0"),
+        ("train.steps", "many", "config.train.steps is 'many' .*expected int"),
+        ("model.dtype", "float16", "expected one of float32, bfloat16"),
+        ("data.resize", "crop", "resize"),
+        ("optim.clip_norm", -1.0, "clip_norm"),
+    ],
+)
+def test_what_no_section_takes_is_refused(key, value, message):
+    config = load(FILES[0]).get_config("demo")
+    with config.unlocked(), config.ignore_type():
+        section, name = key.split(".")
+        config[section][name] = value
+    with pytest.raises(UserError, match=message):
+        parse(config)
+
+
+def test_an_unknown_task_is_refused():
+    config = load(FILES[0]).get_config("demo")
+    config.task = "control_net"
+    with pytest.raises(UserError, match="did you mean 'controlnet'"):
+        parse(config)
