@@ -196,7 +196,9 @@ def test_lungs_are_dark_and_bone_and_abdomen_bright():
     image = render(body, 128).astype(float)
 
     def mean(x: float, y: float) -> float:
-        column, row = make_pose(body, 128).to_pixels(np.array([[x, y]]))[0].astype(int)
+        column, row = (
+            make_pose(body, 128).to_pixels(np.array([[x, y]], float))[0].astype(int)
+        )
         return float(image[row - 3 : row + 4, column - 3 : column + 4].mean())
 
     background, lung = mean(18, -18), (mean(-7, -3) + mean(7, -5)) / 2

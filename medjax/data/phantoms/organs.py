@@ -145,10 +145,11 @@ def mediastinum(grid: Grid, parameters: ChestParameters) -> Image:
     right, left = heart_edges(parameters)
     k = (left - right) / 12.2
     bottom = dome_top(parameters, 1) + 2.6 + 2 * (k - 1)
-    # A larger heart lies flatter.
-    a, b, tilt = 7.0 * k, 5.0 * k**0.6, 35 - 18 * (k - 1)
+    # A larger heart lies flatter. Its ventricles, a tilted ellipse, begin at the left
+    # border and end short of the right one, which is the atrium's.
+    tilt, b, reach_x = 35 - 18 * (k - 1), 5.0 * k**0.6, 0.46 * (left - right)
     cos, sin = float(np.cos(np.deg2rad(tilt))), float(np.sin(np.deg2rad(tilt)))
-    reach_x = float(np.sqrt((a * cos) ** 2 + (b * sin) ** 2))
+    a = float(np.sqrt(reach_x**2 - (b * sin) ** 2)) / cos
     reach_y = float(np.sqrt((a * sin) ** 2 + (b * cos) ** 2))
     ventricles = ellipsoid(
         grid, (left - reach_x, bottom - reach_y), (a, b, 6.2 * k**0.5), tilt

@@ -36,7 +36,7 @@ class Effusion:
 
     Attributes:
         side: The patient's side.
-        height_cm: Of the meniscus at the lateral wall, over the sulcus; 4.5 to 11.
+        height_cm: Of the meniscus at the lateral wall, over the sulcus; 5.5 to 11.
     """
 
     side: Side
@@ -177,7 +177,7 @@ def draw_parameters(
         stomach_gas_cm=max(0.0, _uniform(random, -1, 2.5)),
         texture_seed=int(random.random() * 2**31),
     )
-    effusion = Effusion(_side(random), _uniform(random, 4.5, 11))
+    effusion = Effusion(_side(random), _uniform(random, 5.5, 11))
     nodule = _nodule(random, "Cardiomegaly" in present)
     pneumothorax = Pneumothorax(_side(random), _uniform(random, 1.2, 3.5))
     return dataclasses.replace(
