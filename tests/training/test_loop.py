@@ -1,0 +1,99 @@
+"""A whole run: what it leaves behind, and that stopping and resuming changes nothing."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.test_configs import FILES, load
+
+from medjax import trees
+from medjax.errors import UserError
+from medjax.training.config import parse
+from medjax.training.loop import train
+
+
+def small_config(**train_fields):
+    """Return the demo, smaller still, over the eight devices that tests have."""
+    (path,) = [path for path in FILES if path.stem == "cxr_controlnet"]
+    config = load(path).get_config("demo")
+    config.data.update(image_size=16, batch_size=8, phantoms=16)
+    config.optim.update(warmup_fraction=0.0)
+    config.eval.update(every=2, sample_every=4, examples=3, samples=2, sampler_steps=2)
+    config.train.update(steps=4, log_every=1, checkpoint_every=2, **train_fields)
+    return parse(config)
+
+
+def rows(workdir):
+    with (workdir / "metrics.csv").open() as file:
+        return {int(row["step"]): row for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    return workdir, train(small_config(), workdir)
+
+
+def test_the_workdir_holds_what_scripts_rely_on(uninterrupted):
+    workdir, _ = uninterrupted
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["train"]["steps"] == 4
+    assert config["task"] == "controlnet"
+    table = rows(workdir)
+    assert list(table) == [1, 2, 3, 4]
+    for name in ("train/loss", "train/grad_norm", "train/learning_rate"):
+        assert all(float(row[name]) > 0 for row in table.values())
+    assert [step for step, row in table.items() if row["val/loss"]] == [2, 4]
+    assert 0 <= float(table[4]["val/edge_f1"]) <= 1
+    assert 0 <= float(table[4]["val/edge_f1_chance"]) <= 1
+    assert float(table[4]["images_per_second"]) > 0
+    (page,) = (workdir / "samples").glob("*.png")
+    assert page.name == "0000004.png"
+    assert Image.open(page).width > 3 * 16
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "4"}
+    assert list((workdir / "tensorboard").iterdir())
+    assert "controlnet/conv_in/kernel" in (workdir / "parameters.txt").read_text()
+
+
+def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(uninterrupted, tmp_path):
+    reference, expected = uninterrupted
+    # The clock stops it after its first step, which then validates, samples and saves.
+    stopped = train(small_config(max_hours=1e-9), tmp_path)
+    assert int(stopped.step) == 1
+    assert rows(tmp_path)[1]["val/loss"]
+    state = train(small_config(), tmp_path)
+    ours, theirs = rows(tmp_path), rows(reference)
+    for step in (1, 2, 3, 4):
+        assert ours[step]["train/loss"] == theirs[step]["train/loss"]
+        assert ours[step]["train/grad_norm"] == theirs[step]["train/grad_norm"]
+    assert ours[4]["val/loss"] == theirs[4]["val/loss"]
+    for name in ("params", "ema_params"):
+        got = trees.flatten(getattr(state, name))
+        for path, leaf in trees.flatten(getattr(expected, name)).items():
+            np.testing.assert_array_equal(got[path], leaf, err_msg=path)
+
+
+def test_a_finished_run_does_nothing_more(uninterrupted):
+    workdir, expected = uninterrupted
+    before = (workdir / "metrics.csv").read_text()
+    state = train(small_config(), workdir)
+    assert int(state.step) == int(expected.step)
+    assert (workdir / "metrics.csv").read_text() == before
+
+
+def test_another_shape_of_model_is_refused(uninterrupted):
+    workdir, _ = uninterrupted
+    config = small_config()
+    locked = dataclasses.replace(config.model, train_unet=False)
+    with pytest.raises(UserError, match="does not fit this config"):
+        train(dataclasses.replace(config, model=locked), workdir)
+
+
+def test_batches_that_do_not_divide_are_refused_before_anything_is_loaded(tmp_path):
+    config = small_config(gradient_accumulation_steps=3)
+    with pytest.raises(UserError, match="gradient_accumulation_steps=3"):
+        train(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
