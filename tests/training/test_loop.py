@@ -1,4 +1,4 @@
-"""A whole run: what it leaves behind, and that stopping and resuming changes nothing."""
+"""A whole run: what it leaves, and that stopping and resuming changes nothing."""
 
 import csv
 import dataclasses
@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tests.test_configs import FILES, load
 
 from medjax import trees
 from medjax.errors import UserError
 from medjax.training.config import parse
 from medjax.training.loop import train
+from tests.test_configs import FILES, load
 
 
 def small_config(**train_fields):

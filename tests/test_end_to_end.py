@@ -1,0 +1,94 @@
+"""The commands as a user types them: real processes, real X-rays where present."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL = [
+    "--config.data.image_size=16",
+    "--config.data.batch_size=8",
+    "--config.train.steps=2",
+    "--config.eval.examples=4",
+    "--config.eval.samples=2",
+    "--config.eval.sampler_steps=2",
+]
+
+
+def medjax(command, *arguments):
+    """Run ``python -m medjax.<command>`` and return the finished process."""
+    return subprocess.run(
+        [sys.executable, "-m", f"medjax.{command}", *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_xrays_to_a_checkpoint(shared_data, tmp_path):
+    done = medjax(
+        "prepare",
+        "--dataset=nih_cxr",
+        f"--source={shared_data / 'nih_cxr'}",
+        f"--out={tmp_path / 'data'}",
+    )
+    assert done.returncode == 0, done.stderr
+    for resize in ("center_crop", "letterbox"):
+        workdir = tmp_path / resize
+        done = medjax(
+            "train",
+            "--config=configs/cxr_controlnet.py:demo",
+            f"--workdir={workdir}",
+            f"--config.data.root={tmp_path / 'data'}",
+            f"--config.data.resize={resize}",
+            "--config.data.workers=2",
+            *SMALL,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "671 training examples" in done.stderr
+        with (workdir / "metrics.csv").open() as file:
+            assert [row["step"] for row in csv.DictReader(file)] == ["1", "2"]
+        assert (workdir / "samples" / "0000002.png").is_file()
+        assert (workdir / "checkpoints" / "2").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/cxr_controlnt.py"], "did you mean"),
+        (["--config=configs/cxr_controlnet.py:publishd"], "did you mean 'published'"),
+        (
+            ["--config=configs/cxr_controlnet.py", "--config.optim.learning_rat=1"],
+            "did you mean 'optim.learning_rate'",
+        ),
+        (["--config=configs/cxr_controlnet.py:demo", "--config.data.root=no"], "no"),
+        (
+            ["--config=configs/cxr_controlnet.py", "--config.model.pretrained=no/such"],
+            "no/such",
+        ),
+        (
+            ["--config=configs/cxr_controlnet.py:demo", "--config.data.batch_size=7"],
+            "batch_size=7",
+        ),
+    ],
+    ids=["file", "variant", "key", "root", "hub id", "batch"],
+)
+def test_a_mistake_is_one_line(arguments, message, tmp_path):
+    done = medjax("train", f"--workdir={tmp_path / 'workdir'}", *arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert message in line
+    assert not (tmp_path / "workdir" / "checkpoints").exists()
+
+
+def test_help_shows_examples():
+    done = medjax("train", "--help")
+    assert "--config=configs/cxr_controlnet.py:demo --workdir=DIR" in done.stdout
+    assert "--workdir" in done.stdout
