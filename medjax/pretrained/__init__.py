@@ -1,0 +1,21 @@
+"""Published weights in and out: diffusers folders and hub ids, by two routes.
+
+transformers, diffusers and torch are imported inside functions, where they are needed.
+"""
+
+from medjax.pretrained.load import (
+    load_controlnet,
+    load_stable_diffusion,
+    save_controlnet,
+    save_stable_diffusion,
+)
+from medjax.pretrained.networks import Network, StableDiffusion
+
+__all__ = [
+    "Network",
+    "StableDiffusion",
+    "load_controlnet",
+    "load_stable_diffusion",
+    "save_controlnet",
+    "save_stable_diffusion",
+]

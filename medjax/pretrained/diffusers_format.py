@@ -1,0 +1,136 @@
+"""Networks from and to safetensors in the diffusers layout; no torch, no diffusers.
+
+What is written, current PyTorch diffusers and transformers load, with nothing missing
+and nothing left over.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medjax import trees
+from medjax.arrays import Params
+from medjax.errors import UserError
+from medjax.pretrained import layout, names
+from medjax.pretrained.layout import Part
+from medjax.pretrained.networks import Network, StableDiffusion
+from medjax.pretrained.safetensors_io import (
+    read_tensors,
+    replacing,
+    stored_tensors,
+    write_tensors,
+)
+from medjax.pretrained.tokenizer import save_tokenizer
+
+logger = logging.getLogger(__name__)
+
+# The release whose files ours are like; diffusers reads it to mend older ones.
+DIFFUSERS_VERSION = "0.39.0"
+# Of a schedule that came without the name of a diffusers class.
+DEFAULT_SCHEDULER = "DDIMScheduler"
+
+
+def read_params(home: Path, part: Part, shapes: Params, dtype: np.dtype) -> Params:
+    """Read one network's weights from safetensors.
+
+    Args:
+        home: The folder that it lies in.
+        part: Which network it is.
+        shapes: The tree that its module expects.
+        dtype: Of the result, whatever is stored.
+
+    Raises:
+        UserError: If there is no such file, or weights do not fit `shapes`.
+    """
+    file = part.weights_in(home)
+    if file is None:
+        raise UserError(f"{home / part.stem}.safetensors is missing")
+    stored = stored_tensors(file)
+    expected = {path: leaf.shape for path, leaf in trees.flatten(shapes).items()}
+    found = names.match(
+        expected, {name: tensor.shape for name, tensor in stored.items()}, str(file)
+    )
+    paths = {name: path for path, name in found.items()}
+    flat = {}
+    for name, array in read_tensors({name: stored[name] for name in paths}):
+        path = paths[name]
+        leaf = names.from_torch(path, expected[path], array)
+        # One copy at most, contiguous; the stored layout is freed at once.
+        flat[path] = leaf.astype(dtype, order="C", copy=False)
+    logger.info("read %d weights from %s", len(flat), file)
+    return trees.unflatten(dict(sorted(flat.items())))
+
+
+def save_network(network: Network, folder: Path, part: Part) -> None:
+    """Write ``config.json`` and the weights of one network, in torch's names.
+
+    Raises:
+        UserError: If the weights are not those that the configuration describes.
+    """
+    target = folder / part.folder
+    target.mkdir(parents=True, exist_ok=True)
+    arrays = {p: np.asarray(leaf) for p, leaf in trees.flatten(network.params).items()}
+    expected = trees.flatten(part.module.from_config(network.config).param_shapes())
+    names.check_tree(
+        {path: leaf.shape for path, leaf in expected.items()},
+        {path: leaf.shape for path, leaf in arrays.items()},
+        f"{part.torch_class} to save",
+    )
+    tensors = {names.torch_names(p)[0]: names.to_torch(p, a) for p, a in arrays.items()}
+    write_tensors(target / f"{part.stem}.safetensors", tensors)
+    write_json(target / layout.CONFIG, _torch_config(network, part))
+
+
+def save_stable_diffusion(sd: StableDiffusion, folder: Path) -> None:
+    """Write a whole Stable Diffusion; ``model_index.json`` comes last."""
+    for name, part in layout.STABLE_DIFFUSION.items():
+        save_network(getattr(sd, name), folder, part)
+    save_tokenizer(sd.tokenizer, folder / layout.TOKENIZER)
+    scheduler = {
+        "_class_name": DEFAULT_SCHEDULER,
+        "_diffusers_version": DIFFUSERS_VERSION,
+        **sd.schedule.config,
+    }
+    (folder / layout.SCHEDULER).mkdir(exist_ok=True)
+    write_json(folder / layout.SCHEDULER / layout.SCHEDULER_CONFIG, scheduler)
+    index: dict[str, Any] = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+    }
+    for name, part in layout.STABLE_DIFFUSION.items():
+        index[name] = [part.library, part.torch_class]
+    write_json(folder / layout.MODEL_INDEX, dict(sorted(index.items())))
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a configuration as diffusers does: indented, keys sorted."""
+    text = json.dumps(dict(content), indent=2, sort_keys=True) + "\n"
+    with replacing(file) as out:
+        out.write(text.encode())
+
+
+def _torch_config(network: Network, part: Part) -> dict[str, Any]:
+    """Return the network's configuration, as its torch class writes it."""
+    config = dict(network.config)
+    if part.library == "diffusers":
+        config["_class_name"] = part.torch_class
+        config.setdefault("_diffusers_version", DIFFUSERS_VERSION)
+        return config
+    config["architectures"] = [part.torch_class]
+    config.setdefault("model_type", "clip_text_model")
+    # transformers 5 loads in the dtype that stands here, older ones say torch_dtype.
+    stored = next(iter(trees.flatten(network.params).values())).dtype
+    for key in ("dtype", "torch_dtype"):
+        if key in config:
+            config[key] = str(stored)
+    return config

@@ -1,0 +1,112 @@
+"""What diffusers' Flax pipelines can read: found, made if need be, and checked.
+
+Flax's own ``.msgpack`` is read as it is and torch's ``.bin`` by ``from_pt=True``; local
+safetensors are not read. Where a folder has those alone, they are first written as
+``.bin`` to a temporary folder, which takes as much disk as the weights.
+
+The pipelines drop what they do not expect and draw what they miss at random, with a
+warning. So the names in the files are compared before, and any difference is an error.
+"""
+
+import contextlib
+import importlib.util
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from medjax import trees
+from medjax.arrays import Params
+from medjax.errors import UserError
+from medjax.pretrained import layout, names
+from medjax.pretrained.layout import Part
+from medjax.pretrained.safetensors_io import stored_tensors
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@contextlib.contextmanager
+def readable_folder(
+    folder: Path, parts: Mapping[str, Part], trees_of: Mapping[str, Params]
+) -> Iterator[tuple[Path, bool]]:
+    """Yield a folder that the Flax classes can read, and whether by ``from_pt``.
+
+    Args:
+        folder: In the diffusers layout, weights in any of its formats.
+        parts: The networks to read.
+        trees_of: The tree that each network's module expects.
+
+    Raises:
+        UserError: If weights are missing, unexpected or of a wrong shape.
+    """
+    expected = {name: shapes_of(tree) for name, tree in trees_of.items()}
+    homes = {name: folder / part.folder for name, part in parts.items()}
+    if all((homes[name] / part.flax_file).is_file() for name, part in parts.items()):
+        for name, part in parts.items():
+            _check_flax(homes[name] / part.flax_file, expected[name])
+        yield folder, False
+        return
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(
+            f"the Flax pipelines read the weights in {folder} by torch, which is not "
+            'installed: pip install "medjax[flax-pipelines]", or '
+            "route='safetensors'"
+        )
+    with tempfile.TemporaryDirectory(prefix="medjax-") as temporary:
+        staged = Path(temporary)
+        for file in folder.glob("*.json"):
+            _link(file, staged)
+        for name, part in parts.items():
+            file = _stage(homes[name], part, staged / part.folder)
+            _check_torch(file, homes[name], expected[name])
+        yield staged, True
+
+
+def shapes_of(tree: Params) -> Shapes:
+    """Return the shape of each path."""
+    return {path: tuple(leaf.shape) for path, leaf in trees.flatten(tree).items()}
+
+
+def _stage(home: Path, part: Part, target: Path) -> Path:
+    """Put a network's configuration and ``.bin`` in a folder; return the ``.bin``."""
+    target.mkdir(exist_ok=True)
+    if not (target / layout.CONFIG).exists():
+        _link(home / layout.CONFIG, target)
+    file = target / part.torch_file
+    if (home / part.torch_file).is_file():
+        _link(home / part.torch_file, target)
+        return file
+    weights = part.weights_in(home)
+    if weights is None:
+        raise UserError(
+            f"{home} holds no weights; expected one of {part.flax_file}, "
+            f"{part.torch_file} and {part.stem}.safetensors"
+        )
+    import torch
+    from safetensors.torch import load_file
+
+    state = {}
+    for shard in sorted({tensor.file for tensor in stored_tensors(weights).values()}):
+        for name, tensor in load_file(shard).items():
+            # Upstream takes torch's tensors through NumPy, which has no bfloat16.
+            state[name] = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    torch.save(state, file)
+    return file
+
+
+def _link(file: Path, folder: Path) -> None:
+    (folder / file.name).symlink_to(file.resolve())
+
+
+def _check_torch(file: Path, home: Path, expected: Shapes) -> None:
+    import torch
+
+    state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    stored = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    names.match(expected, stored, f"{home / file.name}")
+
+
+def _check_flax(file: Path, expected: Shapes) -> None:
+    from flax.serialization import msgpack_restore
+
+    stored = shapes_of(msgpack_restore(file.read_bytes()))
+    names.check_tree(expected, stored, str(file))

@@ -1,0 +1,137 @@
+"""Load and save a Stable Diffusion or a ControlNet, whichever way its weights lie."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax.numpy as jnp
+import numpy as np
+
+from medjax.diffusion.schedule import make_schedule
+from medjax.errors import UserError, nearest
+from medjax.pretrained import diffusers_format, flax_pipelines, layout
+from medjax.pretrained.layout import Part
+from medjax.pretrained.networks import Network, StableDiffusion
+from medjax.pretrained.sources import local_folder, read_json
+from medjax.pretrained.tokenizer import load_tokenizer
+
+Route = Literal["auto", "flax-pipelines", "safetensors"]
+
+
+def load_stable_diffusion(
+    source: str | Path, dtype: Any = jnp.float32, route: str = "auto"
+) -> StableDiffusion:
+    """Load a Stable Diffusion 1.x or 2.x.
+
+    Args:
+        source: A folder in the diffusers layout, or an id on the Hugging Face hub.
+        dtype: Of the weights and of the computation, a floating type.
+        route: "safetensors", "flax-pipelines" (diffusers' Flax pipelines, which need
+            the extra of that name), or "auto": safetensors where there are any.
+
+    Raises:
+        UserError: If there is no such folder or id, if weights are missing, unexpected
+            or of a wrong shape, or if the route cannot be taken.
+    """
+    parts = layout.STABLE_DIFFUSION
+    shared = [
+        layout.MODEL_INDEX,
+        f"{layout.TOKENIZER}/*",
+        f"{layout.SCHEDULER}/{layout.SCHEDULER_CONFIG}",
+    ]
+    folder = _folder(source, parts, shared, route)
+    scheduler = read_json(folder / layout.SCHEDULER / layout.SCHEDULER_CONFIG)
+    return StableDiffusion(
+        **_networks(folder, parts, dtype, route),
+        tokenizer=load_tokenizer(folder / layout.TOKENIZER),
+        schedule=make_schedule(scheduler),
+    )
+
+
+def load_controlnet(
+    source: str | Path, dtype: Any = jnp.float32, route: str = "auto"
+) -> Network:
+    """Load a ControlNet; arguments and errors are `load_stable_diffusion`'s."""
+    folder = _folder(source, layout.CONTROLNET, [], route)
+    return _networks(folder, layout.CONTROLNET, dtype, route)["controlnet"]
+
+
+def save_stable_diffusion(sd: StableDiffusion, folder: str | Path) -> None:
+    """Write a folder that current PyTorch diffusers loads.
+
+    Raises:
+        UserError: If weights are not those that a configuration describes.
+    """
+    diffusers_format.save_stable_diffusion(sd, Path(folder))
+
+
+def save_controlnet(network: Network, folder: str | Path) -> None:
+    """Write a folder that current PyTorch diffusers loads.
+
+    Raises:
+        UserError: If weights are not those that the configuration describes.
+    """
+    part = layout.CONTROLNET["controlnet"]
+    diffusers_format.save_network(network, Path(folder), part)
+
+
+def _folder(
+    source: str | Path, parts: Mapping[str, Part], shared: list[str], route: str
+) -> Path:
+    """Return the local folder; from the hub, as little as the route needs."""
+    if route not in get_args(Route):
+        raise UserError(
+            f"route is '{route}'; expected one of {', '.join(get_args(Route))}"
+            + nearest(route, get_args(Route))
+        )
+    configs = [*shared, *(part.inside(layout.CONFIG) for part in parts.values())]
+    safetensors = [
+        [name for part in parts.values() for name in part.patterns(variant)]
+        for variant in layout.VARIANTS
+    ]
+    flax = [
+        [part.inside(part.flax_file) for part in parts.values()],
+        [part.inside(part.torch_file) for part in parts.values()],
+    ]
+    attempts = {
+        "safetensors": safetensors,
+        "flax-pipelines": [*flax, *safetensors],
+        "auto": [*safetensors, *flax],
+    }[route]
+
+    def enough(folder: Path) -> bool:
+        return all(_has_weights(folder, part, route) for part in parts.values())
+
+    return local_folder(source, [configs + weights for weights in attempts], enough)
+
+
+def _has_weights(folder: Path, part: Part, route: str) -> bool:
+    home = folder / part.folder
+    flax = any((home / name).is_file() for name in (part.flax_file, part.torch_file))
+    return part.weights_in(home) is not None or (flax and route != "safetensors")
+
+
+def _networks(
+    folder: Path, parts: Mapping[str, Part], dtype: Any, route: str
+) -> dict[str, Network]:
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, np.floating):
+        raise UserError(f"dtype is {dtype}; expected a floating type such as bfloat16")
+    homes = {name: folder / part.folder for name, part in parts.items()}
+    configs = {name: read_json(home / layout.CONFIG) for name, home in homes.items()}
+    modules = {
+        name: part.module.from_config(configs[name], dtype=dtype)
+        for name, part in parts.items()
+    }
+    shapes = {name: module.param_shapes() for name, module in modules.items()}
+    if route == "auto":
+        have = [part.weights_in(homes[name]) for name, part in parts.items()]
+        route = "flax-pipelines" if None in have else "safetensors"
+    if route == "safetensors":
+        params = {
+            name: diffusers_format.read_params(homes[name], part, shapes[name], dtype)
+            for name, part in parts.items()
+        }
+    else:
+        params = flax_pipelines.read_params(folder, parts, shapes, dtype)
+    return {name: Network(modules[name], params[name], configs[name]) for name in parts}

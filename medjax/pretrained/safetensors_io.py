@@ -1,0 +1,182 @@
+"""Safetensors files, read tensor by tensor and written whole or not at all.
+
+A file is the length of its header (8 bytes, little-endian), the header (JSON: dtype,
+shape and byte offsets of each tensor) and the bytes. Each tensor is read from its
+offset into an array of its own. Mapping the file would be shorter, but mapped pages
+count as resident memory: 2.3 times the weights at the peak, where this takes 1.1.
+
+Arrays are NumPy's, in main memory, whatever devices there are: nothing reaches an
+accelerator before it is asked for there, and jax takes them as they are.
+
+Source: the format, https://github.com/huggingface/safetensors#format.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Shaped
+
+from medjax.errors import UserError
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+# What torch's readers look for: whose layout the tensors have.
+METADATA = {"format": "pt"}
+# A header is read whole; a larger one means that the file is something else.
+MOST_HEADER_BYTES = 100_000_000
+ALIGNMENT = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies.
+
+    Attributes:
+        file: The safetensors file.
+        start: Of its first byte, counted from the start of the file.
+        shape: Its shape.
+        dtype: Its dtype in the file.
+    """
+
+    file: Path
+    start: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+def stored_tensors(file: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of a safetensors file, or of its shards, by name.
+
+    Args:
+        file: The file, or the JSON index that says which shard has which tensor.
+
+    Raises:
+        UserError: If a file is missing, damaged, or no safetensors file.
+    """
+    if file.suffix != ".json":
+        return _header(file)
+    weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+    shards = {
+        shard: _header(file.parent / shard)
+        for shard in sorted(set(weight_map.values()))
+    }
+    if lost := [
+        name for name, shard in weight_map.items() if name not in shards[shard]
+    ]:
+        raise UserError(f"{file} places {', '.join(lost)} in files that lack them")
+    return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
+
+
+def read_tensors(
+    tensors: Mapping[str, StoredTensor],
+) -> Iterator[tuple[str, Shaped[np.ndarray, "..."]]]:
+    """Yield each tensor with its name, in the order of the bytes in the files."""
+    order = sorted(tensors, key=lambda name: (tensors[name].file, tensors[name].start))
+    with contextlib.ExitStack() as stack:
+        files: dict[Path, io.BufferedReader] = {}
+        for name in order:
+            tensor = tensors[name]
+            if tensor.file not in files:
+                files[tensor.file] = stack.enter_context(open(tensor.file, "rb"))
+            file = files[tensor.file]
+            file.seek(tensor.start)
+            flat = np.empty(tensor.size, np.uint8)
+            if file.readinto(flat.data) != tensor.size:
+                raise UserError(f"{tensor.file} ends within {name}; copy it anew")
+            yield name, flat.view(tensor.dtype).reshape(tensor.shape)
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
+    """Write a safetensors file; a file of that name is replaced once all is written.
+
+    Args:
+        file: Its folder exists.
+        tensors: By name; views are laid out one at a time, as they are written.
+    """
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    # As other writers do: wide dtypes first, which keeps all of them aligned.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, object] = {"__metadata__": METADATA}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        header[name] = {
+            "dtype": codes[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    with replacing(file) as out:
+        out.write(struct.pack("<Q", len(text)))
+        out.write(text)
+        for name in names:
+            flat = np.ascontiguousarray(tensors[name]).reshape(-1)
+            out.write(flat.view(np.uint8).data)
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes the place of `file` if nothing goes wrong."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with open(handle, "wb") as out:
+            yield out
+        # mkstemp makes files for the owner alone; these are files like others.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _header(file: Path) -> dict[str, StoredTensor]:
+    if not file.is_file():
+        raise UserError(f"{file} is missing")
+    with open(file, "rb") as opened:
+        start = opened.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+        if not 0 <= length <= min(MOST_HEADER_BYTES, file.stat().st_size - 8):
+            raise UserError(f"{file} is damaged, or no safetensors file")
+        header = json.loads(opened.read(length))
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise UserError(
+                f"{file}: {name} is stored as {entry['dtype']}; "
+                f"expected one of {', '.join(DTYPES)}"
+            )
+        first, last = entry["data_offsets"]
+        tensor = StoredTensor(
+            file, 8 + length + first, tuple(entry["shape"]), DTYPES[entry["dtype"]]
+        )
+        if tensor.size != last - first or 8 + length + last > file.stat().st_size:
+            raise UserError(f"{file} is damaged or not all there, at {name}")
+        tensors[name] = tensor
+    return tensors

@@ -1,0 +1,105 @@
+"""From what a user names to a local folder: itself, or the hub's cache of an id.
+
+The hub is used by its own conventions: its cache (``HF_HOME``), its token (``hf auth
+login`` or ``HF_TOKEN``), its offline switch (``HF_HUB_OFFLINE``).
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from medjax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def local_folder(
+    source: str | Path,
+    attempts: Iterable[list[str]],
+    enough: Callable[[Path], bool],
+) -> Path:
+    """Return the folder that `source` names, downloaded from the hub if need be.
+
+    Args:
+        source: A folder, or an id on the hub such as ``owner/name``.
+        attempts: Patterns of files to download; each list only if what the ones before
+            it brought is not enough.
+        enough: Whether a folder holds what is needed.
+
+    Raises:
+        UserError: If there is no such folder, and the hub does not give it.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise UserError(
+            f"'{source}' is a file; expected a folder in the diffusers layout, or a "
+            "hub id"
+        )
+    for patterns in attempts:
+        folder = _download(str(source), patterns)
+        if enough(folder):
+            break
+    return folder
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the content of a configuration file.
+
+    Raises:
+        UserError: If it is missing or no JSON object.
+    """
+    if not file.is_file():
+        raise UserError(
+            f"{file} is missing; expected a folder in the diffusers layout, as "
+            "diffusers' save_pretrained writes it"
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _download(name: str, patterns: list[str]) -> Path:
+    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except errors.HFValidationError as error:
+        reason = "and it is no hub id, which would be owner/name"
+        cause: Exception = error
+    except errors.GatedRepoError as error:
+        reason = (
+            "and on the hub its owner asks you to accept terms: do so on "
+            f"https://huggingface.co/{name}, then log in with 'hf auth login'"
+        )
+        cause = error
+    except errors.RepositoryNotFoundError as error:
+        reason = (
+            "and the hub has no such id, or keeps it private: log in with 'hf auth "
+            "login' or set HF_TOKEN"
+        )
+        cause = error
+    # Without a connection the hub's client raises its own errors, the operating
+    # system's, or those of whichever HTTP library it stands on.
+    except Exception as error:
+        offline = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else _first_line(error)
+        reason = (
+            "and as a hub id it is neither in the local cache nor can it be downloaded "
+            f"({offline}); connect, or name a folder in the diffusers layout; private "
+            "ids need 'hf auth login'"
+        )
+        cause = error
+    raise UserError(f"cannot load '{name}': no such local folder, {reason}") from cause
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

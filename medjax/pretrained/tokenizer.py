@@ -1,0 +1,123 @@
+"""CLIP's tokenizer from and to a folder, alike under transformers 4.57 and 5.
+
+transformers 4 has a tokenizer in Python and a fast one, transformers 5 the fast one
+alone; we take the fast one under both, so that captions get the same ids.
+"""
+
+import itertools
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from medjax.errors import UserError
+
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+# CLIP marks the last piece of a word.
+WORD_END = "</w>"
+# Any of these is enough to make a tokenizer from.
+_VOCABULARIES = ("tokenizer.json", "vocab.json")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the `transformers` CLIP tokenizer of a folder.
+
+    Raises:
+        UserError: If the folder holds none.
+    """
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise UserError(
+            f"{folder} holds no tokenizer; expected vocab.json and merges.txt, or "
+            "tokenizer.json"
+        )
+    from transformers import CLIPTokenizerFast
+
+    return CLIPTokenizerFast.from_pretrained(folder)
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer so that transformers 4 and 5 both load it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    # transformers 5 writes tokenizer.json alone; the Python tokenizer that torch
+    # pipelines take from transformers 4 reads these.
+    if not (folder / "vocab.json").is_file():
+        tokenizer.backend_tokenizer.model.save(str(folder))
+
+
+def tokenizer_from_words(words: Iterable[str], max_length: int = 77) -> Any:
+    """Return a CLIP tokenizer that has each of these words as one token.
+
+    Every byte is a token too, so that it spells whatever it does not know. Begin and
+    end are the last two ids, as in CLIP's own; end is also the padding, as SD1.5's.
+
+    Args:
+        words: Lower case, without spaces; each as CLIP splits text: letters only, one
+            digit, or punctuation only.
+        max_length: Tokens that the text encoder takes.
+    """
+    letters = _byte_letters()
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        _add_word([letters[byte] for byte in word.encode()], merges)
+    alphabet = sorted(letters.values(), key=ord)
+    tokens = [*alphabet, *(letter + WORD_END for letter in alphabet)]
+    tokens += [a + b for a, b in merges]
+    tokens += [BEGIN, END]
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": max_length,
+        "bos_token": BEGIN,
+        "eos_token": END,
+        "unk_token": END,
+        "pad_token": END,
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+        _write(folder / "vocab.json", json.dumps(vocabulary))
+        lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
+        _write(folder / "merges.txt", "\n".join(lines) + "\n")
+        _write(folder / "tokenizer_config.json", json.dumps(config))
+        return load_tokenizer(folder)
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+
+
+def _byte_letters() -> dict[int, str]:
+    """Return the printable letter that stands for each byte.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners",
+    2019, section 2.2; which letters they are is GPT-2's convention, which CLIP shares.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable}
+    return letters | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def _add_word(letters: list[str], merges: list[tuple[str, str]]) -> None:
+    """Append the merges that a word still needs to become one token.
+
+    Later merges come after all others, so that no earlier word is split differently.
+    """
+    pieces = [*letters[:-1], letters[-1] + WORD_END]
+    while pairs := set(itertools.pairwise(pieces)) & set(merges):
+        pieces = _merged(pieces, min(pairs, key=merges.index))
+    while len(pieces) > 1:
+        merges.append((pieces[0], pieces[1]))
+        pieces = _merged(pieces, merges[-1])
+
+
+def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    """Return the pieces with every occurrence of the pair joined, from the left."""
+    joined: list[str] = []
+    for piece in pieces:
+        if joined and (joined[-1], piece) == pair:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
