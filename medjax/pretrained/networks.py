@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from medjax.arrays import Params
 from medjax.diffusion.schedule import Schedule
 
@@ -20,7 +18,7 @@ class Network:
         config: Content of `config.json`, kept whole and written back when saving.
     """
 
-    module: nn.Module
+    module: Any
     params: Params
     config: Mapping[str, Any]
 
