@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -101,7 +101,7 @@ def make_batches(
     num_hosts: int = 1,
     shuffle: bool = True,
     repeat: bool = True,
-) -> Iterator[Example]:
+) -> Generator[Example, None, None]:
     """Iterate over this host's rows of the global batches, from `start_step` on.
 
     Args:
@@ -145,7 +145,7 @@ def validation_batches(
     *,
     host: int = 0,
     num_hosts: int = 1,
-) -> Iterator[Example]:
+) -> Generator[Example, None, None]:
     """Iterate once over all records in their stored order, each with weight 1.
 
     The same batches every time: thresholds too are drawn the same. See `make_batches`
@@ -215,7 +215,9 @@ def _leave_torch_out(worker: int, workers: int) -> None:
     os.environ["USE_TORCH"] = "0"
 
 
-def _stream(maker: _BatchMaker, start: int, stop: int) -> Iterator[Example]:
+def _stream(
+    maker: _BatchMaker, start: int, stop: int
+) -> Generator[Example, None, None]:
     """Compute the batches ahead of their use, by threads or by processes."""
     import grain
     from absl import flags

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 
 from medjax.arrays import Array
 from medjax.diffusion.schedule import Schedule, denoise
+from medjax.errors import UserError
 
 DenoiseFn = Callable[[Array, Array], Array]
 
@@ -28,7 +29,15 @@ def leading_timesteps(schedule: Schedule, steps: int) -> Int[np.ndarray, " s"]:
 
     Source: diffusers' "leading" spacing, which SD1.x was published with
     (`steps_offset` 1).
+
+    Raises:
+        UserError: If there are more steps than timesteps.
     """
+    if not 1 <= steps <= schedule.num_timesteps:
+        raise UserError(
+            f"{steps} sampler steps over {schedule.num_timesteps} timesteps; expected "
+            f"1 to {schedule.num_timesteps}"
+        )
     spacing = schedule.num_timesteps // steps
     offset = schedule.config.get("steps_offset", 0)
     return np.arange(steps)[::-1] * spacing + offset

@@ -1,5 +1,6 @@
 """Training, read from top to bottom: build, resume, then update after update."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -102,6 +103,7 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
             num_hosts=jax.process_count(),
         )
         with (
+            contextlib.closing(batches),
             MetricsWriter(workdir, start, enabled=jax.process_index() == 0) as writer,
             Progress(plan.steps, step) as progress,
         ):

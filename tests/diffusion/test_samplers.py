@@ -7,6 +7,7 @@ import pytest
 
 from medjax.diffusion import samplers
 from medjax.diffusion import schedule as S
+from medjax.errors import UserError
 from tests.diffusion.test_schedule import SD15, TYPES
 
 
@@ -21,6 +22,12 @@ def test_one_known_image_is_recovered_from_any_noise():
     exact = S.make_schedule({**SD15, "set_alpha_to_one": True}, "sample")
     got = samplers.ddim(lambda z, t: image, exact, noise, 10)
     np.testing.assert_allclose(got, image, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_steps_that_there_are_not_are_refused(steps):
+    with pytest.raises(UserError, match="expected 1 to 1000"):
+        samplers.leading_timesteps(S.make_schedule(SD15), steps)
 
 
 @pytest.mark.parametrize("kind", TYPES)
