@@ -1,8 +1,8 @@
-"""A tiny Stable Diffusion with random weights, for demos and tests without a download.
+"""A tiny Stable Diffusion: the embedded default, until there is a trained one.
 
-Nothing in it is trained, so what it draws means nothing; its parts and its files are
-those of the real one. Autoencoder: 4× smaller latents. Text encoder: two layers over a
-vocabulary that has each word of our captions, and can spell any other.
+Its U-Net and text encoder are drawn from a seed and know nothing; they have to be
+trained. Its autoencoder is set by hand (`tiny_vae`) and works. Its tokenizer has the
+words of our captions as single tokens. Made for 64×64 on two processor cores.
 """
 
 from typing import Any
@@ -11,71 +11,82 @@ import jax
 
 from medjax.data.captions import VOCABULARY
 from medjax.diffusion.schedule import make_schedule
-from medjax.pretrained import layout
+from medjax.models.autoencoder_kl import AutoencoderKL
+from medjax.models.clip_text import CLIPText
+from medjax.models.unet_2d_condition import UNet2DCondition
+from medjax.pretrained import tiny_vae
 from medjax.pretrained.networks import Network, StableDiffusion
 from medjax.pretrained.tokenizer import tokenizer_from_words
 
-_UNET = {
-    "sample_size": 16,
-    "block_out_channels": (32, 64),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
+TEXT_WIDTH = 64
+UNET_CONFIG: dict[str, Any] = {
+    "_class_name": "UNet2DConditionModel",
+    "act_fn": "silu",
+    # The number of heads, whatever its name says.
     "attention_head_dim": 4,
-    "cross_attention_dim": 32,
-}
-_VAE = {
-    "sample_size": 64,
-    "block_out_channels": (16, 32, 32),
-    "down_block_types": ("DownEncoderBlock2D",) * 3,
-    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "block_out_channels": [16, 32, 64],
+    "cross_attention_dim": TEXT_WIDTH,
+    # Attention where there are few pixels: 16×16 for an image of 64×64.
+    "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": tiny_vae.SIGNALS,
     "layers_per_block": 1,
     "norm_num_groups": 8,
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
+    "out_channels": tiny_vae.SIGNALS,
+    "sample_size": 64,
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
 }
-_TEXT_ENCODER = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
+TEXT_CONFIG: dict[str, Any] = {
+    "architectures": ["CLIPTextModel"],
     "hidden_act": "quick_gelu",
+    "hidden_size": TEXT_WIDTH,
+    "intermediate_size": 2 * TEXT_WIDTH,
+    "max_position_embeddings": 77,
+    "model_type": "clip_text_model",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "projection_dim": TEXT_WIDTH,
 }
 # Stable Diffusion 1.5's.
-_SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "num_train_timesteps": 1000,
+SCHEDULER_CONFIG: dict[str, Any] = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "clip_sample": False,
+    "num_train_timesteps": 1000,
     "prediction_type": "epsilon",
     "set_alpha_to_one": False,
+    "skip_prk_steps": True,
     "steps_offset": 1,
+    "trained_betas": None,
 }
 
 
 def tiny_tokenizer() -> Any:
-    """Return a CLIP tokenizer that has each word of our captions as one token."""
+    """Return a CLIP tokenizer with every word of our captions as one token."""
     return tokenizer_from_words(VOCABULARY)
 
 
 def tiny_stable_diffusion(seed: int = 0) -> StableDiffusion:
-    """Return a tiny Stable Diffusion, the same for the same seed on every machine."""
+    """Return a tiny Stable Diffusion, the same on every machine for the same seed."""
     tokenizer = tiny_tokenizer()
-    text_encoder = _TEXT_ENCODER | {
+    text_config = TEXT_CONFIG | {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    configs = {"unet": _UNET, "vae": _VAE, "text_encoder": text_encoder}
-    keys = jax.random.split(jax.random.key(seed), len(configs))
-    networks = {}
-    for (name, config), key in zip(configs.items(), keys, strict=True):
-        module = layout.STABLE_DIFFUSION[name].module.from_config(config)
-        networks[name] = Network(module, module.init_params(key), config)
+    unet_key, text_key = jax.random.split(jax.random.key(seed))
+    unet = UNet2DCondition.from_config(UNET_CONFIG)
+    vae = AutoencoderKL.from_config(tiny_vae.CONFIG)
+    text_encoder = CLIPText.from_config(text_config)
     return StableDiffusion(
-        **networks, tokenizer=tokenizer, schedule=make_schedule(_SCHEDULER)
+        unet=Network(unet, unet.init_params(unet_key), dict(UNET_CONFIG)),
+        vae=Network(vae, tiny_vae.tiny_vae_params(vae), dict(tiny_vae.CONFIG)),
+        text_encoder=Network(
+            text_encoder, text_encoder.init_params(text_key), text_config
+        ),
+        tokenizer=tokenizer,
+        schedule=make_schedule(SCHEDULER_CONFIG),
     )
