@@ -24,18 +24,18 @@ UNET_CONFIG: dict[str, Any] = {
     "act_fn": "silu",
     # The number of heads, whatever its name says.
     "attention_head_dim": 4,
-    "block_out_channels": [16, 32, 64],
+    "block_out_channels": [32, 64],
     "cross_attention_dim": TEXT_WIDTH,
     # Attention where there are few pixels: 16×16 for an image of 64×64.
-    "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
     "flip_sin_to_cos": True,
     "freq_shift": 0,
     "in_channels": tiny_vae.SIGNALS,
     "layers_per_block": 1,
     "norm_num_groups": 8,
     "out_channels": tiny_vae.SIGNALS,
-    "sample_size": 64,
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+    "sample_size": 32,
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
 }
 TEXT_CONFIG: dict[str, Any] = {
     "architectures": ["CLIPTextModel"],

@@ -1,17 +1,29 @@
-"""An autoencoder whose weights are set by hand: latents are the image's colours.
+"""An autoencoder whose weights are set by hand, for gray images.
 
 An autoencoder with random weights hides whatever a diffusion model learns on its
-latents. This one has the layers of `AutoencoderKL`, at the image's own resolution; its
-latents are luminance, two colour differences and a zero, and decode to the same image.
+latents. This one has the layers of `AutoencoderKL` and halves the resolution; its four
+latents are, along either axis, a mean m and a detail d of two neighbouring pixels:
 
-Its residual blocks and its attention end in zeros and so change nothing. There remain
-a norm and a nonlinearity before the last convolution, which are passed like this:
+    m_i = 0.8 (x_2i + x_2i+1) − 0.3 (x_2i−1 + x_2i+2)                            (1)
+    d_i = 0.4 (x_2i+1 − x_2i) − 0.15 (x_2i+2 − x_2i−1)                           (2)
 
-    silu(z) − silu(−z) = z                                                       (1)
+and it decodes them by what a convolution of enlarged pixels can do:
+
+    x_2i   = ¼ m_i−1 + ¾ m_i + d_i−1 − d_i                                       (3)
+    x_2i+1 = ¾ m_i + ¼ m_i+1 + d_i − d_i+1
+
+The numbers in (1, 2) are a least-squares fit of inverting (3) on signals with a 1/f²
+spectrum, rounded. Of chest radiographs at 64×64 it gives back all but 2% of the range
+(35 dB; 42 dB away from the border, beyond which convolutions see gray).
+
+Residual blocks and attention end in zeros and so change nothing. There remain a norm
+and a nonlinearity before the last convolution, which are passed like this:
+
+    silu(z) − silu(−z) = z                                                       (4)
 
 holds exactly, so each signal x goes as the pair (x, −x); and with ±K beside it in its
 group of four, the norm's mean is 0 and its deviation K/√2 · √(1 + ⟨x²⟩/K²), nearly
-constant for K ≫ |x|. What remains is a factor of 1 − ⟨x²⟩/2K²: 0.9995 for K = 32.
+constant for K ≫ |x|.
 """
 
 from typing import Any
@@ -25,77 +37,96 @@ from medjax.arrays import Params
 from medjax.models.autoencoder_kl import AutoencoderKL
 
 SIGNALS = 4
-"""Latent channels, each a group of four channels inside."""
+"""Groups of four channels inside; latent channels, too: mm, md, dm, dd."""
 
 CONFIG: dict[str, Any] = {
     "_class_name": "AutoencoderKL",
     "act_fn": "silu",
-    "block_out_channels": [4 * SIGNALS],
-    "down_block_types": ["DownEncoderBlock2D"],
+    "block_out_channels": [4 * SIGNALS] * 2,
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
     "in_channels": 3,
     "latent_channels": SIGNALS,
     "layers_per_block": 1,
     "norm_num_groups": SIGNALS,
     "out_channels": 3,
     "sample_size": 64,
-    # Gray images with a deviation of 0.6 have a luminance of unit variance.
     "scaling_factor": 1.0,
-    "up_block_types": ["UpDecoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
 }
-# Luminance and two differences of colour, orthonormal: the transpose inverts it.
-COLOURS = np.array(
-    [
-        np.array([1, 1, 1]) / np.sqrt(3),
-        np.array([1, -1, 0]) / np.sqrt(2),
-        np.array([1, 1, -2]) / np.sqrt(6),
-        [0, 0, 0],
-    ],
-    np.float32,
+# (1, 2): of m and d, the weight of either pixel in the blocks before, here and after.
+ANALYSIS = np.array(
+    [[[0, -0.3], [0.8, 0.8], [-0.3, 0]], [[0, 0.15], [-0.4, 0.4], [-0.15, 0]]]
 )
-K = 32.0
-# Next to none: the latents' deviation is 0.7% of a gray value's range.
+# (3): of m and d, the weight of the enlarged pixels before, here and after.
+SYNTHESIS = np.array([[0.25, 0.5, 0.25], [1, 0, -1]])
+# Brings the latents of chest radiographs to a variance of about one.
+GAINS = np.sqrt([2, 200])
+K = 64.0
+# A deviation of 0.007, next to none.
 LOGVAR = -10.0
 # A layer whose kernel is zero ends a branch that then adds nothing.
 ZERO = ("conv2/kernel", "proj_attn/kernel")
 
+Kernel = Float[np.ndarray, "h w i o"]
+
 
 def tiny_vae_params(module: AutoencoderKL) -> Params:
     """Return the weights; `module` is built from `CONFIG`."""
-    drawn = trees.flatten(module.init_params(jax.random.key(0)))
-    flat = {
-        path: np.zeros_like(leaf) if path.endswith(ZERO) else leaf
-        for path, leaf in drawn.items()
+    analysis = ANALYSIS * GAINS[:, None, None]
+    synthesis = SYNTHESIS / GAINS[:, None]
+    gray = _point(np.full((3, 1), 1 / 3))
+    # The four pixels of a block, then what (1, 2) makes of blocks of them.
+    pixels = np.zeros((3, 3, 1, SIGNALS))
+    pixels[:2, :2, 0] = np.eye(SIGNALS).reshape(2, 2, SIGNALS)
+    latents = np.einsum("uap,vbq->abpquv", analysis, analysis).reshape(3, 3, 4, 4)
+    image = np.einsum("ua,vb->abuv", synthesis, synthesis).reshape(3, 3, 4, 1)
+
+    kernels = {
+        "encoder/conv_in": _write(gray),
+        "encoder/down_blocks_0/downsamplers_0/conv": _write(_read(pixels)),
+        "encoder/conv_out": np.pad(_read_normed(latents), ((0, 0),) * 3 + ((0, 4),)),
+        "quant_conv": np.eye(2 * SIGNALS)[None, None],
+        "post_quant_conv": np.eye(SIGNALS)[None, None],
+        "decoder/conv_in": _write(_point(np.eye(SIGNALS))),
+        "decoder/up_blocks_0/upsamplers_0/conv": _write(_read(image)),
+        "decoder/conv_out": _read_normed(_point(np.ones((1, 3)))),
     }
-    unit = np.eye(SIGNALS, dtype=np.float32)
-    flat |= _into_groups("encoder/conv_in", COLOURS)
-    flat |= _out_of_groups("encoder/conv_out", np.concatenate([unit, 0 * unit]))
-    flat["encoder/conv_out/bias"] = np.repeat(
-        np.array([0, LOGVAR], np.float32), SIGNALS
-    )
-    flat["quant_conv/kernel"] = np.eye(2 * SIGNALS, dtype=np.float32)[None, None]
-    flat["post_quant_conv/kernel"] = unit[None, None]
-    flat |= _into_groups("decoder/conv_in", unit)
-    flat |= _out_of_groups("decoder/conv_out", COLOURS.T)
+    flat = trees.flatten(module.init_params(jax.random.key(0)))
+    for path, kernel in kernels.items():
+        flat[f"{path}/kernel"] = kernel.astype(np.float32)
+        grouped = kernel.shape[-1] == 4 * SIGNALS
+        bias = (
+            np.tile([0, 0, K, -K], SIGNALS) if grouped else np.zeros(kernel.shape[-1])
+        )
+        flat[f"{path}/bias"] = bias.astype(np.float32)
+    flat["encoder/conv_out/bias"][SIGNALS:] = LOGVAR
+    flat |= {path: 0 * leaf for path, leaf in flat.items() if path.endswith(ZERO)}
     return trees.unflatten(flat)
 
 
-def _into_groups(path: str, matrix: Float[np.ndarray, "s i"]) -> Params:
-    """Return a convolution to groups of (x, −x, K, −K), x being ``matrix @ input``."""
-    kernel = np.zeros((3, 3, matrix.shape[1], SIGNALS, 4), np.float32)
-    kernel[1, 1, :, :, 0] = matrix.T
-    kernel[1, 1, :, :, 1] = -matrix.T
-    return {
-        f"{path}/kernel": kernel.reshape(3, 3, matrix.shape[1], 4 * SIGNALS),
-        f"{path}/bias": np.tile(np.array([0, 0, K, -K], np.float32), SIGNALS),
-    }
+def _point(matrix: Float[np.ndarray, "i o"]) -> Kernel:
+    """Return a 3×3 kernel that looks at its own place alone."""
+    kernel = np.zeros((3, 3, *matrix.shape))
+    kernel[1, 1] = matrix
+    return kernel
 
 
-def _out_of_groups(path: str, matrix: Float[np.ndarray, "o s"]) -> Params:
-    """Return a convolution to ``matrix @ x`` from normed groups, by (1)."""
-    kernel = np.zeros((3, 3, SIGNALS, 4, matrix.shape[0]), np.float32)
-    kernel[1, 1, :, 0, :] = matrix.T * K / np.sqrt(2)
-    kernel[1, 1, :, 1, :] = -matrix.T * K / np.sqrt(2)
-    return {
-        f"{path}/kernel": kernel.reshape(3, 3, 4 * SIGNALS, matrix.shape[0]),
-        f"{path}/bias": np.zeros(matrix.shape[0], np.float32),
-    }
+def _write(kernel: Kernel) -> Kernel:
+    """Let a kernel's outputs x go to groups (x, −x, ±K); the biases give the ±K."""
+    grouped = np.einsum("hwis,g->hwisg", kernel, [1, -1, 0, 0])
+    grouped = np.pad(grouped, ((0, 0),) * 3 + ((0, SIGNALS - kernel.shape[3]), (0, 0)))
+    return grouped.reshape(*kernel.shape[:3], 4 * SIGNALS)
+
+
+def _read(kernel: Kernel, weights: tuple[float, ...] = (1, 0, 0, 0)) -> Kernel:
+    """Let a kernel's inputs come from groups, the members weighted."""
+    grouped = np.einsum("hwso,g->hwsgo", kernel, weights)
+    rest = SIGNALS - kernel.shape[2]
+    grouped = np.pad(grouped, ((0, 0),) * 2 + ((0, rest), (0, 0), (0, 0)))
+    return grouped.reshape(*kernel.shape[:2], 4 * SIGNALS, kernel.shape[3])
+
+
+def _read_normed(kernel: Kernel) -> Kernel:
+    """Let a kernel's inputs come from groups that were normed and went through (4)."""
+    deviation = K / np.sqrt(2)
+    return _read(kernel, (deviation, -deviation, 0, 0))
