@@ -67,7 +67,8 @@ LOGVAR = -10.0
 # A layer whose kernel is zero ends a branch that then adds nothing.
 ZERO = ("conv2/kernel", "proj_attn/kernel")
 
-Kernel = Float[np.ndarray, "h w i o"]
+Kernel = Float[np.ndarray, "_ _ _ _"]
+"""Height, width, inputs, outputs."""
 
 
 def tiny_vae_params(module: AutoencoderKL) -> Params:
