@@ -83,6 +83,8 @@ def _demo(config: ConfigDict) -> None:
     config.model.pretrained = ""
     config.model.train_unet = True
     config.model.dtype = "float32"
+    # A mean of what could be there comes sooner than detail.
+    config.diffusion.prediction_type = "sample"
     config.optim.learning_rate = 1e-3
     config.optim.warmup_fraction = 0.05
     config.optim.ema_decay = 0.99
@@ -94,4 +96,4 @@ def _demo(config: ConfigDict) -> None:
     config.eval.sample_every = 100
     config.eval.samples = 4
     config.eval.sampler_steps = 20
-    config.eval.guidance_scale = 2.0
+    config.eval.guidance_scale = 1.0
