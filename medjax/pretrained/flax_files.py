@@ -11,6 +11,7 @@ warning. So the names in the files are compared before, and any difference is an
 import contextlib
 import importlib.util
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -100,7 +101,15 @@ def _link(file: Path, folder: Path) -> None:
 def _check_torch(file: Path, home: Path, expected: Shapes) -> None:
     import torch
 
-    state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    try:
+        # Files of before torch 1.6 are no archives and cannot be mapped.
+        mapped = zipfile.is_zipfile(file)
+        state = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{home / file.name} is damaged, or no file of torch weights: "
+            f"{str(error).partition(chr(10))[0] or type(error).__name__}"
+        ) from error
     stored = {name: tuple(tensor.shape) for name, tensor in state.items()}
     names.match(expected, stored, f"{home / file.name}")
 

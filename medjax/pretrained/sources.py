@@ -90,10 +90,11 @@ def _download(name: str, patterns: list[str]) -> Path:
     # Without a connection the hub's client raises its own errors, the operating
     # system's, or those of whichever HTTP library it stands on.
     except Exception as error:
-        offline = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else _first_line(error)
+        absent = HF_HUB_OFFLINE and isinstance(error, errors.LocalEntryNotFoundError)
+        why = "HF_HUB_OFFLINE is set" if absent else _first_line(error)
         reason = (
             "and as a hub id it is neither in the local cache nor can it be downloaded "
-            f"({offline}); connect, or name a folder in the diffusers layout; private "
+            f"({why}); connect, or name a folder in the diffusers layout; private "
             "ids need 'hf auth login'"
         )
         cause = error

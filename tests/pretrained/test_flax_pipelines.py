@@ -51,3 +51,10 @@ def test_without_the_pinned_pair_the_error_says_what_is_there(
 def test_versions_with_flax_are_enough(monkeypatch):
     without(monkeypatch, diffusers="0.39.0", transformers="4.57.6")
     flax_pipelines.check_installed()
+
+
+def test_without_torch_the_error_says_so(monkeypatch, tmp_path):
+    save_controlnet(network("controlnet"), tmp_path)
+    without(monkeypatch, diffusers="0.39.0", transformers="4.57.6", torch=None)
+    with pytest.raises(UserError, match=r"torch, which is not installed.*safetensors"):
+        load_controlnet(tmp_path, route="flax-pipelines")
