@@ -29,7 +29,8 @@ def tokenize(
     lost = ""
     if len(ids) > max_length:
         # The end token stays, as the text encoder pools there.
-        lost = tokenizer.decode(ids[max_length - 1 : -1])
+        # A tokenizer that was pickled leaves the marks of word ends in the text.
+        lost = tokenizer.decode(ids[max_length - 1 : -1]).replace("</w>", " ").strip()
         ids = [*ids[: max_length - 1], ids[-1]]
     padding = [tokenizer.pad_token_id] * (max_length - len(ids))
     return np.asarray([*ids, *padding], np.int32), lost
