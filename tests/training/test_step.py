@@ -19,13 +19,13 @@ KEY = jax.random.key(7)
 
 
 def run(mesh_sizes=(1, 1, 1), accumulation=1, steps=2, ema_decay=None):
-    """Train a few steps; SGD, so that parameters tell the gradients apart."""
+    """Train a few steps by SGD whose momentum is the sum of all gradients."""
     task, weights = small.make()
     params, frozen = small.split(weights)
     count = int(np.prod(mesh_sizes))
     config = meshes.MeshConfig(*mesh_sizes)
     mesh = meshes.make_mesh(config, jax.devices()[:count])
-    optimizer = optax.sgd(0.1)
+    optimizer = optax.sgd(0.1, momentum=1.0)
     state = init_state(params, optimizer, mesh, ema_decay is not None)
     frozen = jax.device_put(frozen, meshes.param_shardings(frozen, mesh))
     step = make_train_step(
@@ -47,14 +47,12 @@ def reference():
 def assert_same(got, reference):
     history, state, _ = got
     np.testing.assert_allclose(history, reference[0], rtol=1e-5)
-    ours, theirs = trees.flatten(state.params), trees.flatten(reference[1].params)
-    start = trees.flatten(small.split(small.make()[1])[0])
-    moved = same = 0.0
-    for path, leaf in ours.items():
-        moved += np.square(np.asarray(theirs[path]) - start[path]).sum()
-        same += np.square(np.asarray(leaf) - np.asarray(theirs[path])).sum()
-    # Against how far the parameters moved: that is the accumulated gradient.
-    assert np.sqrt(same) <= 1e-5 * np.sqrt(moved)
+    # The gradients themselves: parameters would add the rounding of being stored.
+    ours, theirs = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(s.opt_state[0])])
+        for s in (state, reference[1])
+    )
+    assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 
 
 @pytest.mark.parametrize("accumulation", [2, 4, 8])
