@@ -6,7 +6,7 @@ and nothing left over.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from medjax.pretrained import layout, names
 from medjax.pretrained.layout import Part
 from medjax.pretrained.networks import Network, StableDiffusion
 from medjax.pretrained.safetensors_io import (
+    StoredTensor,
     read_tensors,
     replacing,
     stored_tensors,
@@ -49,11 +50,31 @@ def read_params(home: Path, part: Part, shapes: Params, dtype: np.dtype) -> Para
     file = part.weights_in(home)
     if file is None:
         raise UserError(f"{home / part.stem}.safetensors is missing")
-    stored = stored_tensors(file)
+    return read_weights(stored_tensors(file), shapes, dtype, str(file))
+
+
+def read_weights(
+    stored: Mapping[str, StoredTensor],
+    shapes: Params,
+    dtype: np.dtype,
+    where: str,
+    naming: Callable[[str], tuple[str, ...]] = names.torch_names,
+) -> Params:
+    """Read one network's weights, each of which is asked for and none left over.
+
+    Args:
+        stored: Every tensor that there is of it, by name.
+        shapes: The tree that its module expects.
+        dtype: Of the result, whatever is stored.
+        where: What the weights are and where they lie, for the error.
+        naming: From a path to the names that its weight may have.
+
+    Raises:
+        UserError: If weights do not fit `shapes`.
+    """
     expected = {path: leaf.shape for path, leaf in trees.flatten(shapes).items()}
-    found = names.match(
-        expected, {name: tensor.shape for name, tensor in stored.items()}, str(file)
-    )
+    got = {name: tensor.shape for name, tensor in stored.items()}
+    found = names.match(expected, got, where, naming)
     paths = {name: path for path, name in found.items()}
     flat = {}
     for name, array in read_tensors({name: stored[name] for name in paths}):
@@ -61,7 +82,7 @@ def read_params(home: Path, part: Part, shapes: Params, dtype: np.dtype) -> Para
         leaf = names.from_torch(path, expected[path], array)
         # One copy at most, contiguous; the stored layout is freed at once.
         flat[path] = leaf.astype(dtype, order="C", copy=False)
-    logger.info("read %d weights from %s", len(flat), file)
+    logger.info("read %d weights from %s", len(flat), where)
     return trees.unflatten(dict(sorted(flat.items())))
 
 

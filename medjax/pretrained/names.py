@@ -16,7 +16,7 @@ Source: the names are those of diffusers' and transformers' torch and Flax class
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Shaped
@@ -79,6 +79,7 @@ def match(
     expected: Mapping[str, tuple[int, ...]],
     stored: Mapping[str, tuple[int, ...]],
     where: str,
+    naming: Callable[[str], tuple[str, ...]] = torch_names,
 ) -> dict[str, str]:
     """Find each expected leaf's weight among the stored ones, and leave none over.
 
@@ -86,6 +87,7 @@ def match(
         expected: Flax shape of each path.
         stored: Torch shape of each name.
         where: What the weights are and where they lie, for the error.
+        naming: From a path to the names it may have, first the one to report.
 
     Returns:
         The stored name of each path.
@@ -95,7 +97,7 @@ def match(
     """
     found, missing, misfits = {}, [], []
     for path, shape in expected.items():
-        names = torch_names(path)
+        names = naming(path)
         name = next((name for name in names if name in stored), None)
         if name is None:
             missing.append(names[0])

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import os
 import struct
 import tempfile
@@ -50,21 +51,28 @@ class StoredTensor:
     """Where a tensor lies.
 
     Attributes:
-        file: The safetensors file.
+        file: The file.
         start: Of its first byte, counted from the start of the file.
         shape: Its shape.
         dtype: Its dtype in the file.
+        strides: Elements from one index to the next along each axis; None for rows in
+            order, which safetensors always have.
     """
 
     file: Path
     start: int
     shape: tuple[int, ...]
     dtype: np.dtype
+    strides: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:
-        """Number of bytes."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        """Number of bytes from its first to its last."""
+        if self.strides is None or 0 in self.shape:
+            return math.prod(self.shape) * self.dtype.itemsize
+        steps = zip(self.shape, self.strides, strict=True)
+        last = sum((count - 1) * stride for count, stride in steps)
+        return (last + 1) * self.dtype.itemsize
 
 
 def stored_tensors(file: Path) -> dict[str, StoredTensor]:
@@ -106,7 +114,7 @@ def read_tensors(
             flat = np.empty(tensor.size, np.uint8)
             if file.readinto(flat.data) != tensor.size:
                 raise UserError(f"{tensor.file} ends within {name}; copy it anew")
-            yield name, flat.view(tensor.dtype).reshape(tensor.shape)
+            yield name, _shaped(flat, tensor)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
@@ -155,6 +163,16 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def _shaped(
+    flat: Shaped[np.ndarray, " n"], tensor: StoredTensor
+) -> Shaped[np.ndarray, "..."]:
+    flat = flat.view(tensor.dtype)
+    if tensor.strides is None or 0 in tensor.shape:
+        return flat.reshape(tensor.shape)
+    strides = [stride * flat.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+
+
 def _header(file: Path) -> dict[str, StoredTensor]:
     if not file.is_file():
         raise UserError(f"{file} is missing")
@@ -163,7 +181,12 @@ def _header(file: Path) -> dict[str, StoredTensor]:
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
         if not 0 <= length <= min(MOST_HEADER_BYTES, file.stat().st_size - 8):
             raise UserError(f"{file} is damaged, or no safetensors file")
-        header = json.loads(opened.read(length))
+        try:
+            header = dict(json.loads(opened.read(length)))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{file} is damaged, or no safetensors file: {error}"
+            ) from error
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():

@@ -1,6 +1,7 @@
 """Safetensors, beside the library that defines them."""
 
 import json
+import struct
 
 import ml_dtypes
 import numpy as np
@@ -84,6 +85,10 @@ def test_another_kind_of_file_is_an_error(tmp_path):
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 10)
     with pytest.raises(UserError, match="no safetensors file"):
         stored_tensors(file)
+    for header in (b"{not JSON", b"[1]", b"17"):
+        file.write_bytes(struct.pack("<Q", len(header)) + header)
+        with pytest.raises(UserError, match="no safetensors file"):
+            stored_tensors(file)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
