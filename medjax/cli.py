@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from medjax.errors import UserError, nearest
+from medjax.errors import Stopped, UserError, nearest
 
 USER_ERROR_EXIT_CODE = 2
+# As sysexits.h's EX_TEMPFAIL: nothing is wrong, the same command again goes on.
+STOPPED_EXIT_CODE = 75
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -35,12 +37,15 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
         main(argv)
 
     try:
-        app.run(start, flags_parser=_parse_flags)
+        sys.exit(app.run(start, flags_parser=_parse_flags))
     except UserError as error:
         if "--debug" in sys.argv:
             raise
         sys.stderr.write(f"error: {error}\n")
-    sys.exit(USER_ERROR_EXIT_CODE)
+        sys.exit(USER_ERROR_EXIT_CODE)
+    except Stopped as stopped:
+        sys.stderr.write(f"stopped: {stopped}\n")
+        sys.exit(STOPPED_EXIT_CODE)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

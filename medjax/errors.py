@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class Stopped(Exception):
+    """A run was asked to stop before its end; its message says where it stands."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known name, or ``""``."""
     matches = difflib.get_close_matches(name, list(known), n=1)

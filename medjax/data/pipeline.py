@@ -25,6 +25,7 @@ from medjax.data.prepared import (
     PreparedSource,
     describe_splits,
     find_dataset,
+    fingerprint,
     read_metadata,
 )
 from medjax.data.splits import SPLITS
@@ -84,6 +85,24 @@ def dataset_metadata(config: DataConfig) -> Metadata:
         licence="computed by medjax: no rights attached",
         description="Frontal chest radiographs computed from ellipsoids.",
     )
+
+
+def dataset_identity(config: DataConfig) -> dict[str, str]:
+    """Return the ``source`` and ``fingerprint`` of the data set, wherever it lies.
+
+    Raises:
+        UserError: If there is no such data set.
+    """
+    if not config.root:
+        return {"source": "phantoms", "fingerprint": "phantoms"}
+    return {"source": config.root, "fingerprint": fingerprint(config.root)}
+
+
+def record_ids(source: Source, config: DataConfig, step: int) -> list[str]:
+    """Return the ids of the records in the global batch of `step`, in its order."""
+    numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
+    count, seed = len(source), config.seed
+    return [str(source[_shuffled(n, count, seed)]["id"]) for n in numbers]
 
 
 def _phantom_splits(config: DataConfig) -> dict[str, int]:
@@ -197,10 +216,16 @@ class _BatchMaker:
         return batch, next((lost for _, lost in made if lost), "")
 
     def _index(self, number: int) -> int:
-        epoch, position = divmod(number, len(self.source))
+        count = len(self.source)
         if not self.shuffle:
-            return position
-        return int(_permutation(self.config.seed, epoch, len(self.source))[position])
+            return number % count
+        return _shuffled(number, count, self.config.seed)
+
+
+def _shuffled(number: int, count: int, seed: int) -> int:
+    """Return which of `count` records example `number` of the stream is."""
+    epoch, position = divmod(number, count)
+    return int(_permutation(seed, epoch, count)[position])
 
 
 @functools.lru_cache(maxsize=4)

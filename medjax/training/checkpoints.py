@@ -3,17 +3,21 @@
 Each step's folder is complete or absent (orbax writes beside it and renames), and holds
 
 * ``state``: the trained parameters, their average, the optimiser's state, the step;
-* ``about``: the resolved config and the base's source and fingerprint, as JSON;
-* ``metrics``: what validation measured, as JSON.
+* ``about``: the resolved config, and source and fingerprint of the inputs, as JSON;
+* ``metrics``: what validation measured, as JSON;
+* ``checksums.json``: a digest of every file, see `medjax.training.integrity`.
 
-The frozen base is not saved: its source and fingerprint are, and resuming upon another
-base is an error, for the trained half means nothing without the frozen one.
+The inputs, which are the frozen base and the data, are not saved: resuming with others
+is an error, for the trained half means nothing without them.
 """
 
+import contextlib
+import errno
 import json
 import logging
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -25,6 +29,8 @@ from orbax.checkpoint import checkpoint_managers
 from medjax import trees
 from medjax.arrays import PyTree
 from medjax.errors import UserError
+from medjax.training.compatibility import check_same_run
+from medjax.training.integrity import set_damaged_aside, write_checksums
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +45,7 @@ class Checkpoints:
         self,
         folder: str | Path,
         config: Mapping[str, Any],
-        base: Mapping[str, str],
+        inputs: Mapping[str, Mapping[str, str]],
         keep_last: int = 2,
         keep_best: int = 1,
         metric: str = "val/loss",
@@ -47,24 +53,31 @@ class Checkpoints:
     ) -> None:
         """Open the folder, create it if need be, and remove unfinished saves.
 
+        Newest checkpoints that are damaged are named, and set aside.
+
         Args:
             folder: Where the checkpoints lie, one folder a step.
             config: The resolved config, JSON-able; kept with every checkpoint.
-            base: ``source`` and ``fingerprint`` of the frozen base.
+            inputs: ``source`` and ``fingerprint`` of what training stands on, by name.
             keep_last: Newest checkpoints to keep, at least 1.
             keep_best: Best checkpoints by `metric` to keep beside those.
             metric: Which of the saved metrics says what is best.
             mode: Whether the smallest or the largest is best.
 
         Raises:
-            UserError: If `keep_last` is below 1 or `keep_best` below 0.
+            UserError: If `keep_last` is below 1 or `keep_best` below 0, or if no
+                checkpoint is whole.
         """
         if keep_last < 1 or keep_best < 0:
             raise UserError(
                 f"keep_last is {keep_last}, keep_best {keep_best}; expected at least 1 "
                 "and 0, or the run could not be resumed"
             )
-        self._about = _as_json({"config": config, "base": base})
+        # As JSON gives it back, so that it compares with what was saved.
+        about = {"config": config, "inputs": inputs}
+        self._about = json.loads(json.dumps(about))
+        self._folder = Path(folder).absolute()
+        self._saving = 0
         self._metric = metric
         self._worst = math.inf if mode == "min" else -math.inf
         policies = [
@@ -76,13 +89,18 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             ),
         ]
+        if jax.process_index() == 0:
+            set_damaged_aside(self._folder)
         self._manager = ocp.CheckpointManager(
-            Path(folder).absolute(),
+            self._folder,
             options=ocp.CheckpointManagerOptions(
                 best_fn=self._score,
                 best_mode=mode,
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(
+                    post_finalization_callback=self._write_checksums
+                ),
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -120,15 +138,18 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return False
-        return self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(trees.unflatten(_by_path(state))),
-                about=ocp.args.JsonSave(self._about),
-            ),
-            metrics={name: float(value) for name, value in (metrics or {}).items()},
-            force=True,
-        )
+        with self._told():
+            self.wait()
+            self._saving = step
+            return self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(trees.unflatten(_by_path(state))),
+                    about=ocp.args.JsonSave(self._about),
+                ),
+                metrics={name: float(value) for name, value in (metrics or {}).items()},
+                force=True,
+            )
 
     def restore(self, like: PyTree, step: int | None = None) -> PyTree:
         """Return the state of `step`, laid out as `like`.
@@ -139,14 +160,13 @@ class Checkpoints:
             step: Which checkpoint; the latest where None.
 
         Raises:
-            UserError: If there is none, it belongs to another base, or its arrays are
-                not those of `like`.
+            UserError: If there is none, it belongs to another run (other inputs, or a
+                config that differs where it must not), or its arrays are not those of
+                `like`.
         """
         step = self._resolve(step)
-        about = self.about(step)
-        self._check_base(step, about["base"])
-        for line in _differences(about["config"], self._about["config"]):
-            logger.warning("resuming at step %d with another config: %s", step, line)
+        where = f"checkpoint {step} in {self._folder}"
+        check_same_run(where, self.about(step), self._about)
         wanted = _by_path(like)
         self._check_shapes(step, wanted)
         abstract = {p: ocp.utils.to_shape_dtype_struct(x) for p, x in wanted.items()}
@@ -156,18 +176,23 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), [found[p] for p in wanted])
 
     def about(self, step: int | None = None) -> dict[str, Any]:
-        """Return the config and the base that a checkpoint was trained with."""
+        """Return the config and the inputs that a checkpoint was trained with."""
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
         return self._manager.restore(self._resolve(step), args=args)["about"]
 
     def wait(self) -> None:
-        """Wait until what was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Wait until what was saved is on disk.
+
+        Raises:
+            UserError: If the disk is full or refuses.
+        """
+        with self._told():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, then release the folder."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._told():
+            self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -193,18 +218,30 @@ class Checkpoints:
             wanted = (
                 "no checkpoint" if step is None else f"no checkpoint of step {step}"
             )
-            raise UserError(f"{wanted} in {self._manager.directory}; it has {steps}")
+            raise UserError(f"{wanted} in {self._folder}; it has {steps}")
         return step
 
-    def _check_base(self, step: int, base: Mapping[str, str]) -> None:
-        own = self._about["base"]
-        if base["fingerprint"] != own["fingerprint"]:
+    def _write_checksums(self) -> None:
+        """Add checksums to what is about to become the checkpoint (orbax calls it)."""
+        unfinished = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        write_checksums(next(unfinished, self._folder / str(self._saving)))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say in one line that the disk is full, or why else it refuses."""
+        try:
+            yield
+        except Exception as error:
+            reason = _disk_error(error)
+            if reason is None:
+                raise
+            whole = [s for s in self._manager.all_steps() if s != self._saving]
+            newest = f"step {max(whole)}" if whole else "none"
             raise UserError(
-                f"checkpoint {step} in {self._manager.directory} was trained on the "
-                f"base '{base['source']}' ({base['fingerprint']}), this run has "
-                f"'{own['source']}' ({own['fingerprint']}): give the same base, or "
-                "another --workdir"
-            )
+                f"cannot write checkpoint {self._saving} in {self._folder}: {reason}; "
+                f"the newest complete one is {newest}: make room and give the same "
+                "command again"
+            ) from error
 
     def _check_shapes(self, step: int, wanted: Mapping[str, Any]) -> None:
         saved = _by_path(self._manager.item_metadata(step)["state"].tree)
@@ -215,7 +252,7 @@ class Checkpoints:
             )
             if there != here:
                 raise UserError(
-                    f"checkpoint {step} in {self._manager.directory} does not fit this "
+                    f"checkpoint {step} in {self._folder} does not fit this "
                     f"config: {path} is {there} there, {here} here; mend the config or "
                     "give another --workdir"
                 )
@@ -232,17 +269,13 @@ def _by_path(tree: PyTree) -> dict[str, Any]:
     }
 
 
-def _as_json(value: Any) -> Any:
-    """Return `value` as JSON would give it back, so that it compares with what was."""
-    return json.loads(json.dumps(value))
-
-
-def _differences(old: Any, new: Any, path: str = "config") -> list[str]:
-    """Return one line for every value that differs between two nested dicts."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in _differences(old.get(key), new.get(key), f"{path}.{key}")
-        ]
-    return [] if old == new else [f"{path} = {new!r} (was {old!r})"]
+def _disk_error(error: BaseException) -> str | None:
+    """Return why the disk refused, if that is what an error of orbax is about."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
+        seen = seen.__cause__ or seen.__context__
+    # Tensorstore says it only in words.
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+    return next((w for w in map(os.strerror, codes) if w in str(error)), None)

@@ -31,6 +31,8 @@ class TrainConfig:
         keep_last: Newest checkpoints to keep.
         keep_best: Checkpoints with the lowest validation loss to keep besides.
         max_hours: Stop cleanly after this long; None never does.
+        max_skipped_updates: Updates with a loss or gradient that is NaN or infinite to
+            skip, over the whole run, before it stops.
         profile_at: Update at which to record a profile; None records none.
         profile_steps: Updates that the profile lasts.
     """
@@ -43,6 +45,7 @@ class TrainConfig:
     keep_last: int = 2
     keep_best: int = 1
     max_hours: float | None = None
+    max_skipped_updates: int = 0
     profile_at: int | None = None
     profile_steps: int = 5
 

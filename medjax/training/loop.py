@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,30 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from medjax import meshes, trees
-from medjax.arrays import Params
-from medjax.data.pipeline import make_batches, open_dataset
-from medjax.errors import UserError
+from medjax.arrays import Batch, Params
+from medjax.data.pipeline import (
+    dataset_identity,
+    make_batches,
+    open_dataset,
+    record_ids,
+)
+from medjax.errors import Stopped, UserError
 from medjax.evaluation.grids import save_png
 from medjax.tasks import TASKS
 from medjax.training.checkpoints import Checkpoints
 from medjax.training.config import RunConfig, TrainConfig
 from medjax.training.metrics import MetricsWriter
+from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
 from medjax.training.optimizer import make_optimizer, make_schedule
 from medjax.training.progress import Progress, RateMeter, memory
 from medjax.training.step import (
     TrainState,
     check_batch_size,
+    example_keys,
     init_state,
     make_train_step,
 )
+from medjax.training.stopping import stop_on_signals
 from medjax.training.validation import make_sample, make_validate
 
 logger = logging.getLogger(__name__)
@@ -38,14 +47,17 @@ logger = logging.getLogger(__name__)
 def train(config: RunConfig, workdir: str | Path) -> TrainState:
     """Train until `config.train.steps`, from the newest checkpoint in `workdir` on.
 
-    The last step always validates, samples and saves. The workdir gets `config.json`,
-    `metrics.csv`, `tensorboard/`, `samples/` and `checkpoints/`.
+    The last step always validates, samples and saves. SIGTERM or Ctrl-C saves after the
+    update under way. The workdir gets `config.json`, `metrics.csv`, `tensorboard/`,
+    `samples/` and `checkpoints/`.
 
     Returns:
         The state after the last update.
 
     Raises:
-        UserError: If data, weights, mesh or checkpoints do not fit the config.
+        UserError: If data, weights, mesh or checkpoints do not fit the config, the disk
+            is full, or too many updates were not finite.
+        Stopped: If a signal ended the run before its last step.
     """
     workdir, data, plan = Path(workdir), config.data, config.train
     deadline = time.monotonic() + 3600 * (plan.max_hours or math.inf)
@@ -72,6 +84,7 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
         mesh,
         accumulation_steps=accumulation,
         ema_decay=ema_decay,
+        max_skipped=plan.max_skipped_updates,
     )
     examples = (task, sources["validation"], tokenizer)
     # A validation batch is no larger than a microbatch, so it fits where training does.
@@ -81,19 +94,26 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         dataclasses.asdict(config),
-        assembly.base,
+        {"base": assembly.base, "dataset": dataset_identity(data)},
         keep_last=plan.keep_last,
         keep_best=plan.keep_best,
     )
     del assembly  # The step donates the state; nothing else may hold the first one.
 
-    with checkpoints:
+    def culprits(step: int, batch: Batch) -> Sequence[str]:
+        ids = record_ids(sources["train"], data, step - 1)
+        keys = example_keys(train_key, step - 1, len(ids))
+        found = nonfinite_examples(task, state.params, frozen, batch, keys, mesh)
+        return [ids[number] for number in found]
+
+    with checkpoints, stop_on_signals() as stop:
         start = checkpoints.latest_step
         if start is not None:
             state = checkpoints.restore(state, start)
             logger.info("resuming after step %d of %d", start, plan.steps)
         step = start or 0
         rate, profile = RateMeter(), _Profile(plan, workdir / "profile")
+        watch = NonfiniteWatch(plan.max_skipped_updates, int(state.skipped), culprits)
         batches = make_batches(
             sources["train"],
             tokenizer,
@@ -107,7 +127,7 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
             MetricsWriter(workdir, start, enabled=jax.process_index() == 0) as writer,
             Progress(plan.steps, step) as progress,
         ):
-            stopping = step >= plan.steps
+            stopping = step >= plan.steps or stop.made
             while not stopping:
                 step += 1
                 profile.before(step)
@@ -119,18 +139,21 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
                     jax.block_until_ready(metrics)
                     rate.first_step_done()
                 profile.after(step, metrics)
-                late = time.monotonic() > deadline
-                stopping = late or step == plan.steps
+                last = step == plan.steps or time.monotonic() > deadline
+                stopping = last or stop.made
+                logs = last or step == 1 or step % plan.log_every == 0
+                saves = stopping or step % plan.checkpoint_every == 0
+                watch.look(step, batch, metrics, now=logs or saves)
 
                 row: dict[str, float] = {}
-                if stopping or step == 1 or step % plan.log_every == 0:
+                if logs:
                     row = {f"train/{name}": float(x) for name, x in metrics.items()}
                     row["train/learning_rate"] = float(learning_rate(step - 1))
                     row |= rate.read() | memory()
                 with rate.paused():
-                    if stopping or step % config.eval.every == 0:
+                    if last or step % config.eval.every == 0:
                         row["val/loss"] = validate(state.eval_params, frozen)
-                    if stopping or step % config.eval.sample_every == 0:
+                    if last or step % config.eval.sample_every == 0:
                         samples = sample(state.eval_params, frozen)
                         row |= {f"val/{name}": x for name, x in samples.metrics.items()}
                         if jax.process_index() == 0:
@@ -138,9 +161,14 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
                         writer.write_image(step, "samples", samples.grid)
                     if row:
                         writer.write(step, row)
-                    if stopping or step % plan.checkpoint_every == 0:
+                    if saves:
                         checkpoints.save(step, state, row)
                 progress.update(step, row)
+        if stop.signal is not None and step < plan.steps:
+            raise Stopped(
+                f"{stop.signal.name} at step {step} of {plan.steps}, saved in "
+                f"{workdir}; the same command goes on from here"
+            )
         if step < plan.steps:
             logger.info(
                 "stopped at step %d of %d after train.max_hours=%s; the same command "

@@ -31,13 +31,15 @@ class TrainState:
     Not annotated with arrays, for as a pytree it holds their shapes or shardings too.
 
     Attributes:
-        step: Updates done, an int32 scalar.
+        step: Updates done or skipped, an int32 scalar.
+        skipped: Those skipped because they were not finite, an int32 scalar.
         params: What trains: a nested dict of float32 arrays.
         ema_params: Their exponential moving average, or None.
         opt_state: The optimiser's.
     """
 
     step: PyTree
+    skipped: PyTree
     params: PyTree
     ema_params: PyTree
     opt_state: PyTree
@@ -61,7 +63,8 @@ def init_state(
     def init(params: Params) -> TrainState:
         # A copy, because the step donates every array of the state.
         average = jax.tree.map(jnp.copy, params) if ema else None
-        return TrainState(jnp.int32(0), params, average, optimizer.init(params))
+        opt_state = optimizer.init(params)
+        return TrainState(jnp.int32(0), jnp.int32(0), params, average, opt_state)
 
     shardings = meshes.param_shardings(jax.eval_shape(init, params), mesh)
     return jax.jit(init, out_shardings=shardings)(params)
@@ -82,11 +85,14 @@ def make_train_step(
     *,
     accumulation_steps: int = 1,
     ema_decay: float | None = None,
+    max_skipped: int = 0,
 ) -> TrainStep:
     """Return the jitted update ``(state, frozen, batch, key) -> (state, metrics)``.
 
-    The state is donated. Metrics are scalars: ``loss``, the mean over the batch, and
-    ``grad_norm``, before clipping.
+    The state is donated. Metrics are scalars: ``loss``, the mean over the batch,
+    ``grad_norm``, before clipping, and ``skipped_updates`` so far. An update whose loss
+    or gradient is not finite changes nothing but the counts; once more than
+    `max_skipped` were skipped, none does, so that the failure can be looked into.
 
     Args:
         task: Gives the loss.
@@ -94,6 +100,7 @@ def make_train_step(
         mesh: Where arrays lie.
         accumulation_steps: Microbatches of one update.
         ema_decay: Of the average, where the state has one.
+        max_skipped: Updates that may be skipped for not being finite.
     """
 
     def gradient(
@@ -124,8 +131,17 @@ def make_train_step(
         ema_params = state.ema_params
         if ema_params is not None and ema_decay is not None:
             ema_params = update_ema(ema_params, params, ema_decay, state.step)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
-        state = TrainState(state.step + 1, params, ema_params, opt_state)
+        grad_norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        applies = finite & (state.skipped <= max_skipped)
+        params, ema_params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(applies, new, old),
+            (params, ema_params, opt_state),
+            (state.params, state.ema_params, state.opt_state),
+        )
+        skipped = state.skipped + jnp.int32(~finite)
+        metrics = {"loss": loss, "grad_norm": grad_norm, "skipped_updates": skipped}
+        state = TrainState(state.step + 1, skipped, params, ema_params, opt_state)
         return state, metrics
 
     def sharded_step(

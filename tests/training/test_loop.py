@@ -10,6 +10,8 @@ from PIL import Image
 
 from medjax import trees
 from medjax.errors import UserError
+from medjax.training import loop
+from medjax.training.checkpoints import Checkpoints
 from medjax.training.config import parse
 from medjax.training.loop import train
 from tests.test_configs import FILES, load
@@ -84,12 +86,29 @@ def test_a_finished_run_does_nothing_more(uninterrupted):
     assert (workdir / "metrics.csv").read_text() == before
 
 
-def test_another_shape_of_model_is_refused(uninterrupted):
+def test_another_config_is_refused(uninterrupted):
     workdir, _ = uninterrupted
     config = small_config()
-    locked = dataclasses.replace(config.model, train_unet=False)
-    with pytest.raises(UserError, match="does not fit this config"):
-        train(dataclasses.replace(config, model=locked), workdir)
+    faster = dataclasses.replace(config.optim, learning_rate=1.0)
+    with pytest.raises(UserError, match=r"config.optim.learning_rate is 1.0, was "):
+        train(dataclasses.replace(config, optim=faster), workdir)
+
+
+def test_other_data_are_refused(uninterrupted, monkeypatch):
+    workdir, _ = uninterrupted
+    other = {"source": "elsewhere", "fingerprint": "0123"}
+    monkeypatch.setattr(loop, "dataset_identity", lambda data: other)
+    with pytest.raises(UserError, match="dataset is 'elsewhere'.*was 'phantoms'"):
+        train(small_config(), workdir)
+
+
+def test_a_diverging_run_stops_with_the_examples_named(tmp_path):
+    config = small_config()
+    huge = dataclasses.replace(config.optim, learning_rate=1e38, clip_norm=None)
+    with pytest.raises(UserError, match=r"step [234]: loss nan.* 8 of 8 .*'phantom-"):
+        train(dataclasses.replace(config, optim=huge), tmp_path)
+    with Checkpoints(tmp_path / "checkpoints", {}, {}) as checkpoints:
+        assert checkpoints.latest_step in (None, 2)
 
 
 def test_batches_that_do_not_divide_are_refused_before_anything_is_loaded(tmp_path):

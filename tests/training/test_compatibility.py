@@ -1,0 +1,85 @@
+"""What may differ when a run goes on, and what may not."""
+
+import copy
+import dataclasses
+import fnmatch
+import logging
+
+import pytest
+
+from medjax.errors import UserError
+from medjax.training.compatibility import MAY_DIFFER, check_same_run, differences
+from tests.training.test_loop import small_config
+
+SAVED = {
+    "config": {"optim": {"b1": 0.9}, "train": {"steps": 3}, "mesh": {"data": 8}},
+    "inputs": {
+        "base": {"source": "some/base", "fingerprint": "aaaa"},
+        "dataset": {"source": "/data", "fingerprint": "cccc"},
+    },
+}
+
+
+def changed(*path_and_value):
+    *path, last, value = path_and_value
+    about = copy.deepcopy(SAVED)
+    inner = about
+    for name in path:
+        inner = inner[name]
+    inner[last] = value
+    return about
+
+
+def test_the_same_run_goes_on_in_silence(caplog):
+    check_same_run("checkpoint 3", SAVED, SAVED)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        (changed("inputs", "base", "fingerprint", "bbbb"), r"base is .*bbbb.*aaaa"),
+        (changed("inputs", "dataset", "fingerprint", "d"), r"dataset is .*d.*cccc"),
+        (changed("config", "optim", "b1", 0.8), r"config.optim.b1 is 0.8, was 0.9"),
+        (changed("config", "optim", "b3", 1), r"config.optim.b3 is 1, was None"),
+    ],
+)
+def test_what_decides_the_result_must_stay(own, told):
+    with pytest.raises(UserError, match=told) as error:
+        check_same_run("checkpoint 3", SAVED, own)
+    assert "checkpoint 3 is of another run" in str(error.value)
+    assert "train.steps" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        changed("config", "train", "steps", 9),
+        changed("config", "mesh", "data", 4),
+        changed("inputs", "base", "source", "/a/copy"),
+    ],
+)
+def test_length_mesh_and_places_may_differ(own, caplog):
+    with caplog.at_level(logging.WARNING, logger="medjax"):
+        check_same_run("checkpoint 3", SAVED, own)
+    ours = [r for r in caplog.records if r.name.startswith("medjax")]
+    assert len(ours) == (own["config"] != SAVED["config"])
+
+
+def test_every_pattern_is_of_a_key_that_there_is():
+    config = dataclasses.asdict(small_config())
+    keys = [
+        f"{name}.{key}" for name, s in config.items() if name != "task" for key in s
+    ]
+    for pattern in MAY_DIFFER:
+        assert fnmatch.filter(keys, pattern), pattern
+
+
+def test_differences_are_named_by_path():
+    old = {"a": {"b": 1, "c": [1]}, "d": 2}
+    new = {"a": {"b": 1, "c": [2]}, "e": 2}
+    assert differences(old, new) == [
+        ("a.c", [1], [2]),
+        ("d", 2, None),
+        ("e", None, 2),
+    ]

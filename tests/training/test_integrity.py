@@ -1,0 +1,90 @@
+"""Every kind of damage to a checkpoint is seen, and the one before it is used."""
+
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.errors import UserError
+from medjax.training.checkpoints import Checkpoints
+from medjax.training.integrity import CHECKSUMS, damage, write_checksums
+
+INPUTS = {"base": {"source": "s", "fingerprint": "f"}}
+
+
+def state(step: int) -> dict:
+    return {"a": jnp.arange(4096.0) * step, "b": {"kernel": jnp.full((8, 8), step)}}
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    with Checkpoints(folder, {}, INPUTS) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(step), {"val/loss": 1.0 / step})
+    return folder
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip_a_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+
+
+def empty(content: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("harm", [cut, flip_a_bit, empty, None])
+def test_damage_to_any_file_is_seen(two_steps, harm):
+    folder = two_steps / "2"
+    listed = json.loads((folder / CHECKSUMS).read_text())
+    assert any((folder / name).stat().st_size > 10_000 for name in listed)
+    assert any(name.startswith("metrics/") for name in listed)
+    for path in [folder / CHECKSUMS, *(folder / name for name in listed)]:
+        content = path.read_bytes()
+        if harm is None:
+            path.unlink()
+        else:
+            path.write_bytes(harm(content))
+        untouched = path.exists() and path.read_bytes() == content
+        assert (damage(folder) is None) == untouched, path
+        path.write_bytes(content)
+    assert damage(folder) is None
+
+
+def test_the_newest_is_named_and_the_one_before_it_used(two_steps, tmp_path, caplog):
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    largest = max((tmp_path / "2").rglob("*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(flip_a_bit(largest.read_bytes()))
+    with Checkpoints(tmp_path, {}, INPUTS) as checkpoints:
+        assert checkpoints.latest_step == 1
+        np.testing.assert_array_equal(checkpoints.restore(state(0))["a"], state(1)["a"])
+        # Its step can be saved again, and is then the newest.
+        assert checkpoints.save(2, state(2), {"val/loss": 0.5})
+    assert "2 is damaged" in caplog.text and "2.damaged" in caplog.text
+    with Checkpoints(tmp_path, {}, INPUTS) as checkpoints:
+        assert checkpoints.latest_step == 2
+    assert (tmp_path / "2.damaged").is_dir()
+
+
+def test_a_run_without_a_whole_checkpoint_does_not_begin_anew(two_steps, tmp_path):
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    for step in ("1", "2"):
+        (tmp_path / step / CHECKSUMS).unlink()
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole \(2: .*; 1: "):
+        Checkpoints(tmp_path, {}, INPUTS)
+
+
+def test_a_damaged_list_of_checksums_is_damage(tmp_path):
+    (tmp_path / "a").write_text("a")
+    write_checksums(tmp_path)
+    assert damage(tmp_path) is None
+    for text in ("", "[]", '{"a"', "3"):
+        (tmp_path / CHECKSUMS).write_text(text)
+        assert "cannot be read" in damage(tmp_path)
