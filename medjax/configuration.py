@@ -78,7 +78,8 @@ def parse(section: Any, cls: type[T], where: str) -> T:
     Args:
         section: A value for every field of `cls`, and nothing else. An ``int`` will do
             for a ``float`` and a list for a tuple; a ``bool`` is not an ``int``.
-        cls: The dataclass; its ``__post_init__`` may raise `UserError` for bad values.
+        cls: The dataclass; its ``__post_init__`` may raise `UserError` for bad values,
+            with a message that starts with the field's name.
         where: What to call the section in messages, e.g. ``"config.data"``.
 
     Raises:
@@ -95,7 +96,7 @@ def parse(section: Any, cls: type[T], where: str) -> T:
     try:
         return cls(**values)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}.{error}") from error
 
 
 def to_json_dict(sections: Mapping[str, Any]) -> dict[str, Any]:

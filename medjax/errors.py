@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -20,3 +21,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known name, or ``""``."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def check_least(section: Any, **least: float) -> None:
+    """Check that fields are not below their least values; None never is.
+
+    Args:
+        section: An instance of a config's dataclass.
+        least: The least value of each field, by the field's name.
+
+    Raises:
+        UserError: Starts with the name of the field that is; NaN is, always.
+    """
+    for name, bound in least.items():
+        value = getattr(section, name)
+        if value is not None and not value >= bound:
+            raise UserError(f"{name} is {value}, expected at least {bound}")

@@ -33,7 +33,7 @@ def test_every_variant_parses_and_differs(path):
     ("key", "value", "message"),
     [
         ("optim.learning_rat", 1e-4, "did you mean 'learning_rate'"),
-        ("train.steps", 0, "config.train: steps is 0"),
+        ("train.steps", 0, "config.train.steps is 0"),
         ("train.steps", "many", "config.train.steps is 'many' .*expected int"),
         ("model.dtype", "float16", "expected one of float32, bfloat16"),
         ("data.resize", "crop", "resize"),

@@ -72,7 +72,7 @@ def test_ints_widen_to_floats_and_lists_to_tuples():
         ({"size": (1, 2.5)}, "config.sub.size[1] is 2.5 (float), expected int"),
         ({"counts": 3}, "config.sub has no key 'counts'; did you mean 'count'?"),
         ({"zzz": 3}, "config.sub has no key 'zzz'; it has rate, count,"),
-        ({"rate": -1.0}, "config.sub: rate is -1.0, expected at least 0"),
+        ({"rate": -1.0}, "config.sub.rate is -1.0, expected at least 0"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, message):

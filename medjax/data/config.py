@@ -4,7 +4,7 @@ import dataclasses
 
 from medjax.data.edges import CannyBackend
 from medjax.data.transforms import ResizeMode
-from medjax.errors import UserError
+from medjax.errors import UserError, check_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,22 +46,25 @@ class DataConfig:
         Raises:
             UserError: If a value is out of its range.
         """
-        for name, least in (
-            ("image_size", 8),
-            ("batch_size", 1),
-            ("phantoms", 1),
-            ("workers", 0),
-            ("seed", 0),
-            ("canny_sigma", 0),
-        ):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"config.data.{name}={getattr(self, name)}: must be {least} or more"
-                )
+        check_least(
+            self,
+            image_size=8,
+            batch_size=1,
+            phantoms=1,
+            workers=0,
+            seed=0,
+            canny_sigma=0,
+        )
         for name in ("canny_low", "canny_high"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise UserError(
-                    f"config.data.{name}=({low}, {high}): expected a range from a "
-                    "threshold ≥ 0 to one that is not smaller"
+                    f"{name} is ({low:g}, {high:g}), expected a range from a threshold "
+                    "of at least 0 to one that is not smaller"
+                )
+        for low, high in zip(self.canny_low, self.canny_high, strict=True):
+            if low > high:
+                raise UserError(
+                    f"canny_low reaches {low:g} where canny_high reaches {high:g}; "
+                    "expected the weaker threshold not to be above the stronger"
                 )

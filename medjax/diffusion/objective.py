@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from medjax.arrays import Array
 from medjax.diffusion.schedule import PredictionType, Schedule, snr
+from medjax.errors import UserError, check_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +29,28 @@ class DiffusionConfig:
         noise_offset: Standard deviation of noise that is the same over each channel of
             an example, which lets a model reach very dark and very bright images;
             0 adds none.
-        caption_dropout: Fraction of examples trained without their caption, which is
-            what makes guidance possible.
+        caption_dropout: Fraction of examples trained without their caption, in [0, 1],
+            which is what makes guidance possible.
     """
 
     prediction_type: PredictionType | None = None
     min_snr_gamma: float | None = None
     noise_offset: float = 0.0
     caption_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the ranges above."""
+        check_least(self, noise_offset=0)
+        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
+            raise UserError(
+                f"min_snr_gamma is {self.min_snr_gamma}, expected a number above 0, or "
+                "None"
+            )
+        if not 0 <= self.caption_dropout <= 1:
+            raise UserError(
+                f"caption_dropout is {self.caption_dropout}, expected a fraction in "
+                "[0, 1]"
+            )
 
 
 def min_snr_weights(

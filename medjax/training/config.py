@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from medjax.configuration import parse_config, to_config_dict
 from medjax.data.config import DataConfig
 from medjax.diffusion.objective import DiffusionConfig
-from medjax.errors import UserError, nearest
+from medjax.errors import UserError, check_least, nearest
 from medjax.meshes import MeshConfig
 from medjax.tasks import TASKS
 from medjax.training.optimizer import OptimConfig
@@ -51,9 +51,19 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot be counted."""
-        for name in ("steps", "log_every", "checkpoint_every", "profile_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")
+        check_least(
+            self,
+            steps=1,
+            gradient_accumulation_steps=1,
+            log_every=1,
+            checkpoint_every=1,
+            keep_last=1,
+            keep_best=0,
+            max_hours=0,
+            max_skipped_updates=0,
+            profile_at=1,
+            profile_steps=1,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +91,15 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot be counted."""
-        for name in ("every", "examples", "sample_every", "samples", "sampler_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")
+        check_least(
+            self,
+            every=1,
+            examples=1,
+            sample_every=1,
+            samples=1,
+            sampler_steps=1,
+            edge_tolerance_px=0,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
