@@ -1,4 +1,4 @@
-"""Published weights in and out: diffusers folders and hub ids, by two routes.
+"""Published weights in and out: diffusers folders, hub ids, and original files.
 
 transformers, diffusers and torch are imported inside functions, where they are needed.
 """

@@ -9,10 +9,10 @@ import numpy as np
 
 from medjax.diffusion.schedule import make_schedule
 from medjax.errors import UserError, nearest
-from medjax.pretrained import diffusers_format, flax_pipelines, layout
+from medjax.pretrained import diffusers_format, flax_pipelines, layout, single_file
 from medjax.pretrained.layout import Part
 from medjax.pretrained.networks import Network, StableDiffusion
-from medjax.pretrained.sources import local_folder, read_json
+from medjax.pretrained.sources import local_file, local_folder, read_json
 from medjax.pretrained.tokenizer import load_tokenizer
 
 Route = Literal["auto", "flax-pipelines", "safetensors"]
@@ -24,15 +24,20 @@ def load_stable_diffusion(
     """Load a Stable Diffusion 1.x or 2.x.
 
     Args:
-        source: A folder in the diffusers layout, or an id on the Hugging Face hub.
+        source: A folder in the diffusers layout, an id on the Hugging Face hub, or a
+            file with the original names; see `single_file` for what that is and lacks.
         dtype: Of the weights and of the computation, a floating type.
         route: "safetensors", "flax-pipelines" (diffusers' Flax pipelines, which need
-            the extra of that name), or "auto": safetensors where there are any.
+            the extra of that name), or "auto": safetensors where there are any. A
+            file is read by itself, whatever its format.
 
     Raises:
-        UserError: If there is no such folder or id, if weights are missing, unexpected
-            or of a wrong shape, or if the route cannot be taken.
+        UserError: If there is no such folder, id or file, if weights are missing,
+            unexpected or of a wrong shape, or if the route cannot be taken.
     """
+    dtype = _floating(dtype)
+    if (file := _single_file(source, route)) is not None:
+        return single_file.load_stable_diffusion(file, dtype)
     parts = layout.STABLE_DIFFUSION
     shared = [
         layout.MODEL_INDEX,
@@ -52,6 +57,9 @@ def load_controlnet(
     source: str | Path, dtype: Any = jnp.float32, route: str = "auto"
 ) -> Network:
     """Load a ControlNet; arguments and errors are `load_stable_diffusion`'s."""
+    dtype = _floating(dtype)
+    if (file := _single_file(source, route)) is not None:
+        return single_file.load_controlnet(file, dtype)
     folder = _folder(source, layout.CONTROLNET, [], route)
     return _networks(folder, layout.CONTROLNET, dtype, route)["controlnet"]
 
@@ -75,15 +83,33 @@ def save_controlnet(network: Network, folder: str | Path) -> None:
     diffusers_format.save_network(network, Path(folder), part)
 
 
-def _folder(
-    source: str | Path, parts: Mapping[str, Part], shared: list[str], route: str
-) -> Path:
-    """Return the local folder; from the hub, as little as the route needs."""
+def _floating(dtype: Any) -> np.dtype:
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, np.floating):
+        raise UserError(f"dtype is {dtype}; expected a floating type such as bfloat16")
+    return dtype
+
+
+def _single_file(source: str | Path, route: str) -> Path | None:
+    """Return the file, or None for a folder or id; check the route."""
     if route not in get_args(Route):
         raise UserError(
             f"route is '{route}'; expected one of {', '.join(get_args(Route))}"
             + nearest(route, get_args(Route))
         )
+    file = local_file(source)
+    if file is not None and route == "flax-pipelines":
+        raise UserError(
+            f"'{source}' is a file, which the Flax pipelines do not read; expected "
+            "route 'auto' for it"
+        )
+    return file
+
+
+def _folder(
+    source: str | Path, parts: Mapping[str, Part], shared: list[str], route: str
+) -> Path:
+    """Return the local folder; from the hub, as little as the route needs."""
     configs = [*shared, *(part.inside(layout.CONFIG) for part in parts.values())]
     safetensors = [
         [name for part in parts.values() for name in part.patterns(variant)]
@@ -112,11 +138,8 @@ def _has_weights(folder: Path, part: Part, route: str) -> bool:
 
 
 def _networks(
-    folder: Path, parts: Mapping[str, Part], dtype: Any, route: str
+    folder: Path, parts: Mapping[str, Part], dtype: np.dtype, route: str
 ) -> dict[str, Network]:
-    dtype = jnp.dtype(dtype)
-    if not jnp.issubdtype(dtype, np.floating):
-        raise UserError(f"dtype is {dtype}; expected a floating type such as bfloat16")
     homes = {name: folder / part.folder for name, part in parts.items()}
     configs = {name: read_json(home / layout.CONFIG) for name, home in homes.items()}
     modules = {

@@ -1,4 +1,4 @@
-"""From what a user names to a local folder: itself, or the hub's cache of an id.
+"""From what a user names to a local file or folder: itself, or the cache of an id.
 
 The hub is used by its own conventions: its cache (``HF_HOME``), its token (``hf auth
 login`` or ``HF_TOKEN``), its offline switch (``HF_HUB_OFFLINE``).
@@ -13,6 +13,24 @@ from typing import Any
 from medjax.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+
+# Of single files with a whole model; other names are of folders or ids.
+SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
+
+
+def local_file(source: str | Path) -> Path | None:
+    """Return the file that `source` names, or None for a folder or an id.
+
+    Raises:
+        UserError: If it has a file's ending, and is neither file nor folder.
+    """
+    file = Path(source).expanduser()
+    if file.is_file():
+        return file
+    if file.suffix in SUFFIXES and not file.is_dir():
+        raise UserError(f"'{source}' is missing; expected a file, by its ending")
+    return None
 
 
 def local_folder(
@@ -34,11 +52,6 @@ def local_folder(
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
-    if folder.is_file():
-        raise UserError(
-            f"'{source}' is a file; expected a folder in the diffusers layout, or a "
-            "hub id"
-        )
     for patterns in attempts:
         folder = _download(str(source), patterns)
         if enough(folder):

@@ -210,8 +210,8 @@ def test_what_can_be_no_hub_id_is_said_to_be_none(source, said):
         load_controlnet(source)
 
 
-def test_a_file_is_no_folder(folder):
-    with pytest.raises(UserError, match="is a file"):
+def test_a_file_of_a_folder_is_loaded_by_its_folder(folder):
+    with pytest.raises(UserError, match="by their folder"):
         load_controlnet(folder / WEIGHTS)
 
 

@@ -1,0 +1,264 @@
+"""Stable Diffusion 1.x and 2.x and ControlNet from one file with the original names.
+
+| names                                          |                              |
+|------------------------------------------------|------------------------------|
+| ``model.diffusion_model.*``                    | the U-Net                    |
+| ``first_stage_model.*``                        | the autoencoder              |
+| ``cond_stage_model.transformer.*``             | the text encoder of SD1.x    |
+| ``cond_stage_model.model.*``                   | the text encoder of SD2.x    |
+| ``control_model.*``, or all without a prefix   | a ControlNet                 |
+| the averages, the schedule's buffers, …        | skipped, their bytes unread  |
+
+Any other name is an error. Configurations come from the shapes. What such a file does
+not hold: the tokenizer, which is taken from a folder ``tokenizer`` beside it, else from
+the hub; and what the U-Net predicts, taken to be ε. For the SD2.x of 768², say
+``--config.diffusion.prediction_type=v_prediction``.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medjax.arrays import Params
+from medjax.diffusion.schedule import make_schedule
+from medjax.errors import UserError, nearest
+from medjax.pretrained import (
+    diffusers_format,
+    layout,
+    ldm_config,
+    ldm_names,
+    names,
+    safetensors_io,
+    torch_files,
+)
+from medjax.pretrained.networks import Network, StableDiffusion
+from medjax.pretrained.safetensors_io import StoredTensor
+from medjax.pretrained.sources import local_folder
+from medjax.pretrained.tiny import SCHEDULER_CONFIG
+from medjax.pretrained.tokenizer import load_tokenizer
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+CLIP = "cond_stage_model.transformer."
+OPEN_CLIP = "cond_stage_model.model."
+CONTROLNET = "control_model."
+# Of a ControlNet alone, whatever its prefix.
+HINT = "input_hint_block.0.weight"
+# SD1.x's own; SD2.x's has the same words.
+TOKENIZER_ID = "openai/clip-vit-large-patch14"
+TOKENIZER_FILES = ["*.json", "merges.txt"]
+# What OpenCLIP fills captions up with, as id 0.
+OPEN_CLIP_PADDING = "!"
+
+_SKIPPED = re.compile(
+    r"model_ema\..*|first_stage_model\.(loss|model_ema)\..*|.*\.position_ids"
+    r"|betas|logvar|lvlb_weights|scale_factor|posterior_\w+|\w*alphas_cumprod\w*"
+    r"|cond_stage_model\..*(attn_mask|logit_scale|text_projection)(\.weight)?"
+    r"|epoch|global_step|optimizer\w*\..*|lr_schedulers?\..*|loops\..*|callbacks\..*"
+)
+_FUSED = re.compile(r"(.*\.attn\.)in_proj_(weight|bias)")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensors:
+    """The tensors of one network, named without `prefix`, and where they lie."""
+
+    prefix: str
+    stored: Mapping[str, StoredTensor]
+    file: Path
+
+    @property
+    def where(self) -> str:
+        return f"{self.file} ({self.prefix}*)"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in self.stored.items()}
+
+
+def load_stable_diffusion(file: Path, dtype: np.dtype) -> StableDiffusion:
+    """Load the networks of a whole checkpoint, a ControlNet's too.
+
+    Raises:
+        UserError: If the file is damaged or of another kind, weights are missing,
+            unknown or of a wrong shape, or there is no tokenizer for it.
+    """
+    stored = _stored(file)
+    scale = _scaling_factor(stored)
+    _check_known(stored, file)
+    unet, vae = _within(UNET, stored, file), _within(VAE, stored, file)
+    text, text_config, text_table = _text_encoder(stored, file)
+    # First what may be missing, then gigabytes.
+    tokenizer = _tokenizer(file, text.prefix == OPEN_CLIP, text_config["vocab_size"])
+    vae_config = ldm_config.vae_config(vae.shapes, vae.where, scale)
+    parts = layout.STABLE_DIFFUSION
+    unet_config = ldm_config.unet_config(unet.shapes, unet.where)
+    unet_module = parts["unet"].module.from_config(unet_config, dtype=dtype)
+    vae_module = parts["vae"].module.from_config(vae_config, dtype=dtype)
+    text_module = parts["text_encoder"].module.from_config(text_config, dtype=dtype)
+    return StableDiffusion(
+        unet=Network(
+            unet_module,
+            _read(unet, unet_module, ldm_names.unet_table(unet_module), dtype),
+            unet_config,
+        ),
+        vae=Network(
+            vae_module,
+            _read(vae, vae_module, ldm_names.vae_table(vae_module), dtype),
+            vae_config,
+        ),
+        text_encoder=Network(
+            text_module, _read(text, text_module, text_table, dtype), text_config
+        ),
+        tokenizer=tokenizer,
+        schedule=make_schedule(SCHEDULER_CONFIG),
+    )
+
+
+def load_controlnet(file: Path, dtype: np.dtype) -> Network:
+    """Load the ControlNet of a whole checkpoint, or of a file with nothing else.
+
+    Raises:
+        UserError: As `load_stable_diffusion`.
+    """
+    stored = _stored(file)
+    prefix = "" if HINT in stored else CONTROLNET
+    if prefix:
+        _check_known(stored, file)
+    tensors = _within(prefix, stored, file)
+    config = ldm_config.controlnet_config(tensors.shapes, tensors.where)
+    part = layout.CONTROLNET["controlnet"]
+    module = part.module.from_config(config, dtype=dtype)
+    table = ldm_names.controlnet_table(module)
+    return Network(module, _read(tensors, module, table, dtype), config)
+
+
+def _stored(file: Path) -> dict[str, StoredTensor]:
+    """Return where every tensor lies."""
+    if file.suffix == ".safetensors":
+        return safetensors_io.stored_tensors(file)
+    return torch_files.stored_tensors(file)
+
+
+def _check_known(stored: Mapping[str, StoredTensor], file: Path) -> None:
+    prefixes = (UNET, VAE, CLIP, OPEN_CLIP, CONTROLNET)
+    unknown = [
+        name
+        for name in stored
+        if not name.startswith(prefixes) and not _SKIPPED.fullmatch(name)
+    ]
+    if not unknown:
+        return
+    first, _, _ = unknown[0].partition(".")
+    close = nearest(first, [prefix.partition(".")[0] for prefix in prefixes])
+    raise UserError(
+        f"{file}: {len(unknown)} unknown weights, as '{unknown[0]}'; expected the "
+        f"original names of Stable Diffusion 1.x or 2.x, {', '.join(prefixes)}{close}; "
+        "weights with diffusers' names are loaded by their folder"
+    )
+
+
+def _within(prefix: str, stored: Mapping[str, StoredTensor], file: Path) -> _Tensors:
+    """Return the tensors whose names have the prefix."""
+    inside = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in stored.items()
+        if name.startswith(prefix) and not _SKIPPED.fullmatch(name)
+    }
+    if not inside:
+        raise UserError(
+            f"{file} holds no {prefix}*; expected the original names of "
+            + ("a ControlNet" if prefix == CONTROLNET else "a whole Stable Diffusion")
+        )
+    return _Tensors(prefix, inside, file)
+
+
+def _text_encoder(
+    stored: Mapping[str, StoredTensor], file: Path
+) -> tuple[_Tensors, dict[str, Any], ldm_names.Table]:
+    """Return a text encoder's tensors, configuration and table of names."""
+    if not any(name.startswith(OPEN_CLIP) for name in stored):
+        text = _within(CLIP, stored, file)
+        return text, ldm_config.clip_config(text.shapes, text.where), {}
+    text = _within(OPEN_CLIP, stored, file)
+    config = ldm_config.open_clip_config(text.shapes, text.where)
+    layers = config["num_hidden_layers"]
+    used = _unfused(text.stored, f"transformer.resblocks.{layers}.")
+    return (
+        dataclasses.replace(text, stored=used),
+        config,
+        ldm_names.open_clip_table(layers),
+    )
+
+
+def _unfused(
+    stored: Mapping[str, StoredTensor], unused: str
+) -> dict[str, StoredTensor]:
+    """Return the tensors with projections to queries, keys and values apart.
+
+    Args:
+        stored: Of an OpenCLIP text encoder.
+        unused: Before the names that are left out.
+    """
+    apart = {}
+    for name, tensor in stored.items():
+        match = _FUSED.fullmatch(name)
+        if name.startswith(unused):
+            continue
+        if match is None or not tensor.shape or tensor.strides is not None:
+            apart[name] = tensor
+            continue
+        shape = (tensor.shape[0] // 3, *tensor.shape[1:])
+        part = dataclasses.replace(tensor, shape=shape)
+        for i, kind in enumerate("qkv"):
+            start = tensor.start + i * part.size
+            name = f"{match[1]}{kind}_proj.{match[2]}"
+            apart[name] = dataclasses.replace(part, start=start)
+    return apart
+
+
+def _read(
+    tensors: _Tensors, module: Any, table: ldm_names.Table, dtype: np.dtype
+) -> Params:
+    def naming(path: str) -> tuple[str, ...]:
+        return tuple(ldm_names.renamed(name, table) for name in names.torch_names(path))
+
+    shapes = module.param_shapes()
+    return diffusers_format.read_weights(
+        tensors.stored, shapes, dtype, tensors.where, naming
+    )
+
+
+def _scaling_factor(stored: Mapping[str, StoredTensor]) -> float | None:
+    """Return what latents are multiplied by, where it was measured in training."""
+    found = {name: stored[name] for name in ("scale_factor",) if name in stored}
+    for _, value in safetensors_io.read_tensors(found):
+        return float(value.reshape(-1)[0])
+    return None
+
+
+def _tokenizer(file: Path, open_clip: bool, vocab_size: int) -> Any:
+    beside = file.parent / layout.TOKENIZER
+    if beside.is_dir():
+        tokenizer = load_tokenizer(beside)
+    else:
+        try:
+            folder = local_folder(TOKENIZER_ID, [TOKENIZER_FILES], Path.is_dir)
+        except UserError as error:
+            raise UserError(
+                f"{file} has no tokenizer in it: copy Stable Diffusion's folder "
+                f"'{layout.TOKENIZER}' beside it, or make the hub's available; {error}"
+            ) from error
+        tokenizer = load_tokenizer(folder)
+        if open_clip:
+            tokenizer.pad_token = OPEN_CLIP_PADDING
+    if len(tokenizer) > vocab_size:
+        raise UserError(
+            f"the tokenizer for {file} has {len(tokenizer)} tokens, and its text "
+            f"encoder {vocab_size}; copy the tokenizer of this model to {beside}"
+        )
+    return tokenizer
