@@ -46,10 +46,11 @@ class ControlNetConfig:
     """Which networks, and which part of them trains.
 
     Attributes:
-        pretrained: Stable Diffusion: a diffusers folder or a hub id. Empty: a tiny one
-            with random weights, built in.
-        controlnet: ControlNet to start from: a folder or hub id. None: a copy of the
-            U-Net's encoder.
+        pretrained: Stable Diffusion: a diffusers folder, a hub id, or a file with the
+            original names (.safetensors, .ckpt, …). Empty: a tiny one with random
+            weights, built in.
+        controlnet: ControlNet to start from: a folder, hub id or file, which may be a
+            whole checkpoint. None: a copy of the U-Net's encoder.
         route: How weights are read: auto, flax-pipelines or safetensors.
         sd_locked: Whether the U-Net's decoder stays as it is.
         train_unet: Whether the whole U-Net trains too (for a base that is not trained).
