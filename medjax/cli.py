@@ -6,9 +6,13 @@ code 2; ``--debug`` shows its traceback. ml_collections raises an unknown key or
 from inside absl's parsing, so the config flags are checked here before absl sees them.
 """
 
+import io
 import logging
+import os
 import re
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +22,8 @@ from medjax.errors import Stopped, UserError, nearest
 USER_ERROR_EXIT_CODE = 2
 # As sysexits.h's EX_TEMPFAIL: nothing is wrong, the same command again goes on.
 STOPPED_EXIT_CODE = 75
+# As the shell has it: 128 + SIGINT.
+INTERRUPTED_EXIT_CODE = 130
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -36,30 +42,68 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
         _set_up_logging(debug=flags.FLAGS.debug)
         main(argv)
 
+    # A name of a file may hold what a terminal cannot show.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(app.run(start, flags_parser=_parse_flags))
     except UserError as error:
-        if "--debug" in sys.argv:
-            raise
-        sys.stderr.write(f"error: {error}\n")
+        if {"--debug", "--debug=true", "-debug"} & set(sys.argv):
+            traceback.print_exc()
+        else:
+            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(USER_ERROR_EXIT_CODE)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(INTERRUPTED_EXIT_CODE)
     except Stopped as stopped:
         sys.stderr.write(f"stopped: {stopped}\n")
         sys.exit(STOPPED_EXIT_CODE)
+
+
+def check_writable(folder: str | Path, flag: str) -> None:
+    """Check, without leaving anything, that `folder` is there or can be made.
+
+    Args:
+        folder: Where a command is about to write.
+        flag: Which flag says so, for the error: ``--workdir``.
+
+    Raises:
+        UserError: If it cannot be written to.
+    """
+    if not str(folder):
+        raise UserError(f"{flag} is empty; give a folder, . for this one")
+    path = Path(folder).expanduser().absolute()
+    there = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        reason = f": {error.strerror}" if there.is_dir() else " is no folder"
+        raise UserError(
+            f"{flag}={folder}: cannot be written to: {there}{reason}; give a folder "
+            "that you may write to"
+        ) from error
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse `argv` into absl's flags, turning what goes wrong into `UserError`."""
     from absl import flags
 
-    argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
     nones: dict[str, list[str]] = {}
-    for name in _config_flags():
-        argv, nones[name] = _check_config(name, argv)
     try:
+        argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+        for name in _config_flags():
+            argv, nones[name] = _check_config(name, argv)
         extra = flags.FLAGS(argv)
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
+    except UserError:
+        raise
+    except flags.UnrecognizedFlagError as error:
+        hint = nearest(error.flagname, flags.FLAGS)
+        raise UserError(f"unknown flag --{error.flagname}{hint}") from error
+    # absl raises ValueError for a value given to --noflag.
+    except (flags.Error, ValueError) as error:
+        raise UserError(_parsing_error(str(error))) from error
     if extra[1:]:
         raise UserError(f"unexpected '{extra[1]}': arguments are given as --name=value")
     for name, paths in nones.items():
@@ -67,6 +111,19 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         for path in paths:
             config.update_from_flattened_dict({path: None})
     return extra
+
+
+def _parsing_error(message: str) -> str:
+    """Say in our words what absl says of a flag's value."""
+    from absl import flags
+
+    match = re.fullmatch(r"flag --([^=\s]+)=(.*?): .*", message, re.DOTALL)
+    if match is None or match[1] not in flags.FLAGS:
+        return message.removeprefix("ERROR:: ")
+    if match[2] == "None" and "other than None" in message:
+        return f"--{match[1]} is missing; see --help"
+    kind = flags.FLAGS[match[1]].flag_type()
+    return f"--{match[1]}={match[2]}: expected {kind}"
 
 
 def _config_flags() -> list[str]:
@@ -101,6 +158,11 @@ def _check_config(name: str, argv: Sequence[str]) -> tuple[list[str], list[str]]
         if match and match[1] not in optional:
             hint = _hint(match[1], optional)
             raise UserError(f"unknown key --{name}.{match[1]}{hint}")
+        if match and any(key.startswith(f"{match[1]}.") for key in optional):
+            raise UserError(
+                f"{argument}: is a section of keys; set one of them, "
+                f"--{name}.{match[1]}.KEY=VALUE"
+            )
         if match and optional[match[1]] and (match[2] or "").lower() == "none":
             nones.append(match[1])
         else:
@@ -125,15 +187,33 @@ def _load_config(name: str, file: str) -> Any:
     from ml_collections.config_flags import config_flags
 
     path = Path(file.partition(":")[0])
-    if not path.is_file():
-        siblings = [str(sibling) for sibling in path.parent.glob("*.py")]
-        hint = nearest(str(path), siblings)
-        raise UserError(f"--{name}: there is no config file '{path}'{hint}")
+    if not path.is_file() or path.suffix != ".py":
+        folders = {path.parent, path, Path("configs")}
+        there = sorted({str(one) for place in folders for one in place.glob("*.py")})
+        hint = nearest(str(path), there) or _listed(there)
+        raise UserError(f"--{name}={file}: there is no such config file{hint}")
     try:
         return config_flags.ConfigFileFlagParser(name).parse(file)
-    except UserError as error:
+    # A config file is a program, and may fail as any.
+    except Exception as error:
         # ml_collections rewraps a ValueError with its traceback as the message.
-        raise UserError(f"--{name}={file}: {error.__context__ or error}") from error
+        cause = error.__context__ if isinstance(error, ValueError) else error
+        raise UserError(f"--{name}={file}: {_failure(cause or error, path)}") from error
+
+
+def _listed(files: Sequence[str]) -> str:
+    return f"; there are {', '.join(files)}" if files else ""
+
+
+def _failure(error: BaseException, path: Path) -> str:
+    """Return what went wrong in a config file, and in which of its lines."""
+    if isinstance(error, UserError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
+    line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+    reason = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"line {line}: {type(error).__name__}: {reason} (--debug shows more)"
 
 
 def _optional_keys(config: Any, prefix: str = "") -> dict[str, bool]:

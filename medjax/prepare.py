@@ -11,21 +11,26 @@ conditioning_image), or without:
         --group_column=patient
 
 Then train on it with --config.data.root=DIR.
+
+Images and rows that cannot be used are left where they are, and named with the reason
+in DIR/report.json: under `quarantine` what is damaged, under `skipped` what is whole
+and belongs to nothing. Every other image and row is in the data set.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import shutil
-import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
-from absl import logging as absl_logging
+from absl import flags
 
-from medjax.data.datasets.survey import Entry, Skipped, Survey
+from medjax import cli
+from medjax.data.datasets.survey import Survey
 from medjax.data.splits import DEFAULT_FRACTIONS, SPLITS, parse_percent
 from medjax.errors import UserError, nearest
 
@@ -35,7 +40,9 @@ _STYLES = ("findings", "binary")
 # Hidden, so that nothing half-written is ever taken for a data set.
 _STAGING = ".incomplete"
 _REPORT = "report.json"
-_NAMED = 10
+_KINDS = {"quarantine": "damaged and left out", "skipped": "left out"}
+# How many of each kind the summary names, and how much it says of each.
+_NAMED, _WIDEST = 10, 300
 
 
 def prepare(
@@ -63,12 +70,14 @@ def prepare(
         The report, as it stands in `out`/report.json.
 
     Raises:
-        UserError: If something is missing, or `out` has a data set already.
+        UserError: If something is missing, `out` has a data set already, no image can
+            be read, or the disk is full or fails; `out` is then as it was before.
     """
     from medjax.data.datasets.builder import SurveyBuilder
 
     target = Path(out).expanduser()
     own = _own_settings(dataset, caption_style, group_column)
+    cli.check_writable(out, "--out")
     _check_target(target, dataset, overwrite)
     survey = _survey(dataset, Path(source).expanduser(), own)
     settings = own | {"split_fractions": dict(fractions)}
@@ -78,15 +87,34 @@ def prepare(
         shutil.rmtree(staging)
     builder = SurveyBuilder(survey, fractions, settings, staging)
     try:
-        builder.write()
-        if (target / dataset).exists():
-            shutil.rmtree(target / dataset)
-        (staging / dataset).rename(target / dataset)
+        with _disk_errors(out):
+            builder.write()
+            report = _report(survey, builder, settings, source)
+            text = json.dumps(report, indent=1) + "\n"
+            (staging / _REPORT).write_text(text, encoding="utf-8")
+            if (target / dataset).exists():
+                shutil.rmtree(target / dataset)
+            (staging / dataset).rename(target / dataset)
+            (staging / _REPORT).replace(target / _REPORT)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    report = _report(survey, builder.stored, builder.skipped, settings, source)
-    (target / _REPORT).write_text(json.dumps(report, indent=1) + "\n")
     return report
+
+
+@contextlib.contextmanager
+def _disk_errors(out: str | Path) -> Iterator[None]:
+    """Turn what a full or failing disk raises into `UserError`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # ArrayRecord raises RuntimeError with the operating system's words in it.
+        if isinstance(error, RuntimeError) and "write() failed" not in str(error):
+            raise
+        reason = str(error).partition("write() failed: ")[2].partition(";")[0]
+        raise UserError(
+            f"--out={out}: cannot be written: {reason or error}; what was there is as "
+            "it was"
+        ) from error
 
 
 def _own_settings(
@@ -142,15 +170,15 @@ def _survey(dataset: str, source: Path, settings: dict[str, Any]) -> Survey:
 
 def _report(
     survey: Survey,
-    stored: Mapping[str, Sequence[Entry]],
-    unreadable: Sequence[Skipped],
+    builder: Any,
     settings: dict[str, Any],
     source: str | Path,
 ) -> dict[str, Any]:
     splits = {}
-    for name, entries in stored.items():
+    for name, entries in builder.stored.items():
         groups = {entry.group for entry in entries}
         splits[name] = {"examples": len(entries), "groups": len(groups)}
+    quarantine = (*survey.damaged, *builder.unreadable)
     return {
         "dataset": survey.name,
         "source": str(source),
@@ -158,8 +186,8 @@ def _report(
         "group_name": survey.group_name,
         "splits": splits,
         "counts": dict(survey.counts),
-        "unreadable": [dataclasses.asdict(skip) for skip in unreadable],
-        "skipped": [dataclasses.asdict(skip) for skip in survey.skipped],
+        "quarantine": [dataclasses.asdict(one) for one in quarantine],
+        "skipped": [dataclasses.asdict(one) for one in survey.skipped],
     }
 
 
@@ -178,21 +206,24 @@ def summary(report: Mapping[str, Any], out: str | Path) -> str:
         )
     for name, count in report["counts"].items():
         lines.append(f"  {name.replace('_', ' ')}: {count}")
-    for kind in ("unreadable", "skipped"):
-        if report[kind]:
-            lines.append(f"  {kind}: {len(report[kind])} (all in {out}/{_REPORT})")
-            lines += [f"    {s['name']}: {s['reason']}" for s in report[kind][:_NAMED]]
-            left = len(report[kind]) - _NAMED
-            if left > 0:
-                lines.append(f"    and {left} more")
+    for kind, what in _KINDS.items():
+        if left_out := report[kind]:
+            lines.append(
+                f"  {kind}: {len(left_out)} {what} (all in {Path(out) / _REPORT})"
+            )
+            for one in left_out[:_NAMED]:
+                line = f"    {one['what']} {one['name']}: {one['reason']}"
+                lines.append(line if len(line) <= _WIDEST else f"{line[:_WIDEST]}…")
+            if len(left_out) > _NAMED:
+                lines.append(f"    and {len(left_out) - _NAMED} more")
     return "\n".join(lines)
 
 
 def define_flags() -> None:
     """Define the command's flags; not on import, where commands would collide."""
-    flags.DEFINE_string("dataset", None, " or ".join(_DATASETS))
-    flags.DEFINE_string("source", None, "folder of the images")
-    flags.DEFINE_string("out", None, "folder to write to")
+    flags.DEFINE_string("dataset", None, " or ".join(_DATASETS), required=True)
+    flags.DEFINE_string("source", None, "folder of the images", required=True)
+    flags.DEFINE_string("out", None, "folder to write to", required=True)
     flags.DEFINE_string(
         "caption_style",
         "",
@@ -211,32 +242,23 @@ def define_flags() -> None:
     flags.DEFINE_bool("overwrite", False, "replace the data set in --out")
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the command; a mistake of the user's is one line and exit code 2."""
-    # TFDS reports each shard at level INFO.
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    try:
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument '{argv[1]}'; write --flag=value")
-        values = flags.FLAGS
-        for name in ("dataset", "source", "out"):
-            if not values[name].value:
-                raise UserError(f"--{name} is missing; see --help")
-        report = prepare(
-            values.dataset,
-            values.source,
-            values.out,
-            caption_style=values.caption_style,
-            group_column=values.group_column,
-            fractions=parse_percent(values.split_percent),
-            overwrite=values.overwrite,
-        )
-    except UserError as error:
-        print(f"medjax.prepare: {error}", file=sys.stderr)
-        sys.exit(2)
+def main(_: Sequence[str]) -> None:
+    """Prepare as the flags say."""
+    # Pillow also warns of damage that it can live with.
+    warnings.filterwarnings("ignore", module="PIL")
+    values = flags.FLAGS
+    report = prepare(
+        values.dataset,
+        values.source,
+        values.out,
+        caption_style=values.caption_style,
+        group_column=values.group_column,
+        fractions=parse_percent(values.split_percent),
+        overwrite=values.overwrite,
+    )
     print(summary(report, values.out))
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    cli.run(main)

@@ -30,7 +30,9 @@ def main(_: object) -> None:
     from medjax.training.config import parse
     from medjax.training.loop import train
 
-    train(parse(_CONFIG.value), _WORKDIR.value)
+    config = parse(_CONFIG.value)
+    cli.check_writable(_WORKDIR.value, "--workdir")
+    train(config, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "command.py").write_text(COMMAND)
     (folder / "optim.py").write_text(CONFIG)
+    (folder / "broken.py").write_text("def get_config(variant=''):\n    return x\n")
+    (folder / "text.txt").touch()
     return folder
 
 
@@ -92,18 +94,21 @@ def test_overrides_reach_the_parsed_config(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=optin.py"], "no config file 'optin.py'; did you mean 'optim.py'?"),
+        (["--config=optin.py"], "no such config file; did you mean 'optim.py'?"),
         (["--config=optim.py:dem"], "no variant 'dem': demo; did you mean 'demo'?"),
         (["--config.optim.rate=2"], "give --config=FILE too"),
         (["--config=optim.py", "--config.optim.rat=2"], "did you mean 'optim.rate'?"),
         (["--config=optim.py", "--config.opt.clip=2"], "did you mean 'optim.clip'?"),
         (["--config=optim.py", "--config.rate=2"], "did you mean 'optim.rate'?"),
-        (["--config=optim.py", "--config.optim.rate=ab"], "--config.optim.rate=ab"),
-        (["--config=optim.py", "--config.optim.steps=1.5"], "--config.optim.steps=1.5"),
+        (["--config=optim.py", "--config.optim.rate=ab"], "rate=ab: expected float"),
+        (["--config=optim.py", "--config.optim.steps=1.5"], "=1.5: expected int"),
         (["--config=optim.py", "--config.optim.rate=None"], "--config.optim.rate=None"),
         (["--config=optim.py", "--config.optim.kind=cosin"], "did you mean 'cosine'?"),
-        (["--config=optim.py", "--config.optim=3"], "--config.optim=3"),
-        (["--config=optim.py", "--wrkdir=x"], "Did you mean: workdir"),
+        (["--config=optim.py", "--config.optim=3"], "set one of them, --config.optim."),
+        (["--config=broken.py"], "--config=broken.py: line 2: NameError: name 'x' is"),
+        (["--config=text.txt"], "there is no such config file; there are "),
+        (["--config=optim.py", "--nodebug=1"], "nodebug"),
+        (["--config=optim.py", "--wrkdir=x"], "--wrkdir; did you mean 'workdir'?"),
         (["--config=optim.py", "stray"], "unexpected 'stray'"),
         (["--config=optim.py", "--workdir=bad"], "workdir is bad"),
     ],
@@ -125,7 +130,7 @@ def test_a_required_flag_is_missed(folder, given, missing):
     result = run(folder, given)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
-    assert missing in result.stderr
+    assert f"{missing} is missing" in result.stderr
 
 
 def test_our_logs_are_shown_and_the_libraries_only_with_debug(folder):

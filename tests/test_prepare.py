@@ -100,19 +100,30 @@ def test_the_report_says_what_happened(source, tmp_path):
     (source / "images" / "4_0.png").unlink()
     report = prepare("folder", source, tmp_path / "out", group_column="patient")
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
-    assert [skip["name"] for skip in report["unreadable"]] == ["images/3_1.png"]
-    assert [skip["name"] for skip in report["skipped"]] == ["images/4_0.png"]
+    (damaged,), (skipped,) = report["quarantine"], report["skipped"]
+    assert (damaged["what"], damaged["name"]) == ("image", "images/3_1.png")
+    assert (skipped["what"], skipped["name"]) == ("row", "images/4_0.png")
     examples = sum(split["examples"] for split in report["splits"].values())
     assert examples == 2 * PATIENTS - 2
     said = summary(report, tmp_path / "out")
-    assert "images/3_1.png: not a readable image" in said
+    assert "image images/3_1.png: not a readable image" in said
+    assert "quarantine: 1 damaged and left out" in said
     assert "images found: 47" in said
 
 
-def test_a_split_that_is_all_unreadable_is_an_error(source, tmp_path):
+def test_a_split_that_is_all_unreadable_is_absent(source, tmp_path):
+    for image in (source / "images").iterdir():
+        if split_of(image.name.partition("_")[0]) == "validation":
+            image.write_bytes(b"no image")
+    report = prepare("folder", source, tmp_path / "out", group_column="patient")
+    assert set(report["splits"]) == set(read_all(tmp_path / "out")) == {"train", "test"}
+    assert "no groups fell into validation" in summary(report, tmp_path)
+
+
+def test_all_unreadable_is_an_error(source, tmp_path):
     for image in (source / "images").iterdir():
         image.write_bytes(b"no image")
-    with pytest.raises(UserError, match="none of its"):
+    with pytest.raises(UserError, match=r"none of 48 images .*\.png: not a readable"):
         prepare("folder", source, tmp_path / "out", group_column="patient")
     assert find_prepared(tmp_path / "out") == []
 
@@ -130,7 +141,7 @@ def test_stored_conditions_are_checked_and_kept(tmp_path):
     write_metadata(folder, rows)
     everything_trains = {"train": 1.0, "validation": 0.0, "test": 0.0}
     report = prepare("folder", folder, tmp_path / "out", fractions=everything_trains)
-    assert "not the same aspect" in report["unreadable"][0]["reason"]
+    assert "not the same aspect" in report["quarantine"][0]["reason"]
     assert "no groups fell into validation and test" in summary(report, tmp_path)
     (record,) = read_all(tmp_path / "out")["train"]
     stored = read_image(folder / "good.png")

@@ -17,24 +17,17 @@ from medjax.errors import UserError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 """File name endings (in lower case) that count as images."""
 
-# What Pillow raises for a damaged file; SyntaxError is its word for a broken PNG.
-_DAMAGED = (
-    UnidentifiedImageError,
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    Image.DecompressionBombError,
-)
-_UINT16_MAX = 65535
+# Bits that detectors of radiographs have; files keep more than 8 of them in 16.
+_DEPTHS = (8, 10, 12, 14, 16)
 
 
 def decode_image(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
     """Decode one image to RGB, upright as its EXIF orientation says.
 
-    Grayscale is repeated over the channels. 16-bit values are divided by 257 (the
-    full range counts, not the values that occur, so that images stay comparable).
-    Transparent pixels lie on black.
+    Grayscale is repeated over the channels. Transparent pixels lie on black. Of an
+    animation or a file of many pages the first image counts. A 16-bit image is scaled
+    by the smallest usual depth (8, 10, 12, 14 or 16 bits) that its values fit in: files
+    seldom say how many bits the detector had, and 12 of 16 would be nearly black.
 
     Args:
         encoded: The content of a PNG, JPEG, WebP, BMP or TIFF file.
@@ -50,12 +43,15 @@ def decode_image(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
             with Image.open(io.BytesIO(encoded)) as opened:
                 image = ImageOps.exif_transpose(opened)
                 image.load()
-    except _DAMAGED as error:
+                return np.ascontiguousarray(_to_rgb(image, name))
+    except UserError:
+        raise
+    # Whatever its decoders stumble upon in a damaged file: SyntaxError, struct.error...
+    except Exception as error:
         raise UserError(
-            f"{name}: not a readable image ({len(encoded)} bytes): {error}; replace or "
-            "remove it"
+            f"{name}: not a readable image ({len(encoded)} bytes): "
+            f"{_reason(error)}; replace or remove it"
         ) from error
-    return np.ascontiguousarray(_to_rgb(image, name))
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -88,12 +84,20 @@ def _to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _from_integers(values: np.ndarray, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Scale 16-bit gray values to 8 bits."""
-    if values.min() < 0 or values.max() > _UINT16_MAX:
+    """Scale gray values of at most 16 bits to 8."""
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most >= 2 ** _DEPTHS[-1]:
         raise UserError(
-            f"{name}: pixel values from {values.min()} to {values.max()}; expected "
-            f"0 to {_UINT16_MAX} at most"
+            f"{name}: pixel values from {least} to {most}; expected 0 to "
+            f"{2 ** _DEPTHS[-1] - 1} at most"
         )
-    # 257 = 65535 / 255: maps the full 16-bit range onto the full 8-bit range.
-    gray = np.round(values / 257.0).astype(np.uint8)
+    white = next(2**bits - 1 for bits in _DEPTHS if most < 2**bits)
+    gray = np.round(values * (255.0 / white)).astype(np.uint8)
     return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, without the address of the buffer it was read from."""
+    if isinstance(error, UnidentifiedImageError):
+        return "of no known format"
+    return " ".join(str(error).split()) or type(error).__name__

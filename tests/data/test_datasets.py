@@ -86,6 +86,7 @@ def test_nih_counts_what_has_no_partner(nih):
     survey = survey_nih_cxr(nih)
     assert survey.counts == {
         "images_found": 5,
+        "other_files": 1,
         "rows_found": 4,
         "rows_without_image": 1,
         "images_without_row": 1,
@@ -104,13 +105,7 @@ def test_nih_prefers_the_corrected_table(nih):
 def test_nih_missing_column_is_named(nih):
     header = [name if name != "Patient ID" else "Patient" for name in HEADER]
     write_table(nih, [["00000001_000.png", "Mass", 0, 1, 57, "M", "PA"]], header=header)
-    with pytest.raises(UserError, match=r"'Patient ID'; did you mean 'Patient'"):
-        survey_nih_cxr(nih)
-
-
-def test_nih_unknown_finding_is_named(nih):
-    write_table(nih, [["00000001_000.png", "Flu", 0, 1, 57, "M", "PA"]])
-    with pytest.raises(UserError, match="finding 'Flu'"):
+    with pytest.raises(UserError, match=r"'Patient ID', .*did you mean 'Patient'"):
         survey_nih_cxr(nih)
 
 
@@ -204,13 +199,6 @@ def test_folder_metadata_faults_are_said(tmp_path, content, message):
     write_image(tmp_path / "a.png")
     (tmp_path / "metadata.csv").write_text(content)
     with pytest.raises(UserError, match=message):
-        survey_folder(tmp_path)
-
-
-def test_folder_broken_json_line_is_numbered(tmp_path):
-    write_image(tmp_path / "a.png")
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": ""}\n{\n')
-    with pytest.raises(UserError, match=r"metadata\.jsonl, line 2"):
         survey_folder(tmp_path)
 
 

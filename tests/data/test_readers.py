@@ -28,6 +28,14 @@ def test_sixteen_bits_keep_the_full_range():
     np.testing.assert_array_equal(decoded[:, :, 0], GRAY)
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_fewer_bits_of_sixteen_are_not_dark(bits, kind):
+    wide = np.round(GRAY / 255 * (2**bits - 1)).astype(np.uint16)
+    decoded = decode_image(encode(Image.fromarray(wide), kind), "x")
+    np.testing.assert_array_equal(decoded[:, :, 0], GRAY)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "CMYK"])
 def test_every_mode_becomes_rgb(mode):
     kind = "TIFF" if mode == "CMYK" else "PNG"

@@ -8,6 +8,7 @@ Every image is decoded once before it is stored, so that training meets no damag
 import contextlib
 import functools
 import io
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
 
     Attributes:
         stored: The entries written, per split (after `write`).
-        skipped: Images that turned out unreadable.
+        unreadable: Images that turned out to be damaged.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -54,7 +55,7 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
         self.name = survey.name
         self.survey = survey
         self.settings = settings
-        self.skipped: list[Skipped] = []
+        self.unreadable: list[Skipped] = []
         self.stored: dict[str, list[Entry]] = {}
         self.by_split = _by_split(survey, fractions)
         super().__init__(data_dir=str(data_dir))
@@ -63,7 +64,7 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
         """Write the data set; return its folder.
 
         Raises:
-            UserError: If no image of a split can be read.
+            UserError: If no image can be read, or the disk is full or fails.
         """
         tfds.disable_progress_bar()
         bar = tqdm(total=len(self.survey.entries), desc="images", unit=" images")
@@ -88,15 +89,22 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
         del dl_manager
-        return {
-            name: self._generate_examples(name, entries)
-            for name, entries in self.by_split.items()
-        }
+        splits: dict[str, Iterator[Any]] = {}
+        for name, entries in self.by_split.items():
+            examples = self._generate_examples(name, entries)
+            # TFDS takes no empty split, as one is whose images are all unreadable.
+            if (first := next(examples, None)) is not None:
+                splits[name] = itertools.chain([first], examples)
+        if not splits:
+            raise UserError(
+                f"none of {len(self.unreadable)} images can be read; first: "
+                f"{self.unreadable[0].name}: {self.unreadable[0].reason}"
+            )
+        return splits
 
     def _generate_examples(
         self, name: str, entries: list[Entry]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        stored = self.stored.setdefault(name, [])
         encode = functools.partial(_encode, group_name=self.survey.group_name)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for start in range(0, len(entries), _CHUNK):
@@ -104,15 +112,10 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
                 for entry, result in zip(chunk, pool.map(encode, chunk), strict=True):
                     self.progress.update()
                     if isinstance(result, Skipped):
-                        self.skipped.append(result)
-                        continue
-                    stored.append(entry)
-                    yield entry.id, result
-        if not stored:
-            raise UserError(
-                f"split {name}: none of its {len(entries)} images can be read; first: "
-                f"{self.skipped[-1].reason}"
-            )
+                        self.unreadable.append(result)
+                    else:
+                        self.stored.setdefault(name, []).append(entry)
+                        yield entry.id, result
 
 
 def _by_split(survey: Survey, fractions: Mapping[str, float]) -> dict[str, list[Entry]]:
@@ -171,6 +174,6 @@ def _encode(entry: Entry, group_name: str) -> dict[str, Any] | Skipped:
                     f"{shape[1]}x{shape[0]}: not the same aspect"
                 )
             example["conditioning_image"] = io.BytesIO(control)
-    except (OSError, UserError) as error:
-        return Skipped(entry.id, str(error).removeprefix(f"{entry.id}: "))
+    except (OSError, MemoryError, UserError) as error:
+        return Skipped("image", entry.id, str(error).removeprefix(f"{entry.id}: "))
     return example

@@ -7,24 +7,27 @@ is the layout of Hugging Face's image folders. Without such a file every image i
 with an empty caption.
 """
 
+import dataclasses
+import os
+import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from medjax.data.datasets.survey import (
     Entry,
-    Row,
+    Found,
     Skipped,
     Survey,
     find_images,
-    read_csv,
-    read_jsonl,
-    require_columns,
+    printable,
+    shown,
 )
+from medjax.data.datasets.tables import Row, Table, read_csv, read_jsonl
 from medjax.data.readers import SUFFIXES
 from medjax.errors import UserError
 
 _READERS = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl}
-_NO_ROW, _NO_FILE = "no row in {}", "its file does not exist"
 
 
 def survey_folder(source: str | Path, group_column: str = "") -> Survey:
@@ -39,97 +42,129 @@ def survey_folder(source: str | Path, group_column: str = "") -> Survey:
         UserError: If folder, images, rows or columns are missing.
     """
     folder = Path(source)
-    images = find_images(folder, SUFFIXES)
+    found = find_images(folder, SUFFIXES)
     tables = [name for name in _READERS if (folder / name).is_file()]
     if len(tables) > 1:
         raise UserError(f"{folder}: has {' and '.join(tables)}; keep one of them")
-    if not tables:
-        return _without_captions(folder, images, group_column)
-    path = folder / tables[0]
-    return _with_captions(folder, images, path, _READERS[path.name](path), group_column)
-
-
-def _without_captions(folder: Path, images: list[Path], group_column: str) -> Survey:
+    if tables:
+        wanted = ["file_name", "text", *([group_column] if group_column else [])]
+        table = _READERS[tables[0]](folder / tables[0], wanted)
+        return _with_captions(folder, found, table, group_column)
     if group_column:
         raise UserError(
             f"--group_column={group_column}: {folder} has no {' or '.join(_READERS)}, "
             "so no columns"
         )
-    names = [image.relative_to(folder).as_posix() for image in images]
-    entries = tuple(
-        Entry(id=name, image=image, group=name)
-        for name, image in zip(names, images, strict=True)
+    return _without_captions(folder, found)
+
+
+def _without_captions(folder: Path, found: Found) -> Survey:
+    seen: Counter[str] = Counter()
+    ids = [_unique(shown(image, folder), seen) for image in found.images]
+    return Survey(
+        name="folder",
+        entries=tuple(
+            Entry(id=name, image=image, group=name)
+            for name, image in zip(ids, found.images, strict=True)
+        ),
+        skipped=(),
+        damaged=tuple(found.damaged),
+        counts=found.counts,
+        description=_description(folder),
     )
-    return _survey(folder, entries, (), {"images_found": len(images)})
 
 
 def _with_captions(
-    folder: Path, images: list[Path], path: Path, rows: list[Row], group_column: str
+    folder: Path, found: Found, table: Table, group_column: str
 ) -> Survey:
-    wanted = ["file_name", "text", *([group_column] if group_column else [])]
-    require_columns(rows, path, wanted)
-    controlled = any("conditioning_image" in row for row in rows)
+    names = {str(path.relative_to(folder)): path for path in found.images}
+    # A name that is there as it is written comes before one that is normally the same.
+    images = {_normal(name): path for name, path in names.items()} | names
+    controlled = any(row.get("conditioning_image") for row in table.rows)
     entries: list[Entry] = []
-    skipped: list[Skipped] = []
+    unmatched: list[Skipped] = []
     seen: Counter[str] = Counter()
-    for row in rows:
-        name = Path(row["file_name"]).as_posix()
-        control = row.get("conditioning_image", "")
-        reason = _fault(folder, name, control, controlled)
-        if reason:
-            skipped.append(Skipped(name, reason))
-            continue
-        seen[name] += 1
-        # An image may have several captions, each in its own row.
-        suffix = f"#{seen[name]}" if seen[name] > 1 else ""
-        entries.append(
-            Entry(
-                id=name + suffix,
-                image=folder / name,
-                group=row[group_column] if group_column else name,
-                text=row["text"],
-                conditioning_image=folder / control if controlled else None,
-            )
+    for row in table.rows:
+        entry = _entry(row, images, controlled, group_column)
+        if isinstance(entry, Skipped):
+            unmatched.append(entry)
+        else:
+            # An image may have several captions, each in its own row.
+            name = _unique(shown(entry.image, folder), seen)
+            group = entry.group if group_column else shown(entry.image, folder)
+            entries.append(dataclasses.replace(entry, id=name, group=group))
+    if not entries:
+        raise UserError(
+            f"{table.path}: no row names an image that exists; first: "
+            f"{unmatched[0].name}: {unmatched[0].reason}"
         )
     used = {entry.image for entry in entries}
     used |= {e.conditioning_image for e in entries if e.conditioning_image}
-    used |= {folder / skip.name for skip in skipped}
-    spare = tuple(
-        Skipped(image.relative_to(folder).as_posix(), _NO_ROW.format(path.name))
-        for image in images
+    spare = [
+        Skipped("image", shown(image, folder), f"no row in {table.path.name}")
+        for image in found.images
         if image not in used
-    )
-    counts = {"images_found": len(images), "rows_found": len(rows)}
-    skips = (*skipped, *spare)
-    return _survey(folder, tuple(entries), skips, counts)
-
-
-def _fault(folder: Path, name: str, control: str, controlled: bool) -> str:
-    """Return why a row cannot be used, or ""."""
-    if not (folder / name).is_file():
-        return _NO_FILE
-    if controlled and not control:
-        return "no conditioning_image, though other rows have one"
-    if controlled and not (folder / control).is_file():
-        return f"its conditioning_image {control} does not exist"
-    return ""
-
-
-def _survey(
-    folder: Path,
-    entries: tuple[Entry, ...],
-    skipped: tuple[Skipped, ...],
-    counts: dict[str, int],
-) -> Survey:
-    if not entries:
-        raise UserError(
-            f"{folder}: no row names an image that exists; first: {skipped[0].name}: "
-            f"{skipped[0].reason}"
-        )
+    ]
     return Survey(
         name="folder",
-        entries=entries,
-        skipped=skipped,
-        counts=counts,
-        description=f"Images of the folder '{folder.resolve().name}'.",
+        entries=tuple(entries),
+        skipped=(*unmatched, *spare),
+        damaged=(*found.damaged, *table.damaged),
+        counts=found.counts | {"rows_found": table.count},
+        description=_description(folder),
     )
+
+
+def _entry(
+    row: Row, images: Mapping[str, Path], controlled: bool, group_column: str
+) -> Entry | Skipped:
+    """Return what a row says, or why it cannot be used."""
+    name, control = row["file_name"], row.get("conditioning_image", "")
+    image, condition = _find(name, images), _find(control, images)
+    reason = ""
+    if image is None:
+        reason = _absent(name)
+    elif controlled and not control:
+        reason = "no conditioning_image, though other rows have one"
+    elif controlled and condition is None:
+        reason = f"its conditioning_image '{control}': {_absent(control)}"
+    elif group_column and not row[group_column]:
+        reason = f"no value for '{group_column}', by which the data are split"
+    if image is None or reason:
+        return Skipped("row", printable(name), reason)
+    group = row[group_column] if group_column else ""
+    return Entry("", image, group, row["text"], conditioning_image=condition)
+
+
+def _find(name: str, images: Mapping[str, Path]) -> Path | None:
+    exact = images.get(os.path.normpath(name)) if name else None
+    return exact or images.get(_normal(name))
+
+
+def _absent(name: str) -> str:
+    """Return why a name in the table leads to no image of the folder."""
+    if not name:
+        return "names no file"
+    if Path(name).is_absolute() or _normal(name).startswith(".."):
+        return "lies outside the folder; expected a name relative to it"
+    if Path(name).suffix.lower() not in SUFFIXES:
+        return f"is called like no image; expected {', '.join(sorted(SUFFIXES))}"
+    return "its file does not exist"
+
+
+def _normal(name: str) -> str:
+    """Return a name as it is compared: macOS writes é as two characters, others as one.
+
+    Source: Unicode Standard Annex 15, form C.
+    """
+    return unicodedata.normalize("NFC", os.path.normpath(name)) if name else ""
+
+
+def _unique(name: str, seen: Counter[str]) -> str:
+    """Return the name, numbered from its second time on."""
+    seen[name] += 1
+    return f"{name}#{seen[name]}" if seen[name] > 1 else name
+
+
+def _description(folder: Path) -> str:
+    return f"Images of the folder '{shown(folder.resolve(), folder.resolve().parent)}'."

@@ -14,14 +14,15 @@ from pathlib import Path
 from medjax.data.captions import FINDING_NAMES, NO_FINDING, CaptionStyle, caption
 from medjax.data.datasets.survey import (
     Entry,
-    Row,
+    Found,
     Skipped,
     Survey,
     find_images,
-    read_csv,
-    require_columns,
+    printable,
+    shown,
 )
-from medjax.errors import UserError
+from medjax.data.datasets.tables import Row, Table, read_csv
+from medjax.errors import UserError, nearest
 
 LABELS = tuple(FINDING_NAMES)
 UNKNOWN_AGE = -1
@@ -38,7 +39,7 @@ _COLUMNS = (
     "View Position",
 )
 # The first edition writes 058Y, 013M, 002D; it and the second have ages up to 414.
-_AGE = re.compile(r"(\d+)([YMD]?)")
+_AGE = re.compile(r"(\d{1,5})([YMD]?)")
 _YEARS = {"": 1, "Y": 1, "M": 12, "D": 365}
 _OLDEST = 120
 _SEXES = ("F", "M")
@@ -68,36 +69,31 @@ def survey_nih_cxr(
         UserError: If folder, images, table or columns are missing.
     """
     folder = Path(source)
-    images = find_images(folder, _SUFFIXES)
-    table = _find_table(folder)
-    rows = read_csv(table)
-    require_columns(rows, table, _COLUMNS)
-    by_stem: dict[str, Path] = {}
-    skipped: list[Skipped] = []
-    for image in images:
-        first = by_stem.setdefault(image.stem, image)
-        if first is not image:
-            reason = f"another file of this name: {first.relative_to(folder)}"
-            skipped.append(Skipped(str(image.relative_to(folder)), reason))
-    entries, without_image = _match(rows, by_stem, caption_style, table)
-    matched = {entry.id for entry in entries}
-    without_row = [image for stem, image in by_stem.items() if stem not in matched]
-    skipped += [
-        Skipped(str(image.relative_to(folder)), f"no row in {table.name}")
-        for image in without_row
-    ]
+    found = find_images(folder, _SUFFIXES)
+    table = read_csv(_find_table(folder), _COLUMNS)
+    by_stem, doubles = _by_stem(folder, found)
+    entries, unmatched, damaged, without_image = _match(table, by_stem, caption_style)
     if not entries:
+        first = f"; first: {damaged[0].name}: {damaged[0].reason}" if damaged else ""
         raise UserError(
-            f"{folder}: none of {len(by_stem)} images has a row in {table.name}; "
-            f"got {images[0].name}, expected names like {rows[0]['Image Index']}"
+            f"{folder}: none of {len(by_stem)} images has a usable row in "
+            f"{table.path.name}; got {found.images[0].name}, expected names like "
+            f"{table.rows[0]['Image Index']}{first}"
         )
+    matched = {entry.image for entry in entries}
+    without_row = [
+        Skipped("image", shown(image, folder), f"no row in {table.path.name}")
+        for image in by_stem.values()
+        if image not in matched
+    ]
     return Survey(
         name="nih_cxr",
         entries=tuple(entries),
-        skipped=tuple(skipped),
-        counts={
-            "images_found": len(images),
-            "rows_found": len(rows),
+        skipped=(*doubles, *unmatched, *without_row),
+        damaged=(*found.damaged, *table.damaged, *damaged),
+        counts=found.counts
+        | {
+            "rows_found": table.count,
             "rows_without_image": without_image,
             "images_without_row": len(without_row),
         },
@@ -121,7 +117,8 @@ def parse_age(text: str) -> int | None:
 
 def _find_table(folder: Path) -> Path:
     # The edition of 2020 sorts last, and corrects the first one's ages and views.
-    tables = sorted(folder.rglob(_TABLES), key=lambda path: path.name)
+    found = (path for path in folder.rglob(_TABLES) if path.is_file())
+    tables = sorted(found, key=lambda path: path.name)
     if not tables:
         others = sorted(path.name for path in folder.glob("*.csv"))
         raise UserError(
@@ -132,42 +129,74 @@ def _find_table(folder: Path) -> Path:
     return tables[-1]
 
 
+def _by_stem(folder: Path, found: Found) -> tuple[dict[str, Path], list[Skipped]]:
+    """Return the first image of each stem, and the others."""
+    by_stem: dict[str, Path] = {}
+    doubles: list[Skipped] = []
+    for image in found.images:
+        first = by_stem.setdefault(image.stem, image)
+        if first is not image:
+            reason = f"another file of this name: {shown(first, folder)}"
+            doubles.append(Skipped("image", shown(image, folder), reason))
+    return by_stem, doubles
+
+
 def _match(
-    rows: list[Row],
-    by_stem: dict[str, Path],
-    caption_style: CaptionStyle,
-    table: Path,
-) -> tuple[list[Entry], int]:
-    """Return an entry for every row that has an image, and how many have none."""
+    table: Table, by_stem: dict[str, Path], caption_style: CaptionStyle
+) -> tuple[list[Entry], list[Skipped], list[Skipped], int]:
+    """Match rows and images.
+
+    Returns:
+        Entries; second rows of an image; damaged rows; number of rows without image.
+    """
     entries: dict[str, Entry] = {}
+    doubles: list[Skipped] = []
+    damaged: list[Skipped] = []
     without_image = 0
-    for row in rows:
+    for row in table.rows:
+        name = printable(row["Image Index"])
         stem = Path(row["Image Index"]).stem
-        if stem not in by_stem:
+        if fault := _fault(row):
+            damaged.append(Skipped("row", name, fault))
+        elif stem not in by_stem:
             without_image += 1
-        elif stem not in entries:
-            entries[stem] = _entry(stem, by_stem[stem], row, caption_style, table)
-    return list(entries.values()), without_image
+        elif stem in entries:
+            doubles.append(Skipped("row", name, "another row for this image"))
+        else:
+            entries[stem] = _entry(stem, by_stem[stem], row, caption_style)
+    return list(entries.values()), doubles, damaged, without_image
 
 
-def _entry(
-    stem: str,
-    image: Path,
-    row: Row,
-    caption_style: CaptionStyle,
-    table: Path,
-) -> Entry:
-    labels = _labels(row, table)
+def _fault(row: Row) -> str:
+    """Return why a row cannot be used, or ""."""
+    for column in ("Image Index", "Finding Labels", "Patient ID"):
+        if not row[column].strip():
+            return f"no value for '{column}'"
+    names = _names(row)
+    if len(names) > 1 and NO_FINDING in names:
+        return f"has '{NO_FINDING}' beside a finding"
+    for name in names:
+        if name not in (*LABELS, NO_FINDING):
+            return f"unknown finding '{printable(name)}'{nearest(name, LABELS)}"
+    return ""
+
+
+def _names(row: Row) -> tuple[str, ...]:
+    return tuple(name.strip() for name in row["Finding Labels"].split("|"))
+
+
+def _entry(stem: str, image: Path, row: Row, caption_style: CaptionStyle) -> Entry:
+    labels = tuple(name for name in _names(row) if name != NO_FINDING)
     age = parse_age(row["Patient Age"])
-    patient = row["Patient ID"]
+    patient = row["Patient ID"].strip()
     # What a caption cannot say, it leaves out.
     sex = row["Patient Gender"] if row["Patient Gender"] in _SEXES else ""
     view = row["View Position"] if row["View Position"] in _VIEWS else ""
     return Entry(
-        id=stem,
+        id=printable(stem),
         image=image,
         # The editions write a patient as 1 or as 00001.
-        group=str(int(patient)) if patient.isdigit() else patient,
+        group=(patient.lstrip("0") or "0") if patient.isdecimal() else patient,
         text=caption(labels, view, age, sex, style=caption_style),
         labels=labels,
         attributes={
@@ -176,16 +205,3 @@ def _entry(
             "age": UNKNOWN_AGE if age is None else age,
         },
     )
-
-
-def _labels(row: Row, table: Path) -> tuple[str, ...]:
-    """Return the findings of a row; none for "No Finding"."""
-    names = tuple(name.strip() for name in row["Finding Labels"].split("|"))
-    found = tuple(name for name in names if name != NO_FINDING)
-    for name in found:
-        if name not in LABELS:
-            raise UserError(
-                f"{table}: {row['Image Index']} has the finding '{name}'; expected "
-                f"{NO_FINDING} or some of {', '.join(LABELS)}, joined by |"
-            )
-    return found

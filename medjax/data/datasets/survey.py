@@ -1,14 +1,13 @@
 """What a source folder holds, before any image is read: the input of the builder."""
 
-import csv
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
-from medjax.errors import UserError, nearest
-
-Row = dict[str, str]
+from medjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +35,9 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A file or a row that is left out, and why."""
+    """An image or a row of a table that is left out, and why."""
 
+    what: Literal["image", "row"]
     name: str
     reason: str
 
@@ -49,7 +49,8 @@ class Survey:
     Attributes:
         name: Name of the data set, as its metadata will say.
         entries: The images to store; all have the same attributes.
-        skipped: What is left out so far.
+        damaged: Images and rows that are broken in themselves.
+        skipped: Images and rows that are whole, and that nothing belongs to.
         counts: Numbers for the report: files and rows found.
         group_name: What a group is: "patient_id", say.
         label_names: All labels there can be; empty where the source has none.
@@ -63,6 +64,7 @@ class Survey:
     entries: tuple[Entry, ...]
     skipped: tuple[Skipped, ...]
     counts: Mapping[str, int]
+    damaged: tuple[Skipped, ...] = ()
     group_name: str = "group"
     label_names: tuple[str, ...] = ()
     description: str = ""
@@ -71,77 +73,112 @@ class Survey:
     homepage: str = ""
 
 
-def find_images(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Return all image files under a folder, sorted; hidden ones are left out.
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What lies under a folder.
+
+    Attributes:
+        images: Files whose name ends like an image's, sorted.
+        damaged: What is called like an image and is no file, and what cannot be opened.
+        others: Number of other files; what lies in hidden folders is not counted.
+    """
+
+    images: list[Path]
+    damaged: list[Skipped]
+    others: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The same in numbers, for the report."""
+        images = len(self.images) + len(self.damaged)
+        return {"images_found": images, "other_files": self.others}
+
+
+def find_images(folder: Path, suffixes: Iterable[str]) -> Found:
+    """Look for image files under a folder; hidden ones are left out.
+
+    Links to folders are followed, except into a folder that the link itself lies in.
 
     Raises:
         UserError: If the folder does not exist or holds no image.
     """
     if not folder.is_dir():
-        raise UserError(f"--source={folder}: no such folder")
+        what = "is a file, expected a folder" if folder.exists() else "no such folder"
+        raise UserError(f"--source={folder}: {what}")
     wanted = frozenset(suffixes)
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in wanted
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    if not found:
+    images: list[Path] = []
+    damaged: list[Skipped] = []
+    others = 0
+    for path in _files(folder, wanted, damaged):
+        if path.name.startswith(".") or path.suffix.lower() not in wanted:
+            others += 1
+        elif os.path.isfile(path):
+            images.append(path)
+        else:
+            damaged.append(_image(path, folder, _not_a_file(path)))
+    if not images:
         raise UserError(
             f"--source={folder}: no image found; expected files that end in "
             f"{', '.join(sorted(wanted))}, in any subfolder"
         )
-    return found
+    return Found(sorted(images), damaged, others)
 
 
-def read_csv(path: Path) -> list[Row]:
-    """Read a CSV file with a header line."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        # A short row's missing cells count as empty.
-        return [_texts(row) for row in csv.DictReader(file, restval="")]
+def _files(
+    folder: Path, wanted: frozenset[str], damaged: list[Skipped]
+) -> Iterator[Path]:
+    """Yield all under a folder that is no folder; add what is wrong to `damaged`."""
+    # Each folder with the real paths of those that led to it.
+    ahead = [(folder, frozenset({os.path.realpath(folder)}))]
+    while ahead:
+        here, parents = ahead.pop()
+        for path in _children(here, folder, damaged):
+            if not os.path.isdir(path):
+                yield path
+            elif not path.name.startswith("."):
+                if path.suffix.lower() in wanted:
+                    damaged.append(_image(path, folder, "is a folder"))
+                real = os.path.realpath(path)
+                if real in parents:
+                    reason = "is a link to a folder that it lies in; not followed"
+                    damaged.append(_image(path, folder, reason))
+                else:
+                    ahead.append((path, parents | {real}))
 
 
-def read_jsonl(path: Path) -> list[Row]:
-    """Read one JSON object a line.
+def _children(here: Path, folder: Path, damaged: list[Skipped]) -> list[Path]:
+    try:
+        return list(here.iterdir())
+    except OSError as error:
+        reason = f"cannot be opened: {error.strerror}"
+        damaged.append(_image(here, folder, reason))
+        return []
 
-    Raises:
-        UserError: If a line is none; it says which.
+
+def _image(path: Path, folder: Path, reason: str) -> Skipped:
+    return Skipped("image", shown(path, folder), reason)
+
+
+def _not_a_file(path: Path) -> str:
+    if path.is_symlink():
+        return f"is a link to {os.readlink(path)!r}, which leads to no file"
+    return "is no regular file"
+
+
+def shown(path: Path, folder: Path) -> str:
+    r"""Return the path below `folder` as one line of text.
+
+    What is no UTF-8 becomes ``\xNN``; see `printable`.
     """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: expected an object, got {line!r}")
-        rows.append(_texts(row))
-    return rows
+    name = os.fsencode(path.relative_to(folder).as_posix())
+    return printable(name.decode("utf-8", "backslashreplace"))
 
 
-def _texts(row: Mapping[str | None, object]) -> Row:
-    # DictReader keeps surplus cells under None; a JSON null is an absent value.
-    return {
-        key: "" if value is None else str(value)
-        for key, value in row.items()
-        if key is not None
-    }
-
-
-def require_columns(rows: list[Row], path: Path, wanted: Iterable[str]) -> None:
-    """Check that every row of a table has the columns.
-
-    Raises:
-        UserError: If the table is empty or a column is missing.
-    """
-    if not rows:
-        raise UserError(f"{path}: holds no rows")
-    for number, row in enumerate(rows, 1):
-        for column in wanted:
-            if column not in row:
-                raise UserError(
-                    f"{path}: row {number} has no column '{column}'"
-                    f"{nearest(column, row)} It has: {', '.join(row)}"
-                )
+def printable(text: str) -> str:
+    """Return a text with its control characters escaped, so that it is one line."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp")
+        else character
+        for character in text
+    )

@@ -1,0 +1,178 @@
+"""Tables of captions and labels, row by row: a damaged row costs that row alone.
+
+What is wrong with the table as a whole (no such column, no usable row) is an error.
+"""
+
+import codecs
+import csv
+import dataclasses
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from medjax.data.datasets.survey import Skipped
+from medjax.errors import UserError, nearest
+
+Row = dict[str, str]
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of a file.
+
+    Attributes:
+        path: The file.
+        rows: The good ones; each has every column that was asked for.
+        damaged: The others, named by their line.
+    """
+
+    path: Path
+    rows: list[Row]
+    damaged: list[Skipped]
+
+    @property
+    def count(self) -> int:
+        """Number of all rows."""
+        return len(self.rows) + len(self.damaged)
+
+
+def read_csv(path: Path, wanted: Sequence[str]) -> Table:
+    """Read a CSV file with a header line, in UTF-8.
+
+    Cells in columns without a name are ignored if they are empty.
+
+    Args:
+        path: The file.
+        wanted: Columns that there have to be.
+
+    Raises:
+        UserError: If the file cannot be read, lacks a column or has no good row.
+    """
+    records = _records(list(io.StringIO(_text(path), newline="")))
+    _, header = next(records, (0, []))
+    if isinstance(header, str):
+        raise UserError(f"{path}: its first line is no CSV: {header}")
+    _require_columns(path, header, wanted)
+    rows = (
+        (line, _named(header, cells) if isinstance(cells, list) else cells)
+        for line, cells in records
+        if cells
+    )
+    return _table(path, rows, wanted)
+
+
+def read_jsonl(path: Path, wanted: Sequence[str]) -> Table:
+    """Read one JSON object a line, in UTF-8; a null counts as an empty text.
+
+    Arguments and errors are `read_csv`'s.
+    """
+    # Not splitlines: a JSON text may hold U+2028, which that would split at.
+    lines = enumerate(_text(path).split("\n"), 1)
+    rows = [(number, _object(line)) for number, line in lines if line.strip()]
+    named = {column for _, row in rows if isinstance(row, dict) for column in row}
+    if named:
+        _require_columns(path, sorted(named), wanted)
+    return _table(path, rows, wanted)
+
+
+def _text(path: Path) -> str:
+    """Return a file's text, with bytes that are no UTF-8 as surrogates."""
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if encoded.startswith(_UTF16):
+        raise UserError(f"{path}: is UTF-16; save it as UTF-8")
+    return encoded.decode("utf-8-sig", "surrogateescape")
+
+
+def _records(lines: list[str]) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield each record's first line and its cells, or what is wrong with that line.
+
+    After a line that is wrong (a quote that is never closed, say) the next is read by
+    itself, so that no further row is lost with it.
+    """
+    start = 0
+    while start < len(lines):
+        reader = csv.reader(itertools.islice(lines, start, None), strict=True)
+        first = start
+        try:
+            for cells in reader:
+                yield first + 1, cells
+                first = start + reader.line_num
+        except csv.Error as error:
+            yield first + 1, f"is no CSV: {error}"
+            first += 1
+        start = first
+
+
+def _named(header: list[str], cells: list[str]) -> Row | str:
+    """Return the cells by their column, or why they cannot be assigned."""
+    if any(cells[len(header) :]):
+        return (
+            f"has {len(cells)} cells, the header {len(header)}; put texts with commas "
+            "in double quotes"
+        )
+    return dict(zip(header, cells, strict=False))
+
+
+def _object(line: str) -> Row | str:
+    """Return the object in a line, its values as text, or what is wrong with it."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"is no JSON: {error}"
+    if not isinstance(row, dict):
+        return f"is {type(row).__name__}, expected an object"
+    return {key: "" if value is None else str(value) for key, value in row.items()}
+
+
+def _table(
+    path: Path, rows: Iterable[tuple[int, Row | str]], wanted: Sequence[str]
+) -> Table:
+    """Sort the good rows from the others."""
+    table = Table(path, [], [])
+    for line, row in rows:
+        fault = row if isinstance(row, str) else _fault(row, wanted)
+        if fault or isinstance(row, str):
+            table.damaged.append(Skipped("row", f"{path.name}, line {line}", fault))
+        else:
+            table.rows.append(row)
+    if not table.count:
+        raise UserError(f"{path}: holds no rows")
+    if not table.rows:
+        first = table.damaged[0]
+        raise UserError(
+            f"{path}: none of its {table.count} rows can be used; first: {first.name}: "
+            f"{first.reason}"
+        )
+    return table
+
+
+def _fault(row: Row, wanted: Sequence[str]) -> str:
+    """Return why a row cannot be used, or ""."""
+    if absent := [column for column in wanted if column not in row]:
+        return f"has no value for '{absent[0]}'"
+    content = "".join(row.values())
+    if "\0" in content:
+        return "holds a NUL character"
+    try:
+        content.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is no UTF-8"
+    return ""
+
+
+def _require_columns(path: Path, has: Sequence[str], wanted: Sequence[str]) -> None:
+    for column in wanted:
+        if column not in has:
+            raise UserError(
+                f"{path}: has no column '{column}', only {', '.join(has) or 'none'}"
+                f"{nearest(column, has)}"
+            )
+        if has.count(column) > 1:
+            raise UserError(f"{path}: has the column '{column}' twice")
