@@ -165,9 +165,12 @@ class _Machine(pickle._Unpickler):
         library, _, name = kind.name.rpartition(".")
         dtype = DTYPES.get(name) if library.startswith("torch") else None
         if dtype is None or any(part is not None for part in view):
-            raise UserError(f"{self.file} stores weights as {kind.name!r}{_MEND}")
-        self.dtypes[str(key)] = dtype
-        return _Storage(str(key), dtype)
+            kept = f"{kind.name!r:.200}"
+            raise UserError(f"{self.file} stores weights as {kept}{_MEND}")
+        if not isinstance(key, str):
+            raise TypeError("no key of a storage")
+        self.dtypes[key] = dtype
+        return _Storage(key, dtype)
 
     def call(self, function: Any, args: tuple[Any, ...]) -> Any:
         """Return what stands for the result of a call."""

@@ -17,13 +17,12 @@ the hub; and what the U-Net predicts, taken to be ε. For the SD2.x of 768², sa
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medjax.arrays import Params
 from medjax.diffusion.schedule import make_schedule
 from medjax.errors import UserError, nearest
 from medjax.pretrained import (
@@ -81,7 +80,7 @@ class _Tensors:
 
 
 def load_stable_diffusion(file: Path, dtype: np.dtype) -> StableDiffusion:
-    """Load the networks of a whole checkpoint, a ControlNet's too.
+    """Load a whole checkpoint, which may have a ControlNet in it besides.
 
     Raises:
         UserError: If the file is damaged or of another kind, weights are missing,
@@ -95,24 +94,13 @@ def load_stable_diffusion(file: Path, dtype: np.dtype) -> StableDiffusion:
     # First what may be missing, then gigabytes.
     tokenizer = _tokenizer(file, text.prefix == OPEN_CLIP, text_config["vocab_size"])
     vae_config = ldm_config.vae_config(vae.shapes, vae.where, scale)
-    parts = layout.STABLE_DIFFUSION
     unet_config = ldm_config.unet_config(unet.shapes, unet.where)
-    unet_module = parts["unet"].module.from_config(unet_config, dtype=dtype)
-    vae_module = parts["vae"].module.from_config(vae_config, dtype=dtype)
-    text_module = parts["text_encoder"].module.from_config(text_config, dtype=dtype)
+    parts = layout.STABLE_DIFFUSION
     return StableDiffusion(
-        unet=Network(
-            unet_module,
-            _read(unet, unet_module, ldm_names.unet_table(unet_module), dtype),
-            unet_config,
-        ),
-        vae=Network(
-            vae_module,
-            _read(vae, vae_module, ldm_names.vae_table(vae_module), dtype),
-            vae_config,
-        ),
-        text_encoder=Network(
-            text_module, _read(text, text_module, text_table, dtype), text_config
+        unet=_network(parts["unet"], unet, unet_config, ldm_names.unet_table, dtype),
+        vae=_network(parts["vae"], vae, vae_config, ldm_names.vae_table, dtype),
+        text_encoder=_network(
+            parts["text_encoder"], text, text_config, lambda _: text_table, dtype
         ),
         tokenizer=tokenizer,
         schedule=make_schedule(SCHEDULER_CONFIG),
@@ -132,9 +120,7 @@ def load_controlnet(file: Path, dtype: np.dtype) -> Network:
     tensors = _within(prefix, stored, file)
     config = ldm_config.controlnet_config(tensors.shapes, tensors.where)
     part = layout.CONTROLNET["controlnet"]
-    module = part.module.from_config(config, dtype=dtype)
-    table = ldm_names.controlnet_table(module)
-    return Network(module, _read(tensors, module, table, dtype), config)
+    return _network(part, tensors, config, ldm_names.controlnet_table, dtype)
 
 
 def _stored(file: Path) -> dict[str, StoredTensor]:
@@ -221,16 +207,32 @@ def _unfused(
     return apart
 
 
-def _read(
-    tensors: _Tensors, module: Any, table: ldm_names.Table, dtype: np.dtype
-) -> Params:
+def _network(
+    part: layout.Part,
+    tensors: _Tensors,
+    config: dict[str, Any],
+    table_of: Callable[[Any], ldm_names.Table],
+    dtype: np.dtype,
+) -> Network:
+    """Read a network whose configuration is known.
+
+    Args:
+        part: Which network it is.
+        tensors: Of it.
+        config: Of it.
+        table_of: From its module to the table of its names.
+        dtype: Of the result.
+    """
+    module = part.module.from_config(config, dtype=dtype)
+    table = table_of(module)
+
     def naming(path: str) -> tuple[str, ...]:
         return tuple(ldm_names.renamed(name, table) for name in names.torch_names(path))
 
-    shapes = module.param_shapes()
-    return diffusers_format.read_weights(
-        tensors.stored, shapes, dtype, tensors.where, naming
+    params = diffusers_format.read_weights(
+        tensors.stored, module.param_shapes(), dtype, tensors.where, naming
     )
+    return Network(module, params, config)
 
 
 def _scaling_factor(stored: Mapping[str, StoredTensor]) -> float | None:

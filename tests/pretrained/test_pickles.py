@@ -237,6 +237,9 @@ def test_bombs_take_neither_time_nor_memory(tmp_path):
         program += text("x") + bomb + bomb + b"N"
         program += text("s") + b"\x8f(" + bomb + b"\x90"
         program += text("f") + b"(" + bomb + b"\x91"
+    key = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + wide + b"NNtQ"
+    with pytest.raises(UserError, match="damaged"):
+        stored_tensors(archive(tmp_path / "key.pt", program + text("k") + key + b"u."))
     program += text("m") + b"(" + memo + b"l" + b"u."
     assert list(read(archive(tmp_path / "x.pt", program))) == ["weight"]
 
@@ -270,6 +273,29 @@ def test_a_file_that_was_cut_is_an_error(keep, tmp_path):
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(UserError, match="x.pt"):
         stored_tensors(file)
+
+
+def test_damaged_bytes_are_read_or_an_error(canary, tmp_path):
+    """Some damage leaves a valid file; what is read then lies within it."""
+    rng = np.random.default_rng(0)
+    parts = [p for p, _ in HOSTILE.values()] + list(INERT.values())
+    file, refused = tmp_path / "x.pt", 0
+    for i in range(400):
+        program = bytearray(state(a=tensor(), b=parts[i % len(parts)], c=tensor()))
+        whole = i % 4 == 0
+        content = bytearray(archive(file, bytes(program)).read_bytes())
+        damaged = content if whole else program
+        for place in rng.integers(len(damaged), size=rng.integers(1, 6)):
+            damaged[place] = rng.integers(256)
+        if whole:
+            file.write_bytes(damaged)
+        else:
+            archive(file, bytes(damaged))
+        try:
+            read(file)
+        except UserError:
+            refused += 1
+    assert 200 < refused < 400
 
 
 OTHERS = {
