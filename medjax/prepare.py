@@ -143,16 +143,18 @@ def _own_settings(
 
 def _check_target(target: Path, dataset: str, overwrite: bool) -> None:
     """Refuse a target with another data set, or with one that must not be replaced."""
-    from medjax.data.prepared import describe_splits, find_prepared, read_metadata
+    from medjax.data.prepared import describe_splits, read_metadata
+    from medjax.data.roots import find_prepared
 
     for folder in find_prepared(target):
-        metadata = read_metadata(folder)
         if folder.parent != target / dataset:
             raise UserError(
-                f"--out={target}: has another data set, {metadata.name} in {folder}; "
-                "choose an --out of its own"
+                f"--out={target}: has another data set, {folder}; choose an --out of "
+                "its own"
             )
+        # One that is damaged can be replaced without being read.
         if not overwrite:
+            metadata = read_metadata(folder)
             raise UserError(
                 f"--out={target}: already has {metadata.name}, complete: "
                 f"{describe_splits(metadata.splits)}; nothing to do, or --overwrite"

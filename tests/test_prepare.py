@@ -10,8 +10,8 @@ import pytest
 
 from medjax.data.config import DataConfig
 from medjax.data.pipeline import dataset_metadata, open_dataset
-from medjax.data.prepared import find_prepared
 from medjax.data.readers import read_image
+from medjax.data.roots import find_prepared
 from medjax.data.splits import SPLITS, split_of
 from medjax.errors import UserError
 from medjax.prepare import prepare, summary
@@ -194,7 +194,7 @@ def test_what_a_killed_run_leaves_is_no_data_set(source, tmp_path):
     out = tmp_path / "out"
     prepare("folder", source, out, group_column="patient")
     (out / "folder").rename(out / ".incomplete")
-    with pytest.raises(UserError, match="no complete prepared data set"):
+    with pytest.raises(UserError, match="an interrupted python -m medjax.prepare"):
         open_dataset(DataConfig(root=str(out)), "train")
     prepare("folder", source, out, group_column="patient")
     assert not (out / ".incomplete").exists()

@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,10 +24,10 @@ from medjax.data.prepared import (
     Metadata,
     PreparedSource,
     describe_splits,
-    find_dataset,
     fingerprint,
     read_metadata,
 )
+from medjax.data.roots import find_dataset
 from medjax.data.splits import SPLITS
 from medjax.data.tokens import tokenize
 from medjax.errors import UserError, nearest
@@ -63,8 +63,8 @@ def open_dataset(config: DataConfig, split: str) -> Source:
     splits = _phantom_splits(config)
     if split not in splits:
         raise UserError(
-            f"phantoms have no split '{split}'{nearest(split, splits)} They have "
-            f"{describe_splits(splits)}"
+            f"phantoms have no split '{split}', only {describe_splits(splits)}"
+            f"{nearest(split, splits)}"
         )
     # A fixed seed: config.seed orders the phantoms, and must not change them.
     return PhantomSource(split, config.image_size, splits[split], seed=0)
@@ -116,20 +116,19 @@ def make_batches(
     config: DataConfig,
     *,
     start_step: int = 0,
-    host: int = 0,
-    num_hosts: int = 1,
+    rows: Sequence[int] | None = None,
     shuffle: bool = True,
     repeat: bool = True,
 ) -> Generator[Example, None, None]:
-    """Iterate over this host's rows of the global batches, from `start_step` on.
+    """Iterate over some rows of the global batches, from `start_step` on.
 
     Args:
         source: Records, from `open_dataset`.
         tokenizer: A `transformers` CLIP tokenizer; it must pickle.
         config: What to do.
         start_step: First global batch; the ones before are not computed.
-        host: Which host this is: it gets rows [host B/H, (host + 1) B/H).
-        num_hosts: Number of hosts, H; divides the batch size B.
+        rows: Which rows of each global batch to make, in this order, where several
+            hosts share them; all where None.
         shuffle: A new order each epoch; otherwise the order of storage.
         repeat: Go on for ever. Otherwise stop after one epoch, whose last batch is
             filled up with records from the beginning.
@@ -141,16 +140,12 @@ def make_batches(
         record that only fills up, so that every record weighs the same.
 
     Raises:
-        UserError: If the source is empty or the hosts do not divide the batch.
+        UserError: If the source is empty.
     """
     if len(source) == 0:
         raise UserError("the data set has no example in this split")
-    if config.batch_size % num_hosts:
-        raise UserError(
-            f"config.data.batch_size={config.batch_size} does not divide among "
-            f"{num_hosts} hosts; choose a multiple of {num_hosts}"
-        )
-    maker = _BatchMaker(source, tokenizer, config, host, num_hosts, shuffle, repeat)
+    rows = tuple(range(config.batch_size) if rows is None else rows)
+    maker = _BatchMaker(source, tokenizer, config, rows, shuffle, repeat)
     # A fast tokenizer drops its own truncation at its first call: not in the threads.
     tokenize(tokenizer, "")
     epoch_steps = -(-len(source) // config.batch_size)
@@ -162,8 +157,7 @@ def validation_batches(
     tokenizer: Any,
     config: DataConfig,
     *,
-    host: int = 0,
-    num_hosts: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> Generator[Example, None, None]:
     """Iterate once over all records in their stored order, each with weight 1.
 
@@ -174,8 +168,7 @@ def validation_batches(
         source,
         tokenizer,
         config,
-        host=host,
-        num_hosts=num_hosts,
+        rows=rows,
         shuffle=False,
         repeat=False,
     )
@@ -183,22 +176,19 @@ def validation_batches(
 
 @dataclasses.dataclass(frozen=True)
 class _BatchMaker:
-    """The function from a step to this host's part of its batch; pickles."""
+    """The function from a step to some rows of its batch; pickles."""
 
     source: Source
     tokenizer: Any
     config: DataConfig
-    host: int
-    num_hosts: int
+    rows: tuple[int, ...]
     shuffle: bool
     repeat: bool
 
     def __call__(self, step: int) -> tuple[Example, str]:
         """Return the batch, and the lost end of a caption ("" where none was cut)."""
         config, count = self.config, len(self.source)
-        rows = config.batch_size // self.num_hosts
-        first = step * config.batch_size + self.host * rows
-        numbers = range(first, first + rows)
+        numbers = [step * config.batch_size + row for row in self.rows]
         made = [
             make_example(
                 self.source[self._index(number)],

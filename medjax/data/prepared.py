@@ -3,19 +3,19 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medjax.data.readers import decode_image
+from medjax.data.roots import INFO, find_dataset
 from medjax.errors import UserError, nearest
 
-_INFO = "dataset_info.json"
-# TFDS puts a data set in <root>/<name>/<version>, or with a config one deeper.
-_PLACES = ("", "*/", "*/*/", "*/*/*/")
 _IMAGES = ("image", "conditioning_image")
 _OWN = ("id", "text", "labels", *_IMAGES)
+_AGAIN = "prepare the data again, with --overwrite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,51 +41,12 @@ class Metadata:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def find_prepared(root: str | Path) -> list[Path]:
-    """Return the folders below `root` that hold a complete TFDS data set.
-
-    What is being written, or was when a run was killed, lies in a hidden folder and is
-    not found.
-    """
-    folder = Path(root).expanduser()
-    found = {path.parent for place in _PLACES for path in folder.glob(place + _INFO)}
-    return sorted(
-        path
-        for path in found
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-
-
-def find_dataset(root: str | Path) -> Path:
-    """Return the folder of the one complete data set at or below `root`.
+def read_metadata(folder: str | Path) -> Metadata:
+    """Return what the data set in a folder says of itself.
 
     Raises:
-        UserError: If there is none, or more than one.
+        UserError: If it is damaged.
     """
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise UserError(
-            f"config.data.root={root}: no such folder; make it with python -m "
-            "medjax.prepare --out, or set it to '' for phantoms"
-        )
-    found = find_prepared(folder)
-    if not found:
-        content = sorted(path.name for path in folder.iterdir())[:5]
-        raise UserError(
-            f"config.data.root={root}: no complete prepared data set (it has: "
-            f"{', '.join(content) or 'nothing'}); make one with "
-            "python -m medjax.prepare --source=IMAGES --out=ROOT"
-        )
-    if len(found) > 1:
-        names = ", ".join(str(path) for path in found)
-        raise UserError(
-            f"config.data.root={root}: several data sets; choose one: {names}"
-        )
-    return found[0]
-
-
-def read_metadata(folder: str | Path) -> Metadata:
-    """Return what the data set in a folder says of itself."""
     info = _builder(str(folder)).info
     return Metadata(
         name=f"{info.name}/{info.version}",
@@ -109,7 +70,7 @@ def fingerprint(root: str | Path) -> str:
     """
     folder = find_dataset(root)
     digest = hashlib.sha256()
-    for file in (folder / _INFO, folder / "features.json"):
+    for file in (folder / INFO, folder / "features.json"):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -118,7 +79,14 @@ def _builder(folder: str) -> Any:
     # Imported here: only prepared data need TFDS, phantoms do not.
     import tensorflow_datasets as tfds
 
-    return tfds.builder_from_directory(folder)
+    try:
+        return tfds.builder_from_directory(folder)
+    # It raises whatever its parsers of versions, features and JSON do.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{folder}: {INFO} or features.json is damaged: {reason}; {_AGAIN}"
+        ) from error
 
 
 def _label_names(feature: Any) -> tuple[str, ...]:
@@ -142,8 +110,8 @@ class PreparedSource:
         splits = self.metadata.splits
         if self.split not in splits:
             raise UserError(
-                f"{self.folder}: no split '{self.split}'{nearest(self.split, splits)} "
-                f"It has {describe_splits(splits)}"
+                f"{self.folder}: no split '{self.split}', only "
+                f"{describe_splits(splits)}{nearest(self.split, splits)}"
             )
         if "image" not in self.metadata.features:
             raise UserError(
@@ -151,6 +119,8 @@ class PreparedSource:
                 f"{', '.join(self.metadata.features)}; prepare the data with "
                 "python -m medjax.prepare"
             )
+        for shard, count in self._shards:
+            _check_shard(shard, count)
 
     def __len__(self) -> int:
         return self.metadata.splits[self.split]
@@ -181,6 +151,13 @@ class PreparedSource:
         return read_metadata(self.folder)
 
     @functools.cached_property
+    def _shards(self) -> list[tuple[Path, int]]:
+        """The files of this split, and how many records each holds."""
+        info = _builder(str(self.folder)).info.splits[self.split]
+        files = [self.folder / Path(name).name for name in info.filenames]
+        return list(zip(sorted(files), info.shard_lengths, strict=True))
+
+    @functools.cached_property
     def _records(self) -> Any:
         """Random access to the stored records, with their images still encoded."""
         import tensorflow_datasets as tfds
@@ -197,13 +174,46 @@ class PreparedSource:
             return dict(self._records[index])
         except RuntimeError as error:  # ArrayRecord's word for a wrong checksum.
             raise UserError(
-                f"{self.folder}, {self.split}, record number {index}: damaged: "
-                f"{error}; prepare the data again"
+                f"{self._shard_of(index)}: record {index} of {self.split} is damaged: "
+                f"{_first_reason(error)}; {_AGAIN}"
             ) from error
+
+    def _shard_of(self, index: int) -> Path:
+        """Return the file that a record lies in."""
+        ends = itertools.accumulate(count for _, count in self._shards)
+        return next(
+            shard
+            for (shard, _), end in zip(self._shards, ends, strict=True)
+            if index < end
+        )
 
     def _labels(self, stored: Any) -> tuple[str, ...]:
         names = self.metadata.label_names
         return tuple(names[x] if names else _text(x) for x in stored)
+
+
+def _check_shard(shard: Path, count: int) -> None:
+    """Check that a file of records is there and has the number that it should."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    if not shard.is_file():
+        raise UserError(f"{shard}: is missing; {_AGAIN}, or copy it once more")
+    try:
+        reader = ArrayRecordReader(str(shard))
+        found = reader.num_records()
+        reader.close()
+    except RuntimeError as error:
+        raise UserError(
+            f"{shard}: is damaged: {_first_reason(error)}; {_AGAIN}, or copy it once "
+            "more"
+        ) from error
+    if found != count:
+        raise UserError(f"{shard}: has {found} records, expected {count}; {_AGAIN}")
+
+
+def _first_reason(error: Exception) -> str:
+    """Return the first of the reasons that ArrayRecord gives, from low to high."""
+    return str(error).partition(";")[0]
 
 
 def describe_splits(splits: dict[str, int]) -> str:

@@ -10,7 +10,8 @@ from medjax.data.config import DataConfig
 from medjax.data.datasets import builder
 from medjax.data.datasets.survey import Entry, Survey
 from medjax.data.pipeline import make_batches, open_dataset
-from medjax.data.prepared import find_prepared, read_metadata
+from medjax.data.prepared import read_metadata
+from medjax.data.roots import find_prepared
 from medjax.errors import UserError
 from tests.images import write_image
 
@@ -81,7 +82,7 @@ def test_a_source_pickles_as_its_path(root):
 
 
 def test_missing_and_ambiguous_data_are_said(root, tmp_path):
-    with pytest.raises(UserError, match=r"'trian'; did you mean 'train'.*3 examples"):
+    with pytest.raises(UserError, match=r"'trian', .*3 ex.*did you mean 'train'"):
         open_dataset(DataConfig(root=str(root)), "trian")
     write(tmp_path, name="other")
     with pytest.raises(UserError, match="several data sets"):
@@ -110,8 +111,74 @@ def test_a_damaged_file_is_named(root, tokenizer):
     content[middle : middle + 300] = bytes(300)
     shard.write_bytes(content)
     source = open_dataset(DataConfig(root=str(root)), "train")
-    with pytest.raises(UserError, match=r"record number \d: damaged"):
+    named = rf"{shard}: record \d of train is damaged"
+    with pytest.raises(UserError, match=named):
         [source[index] for index in range(3)]
+    for workers in (0, 1):
+        config = DataConfig(
+            root=str(root), image_size=16, batch_size=3, workers=workers
+        )
+        with pytest.raises(UserError, match=named):
+            next(make_batches(source, tokenizer, config))
+
+
+def damage(content: bytes) -> dict[str, bytes | None]:
+    half = len(content) // 2
+    return {
+        "missing": None,
+        "empty": b"",
+        "cut": content[:half],
+        "cut by a byte": content[:-1],
+        "longer": content + b"x" * 1000,
+    }
+
+
+@pytest.mark.parametrize("kind", damage(b""))
+def test_a_file_that_is_not_whole_is_named_on_opening(root, kind):
+    (shard,) = root.rglob("*train*")
+    content = damage(shard.read_bytes())[kind]
+    shard.unlink()
+    if content is not None:
+        shard.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{shard}: is (missing|damaged)"):
+        open_dataset(DataConfig(root=str(root)), "train")
+
+
+def test_a_file_of_another_data_set_is_named(root, tmp_path):
+    (other,) = write(tmp_path / "more", count=2).rglob("*train*")
+    (shard,) = root.rglob("*train*")
+    shard.write_bytes(other.read_bytes())
+    with pytest.raises(UserError, match="has 2 records, expected 3"):
+        open_dataset(DataConfig(root=str(root)), "train")
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("content", ["", "{}", "[", "\0"])
+def test_damaged_metadata_are_named(root, name, content):
+    (file,) = root.rglob(name)
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"features\.json is damaged.*--overwrite"):
+        open_dataset(DataConfig(root=str(root)), "train")
+
+
+def test_what_is_not_prepared_is_told_apart(tmp_path):
+    def message():
+        with pytest.raises(UserError) as error:
+            open_dataset(DataConfig(root=str(tmp_path / "root")), "train")
+        return str(error.value)
+
+    assert "no such folder" in message()
+    (tmp_path / "root").touch()
+    assert "is a file" in message()
+    (tmp_path / "root").unlink()
+    (tmp_path / "root").mkdir()
+    assert "is empty" in message()
+    (tmp_path / "root" / "notes.txt").touch()
+    assert "only notes.txt" in message()
+    write_image(tmp_path / "root" / "images" / "a.png")
+    assert f"--source={tmp_path / 'root'} --out=PREPARED" in message()
+    (tmp_path / "root" / ".incomplete").mkdir()
+    assert "interrupted" in message()
 
 
 def test_workers_read_prepared_data_alike(root, tokenizer):

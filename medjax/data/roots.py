@@ -1,0 +1,72 @@
+"""Find the prepared data set that `config.data.root` means, or say what is there."""
+
+from pathlib import Path
+
+from medjax.data.readers import SUFFIXES
+from medjax.errors import UserError
+
+INFO = "dataset_info.json"
+"""The file by which a folder is known as a TFDS data set."""
+
+# TFDS puts a data set in <root>/<name>/<version>, or with a config one deeper.
+_PLACES = ("", "*/", "*/*/", "*/*/*/")
+
+
+def find_prepared(root: str | Path) -> list[Path]:
+    """Return the folders below `root` that hold a complete TFDS data set.
+
+    What is being written, or was when a run was killed, lies in a hidden folder and is
+    not found.
+    """
+    folder = Path(root).expanduser()
+    found = {path.parent for place in _PLACES for path in folder.glob(place + INFO)}
+    return sorted(
+        path
+        for path in found
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def find_dataset(root: str | Path) -> Path:
+    """Return the folder of the one complete data set at or below `root`.
+
+    Raises:
+        UserError: If there is none, or more than one.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        what = "is a file, expected a folder" if folder.exists() else "no such folder"
+        raise UserError(
+            f"config.data.root={root}: {what}; {_prepare('IMAGES', root)}, or set it "
+            "to '' for phantoms"
+        )
+    found = find_prepared(folder)
+    if not found:
+        raise UserError(f"config.data.root={root}: {_not_prepared(folder)}")
+    if len(found) > 1:
+        names = ", ".join(str(path) for path in found)
+        raise UserError(
+            f"config.data.root={root}: several data sets; choose one: {names}"
+        )
+    return found[0]
+
+
+def _not_prepared(folder: Path) -> str:
+    """Say what is in a folder without a data set, and what to do."""
+    content = sorted(path.name for path in folder.iterdir())
+    if not content:
+        return f"is empty; {_prepare('IMAGES', folder)}"
+    if ".incomplete" in content:
+        return "holds what an interrupted python -m medjax.prepare left; run that again"
+    # Large folders need not be walked to their end.
+    if any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*")):
+        return f"holds images that are not prepared; {_prepare(folder, 'PREPARED')}"
+    listed = ", ".join(content[:5]) + (", …" if content[5:] else "")
+    return f"no prepared data set, only {listed}; {_prepare('IMAGES', 'PREPARED')}"
+
+
+def _prepare(source: str | Path, out: str | Path) -> str:
+    return (
+        f"make a data set with python -m medjax.prepare --dataset=folder "
+        f"--source={source} --out={out}"
+    )
