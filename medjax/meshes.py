@@ -153,11 +153,22 @@ def _size(mesh: Mesh | AbstractMesh, names: str | Sequence[str]) -> int:
     return int(np.prod([mesh.shape[name] for name in names]))
 
 
+def host_rows(batch_size: int, mesh: Mesh) -> list[int]:
+    """Return which rows of a global batch lie on this host's devices, in order.
+
+    Usually a run of them each; but hosts that split matrix products need the same rows,
+    and jax may order devices by their wires rather than by their hosts.
+    """
+    parts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    rows = range(batch_size)
+    return sorted({row for part in parts.values() if part for row in rows[part[0]]})
+
+
 def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> Batch:
     """Put this host's rows of a global batch on its devices, as parts of whole arrays.
 
     Args:
-        batch: NumPy arrays whose first axis is the example, in the order of the hosts.
+        batch: NumPy arrays whose first axis is the example; the rows are `host_rows`.
         mesh: Where they go.
     """
     sharding = batch_sharding(mesh)
@@ -166,6 +177,19 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> Batch:
         for name, rows in batch.items()
     }
     return cast(Batch, placed)
+
+
+def place_params(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Put parameters on the devices; each host has the whole of them, and the same.
+
+    `jax.device_put` would send all of them to all hosts, to see that they are the same.
+    """
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
+
+    return jax.tree.map(place, tree, param_shardings(tree, mesh))
 
 
 def param_spec(

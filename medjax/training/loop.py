@@ -69,9 +69,7 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
     init_key, train_key, eval_key = jax.random.split(jax.random.key(plan.seed), 3)
     assembly = TASKS[config.task][1](config.model, config.diffusion, init_key)
     task, tokenizer = assembly.task, assembly.tokenizer
-    frozen = jax.device_put(
-        assembly.frozen, meshes.param_shardings(assembly.frozen, mesh)
-    )
+    frozen = meshes.place_params(assembly.frozen, mesh)
     optimizer = make_optimizer(config.optim, plan.steps, assembly.params)
     learning_rate = make_schedule(config.optim, plan.steps)
     ema_decay = config.optim.ema_decay
@@ -119,8 +117,7 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
             tokenizer,
             data,
             start_step=step,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
+            rows=meshes.host_rows(data.batch_size, mesh),
         )
         with (
             contextlib.closing(batches),

@@ -67,7 +67,7 @@ def init_state(
         return TrainState(jnp.int32(0), jnp.int32(0), params, average, opt_state)
 
     shardings = meshes.param_shardings(jax.eval_shape(init, params), mesh)
-    return jax.jit(init, out_shardings=shardings)(params)
+    return jax.jit(init, out_shardings=shardings)(meshes.place_params(params, mesh))
 
 
 def example_keys(

@@ -83,7 +83,7 @@ def make_validate(
 
     def validate(params: Params, frozen: Params) -> float:
         total = jnp.float32(0)
-        for i, batch in enumerate(_batches(first, tokenizer, data)):
+        for i, batch in enumerate(_batches(first, tokenizer, data, mesh)):
             keys = example_keys(key, i, data.batch_size)
             placed = meshes.place_batch(batch, mesh)
             total = total + total_loss(params, frozen, placed, keys)
@@ -122,7 +122,8 @@ def make_sample(
     shards = meshes.batch_shards(mesh)
     # One batch of all of them, filled up so that the devices divide it.
     rows = -(-len(first) // shards) * shards
-    batch = next(_batches(first, tokenizer, dataclasses.replace(data, batch_size=rows)))
+    whole = dataclasses.replace(data, batch_size=rows)
+    batch = next(_batches(first, tokenizer, whole, mesh))
     records = [first[i] for i in range(len(first))]
     keys = example_keys(key, 0, rows)
 
@@ -162,14 +163,15 @@ def make_sample(
     return sample
 
 
-def _batches(source: Source, tokenizer: Any, data: DataConfig) -> Iterator[Example]:
+def _batches(
+    source: Source, tokenizer: Any, data: DataConfig, mesh: Mesh
+) -> Iterator[Example]:
     return validation_batches(
         source,
         tokenizer,
         # In threads: the training workers' processes are busy enough.
         dataclasses.replace(data, workers=0),
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
+        rows=meshes.host_rows(data.batch_size, mesh),
     )
 
 
