@@ -36,6 +36,7 @@ from medjax.models.unet_2d_condition import UNet2DCondition
 from medjax.pretrained import StableDiffusion, load_controlnet, load_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.tasks.base import Assembly
+from medjax.tasks.fit import check_base, check_image_size
 
 # What `sd_locked=False` trains: the half of the U-Net that ControlNet does not copy.
 DECODER = ("up_blocks_", "conv_norm_out", "conv_out")
@@ -105,6 +106,7 @@ class ControlNetTask:
         """Return each example's loss (eq. 1)."""
         nets = gather_params(trees.merge(params, frozen))
         posterior, noise_key, offset, time, drop = _split(keys, 5)
+        check_image_size(batch["images"].shape[1], self.unet, self.vae)
         latents = self._encode(nets, batch["images"], posterior)
         noise = _normal(noise_key, latents.shape[1:])
         if self.diffusion.noise_offset:
@@ -264,6 +266,8 @@ def make_controlnet_task(
         diffusion=diffusion,
         only_mid_control=model.only_mid_control,
     )
+    tokens = len(sd.tokenizer)
+    check_base(model.pretrained, task.unet, task.vae, task.text_encoder, tokens)
     params, frozen = trees.split(
         base | {"controlnet": weights}, lambda path: _trains(path, model)
     )

@@ -1,0 +1,55 @@
+import jax
+import pytest
+
+from medjax.errors import UserError
+from medjax.tasks.fit import check_base, check_image_size
+from tests.tasks import small
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unet": {"in_channels": 9}}, "U-Net takes 9 channels, .*inpainting"),
+        (
+            {"text_encoder": {"hidden_size": 16}},
+            "takes texts of 8 channels, .* makes 16",
+        ),
+        ({"text_encoder": {"vocab_size": 40}}, "has 50 tokens, .* knows 40"),
+    ],
+)
+def test_parts_of_different_models_are_told(change, message):
+    task, _ = small.make()
+    parts = {
+        "unet": small.UNET,
+        "vae": small.VAE,
+        "text_encoder": small.TEXT,
+    }
+    good = {name: getattr(task, name) for name in parts}
+    check_base("x", **good, tokens=50)
+    changed = {
+        name: type(good[name]).from_config({**parts[name], **keys})
+        for name, keys in change.items()
+    }
+    with pytest.raises(UserError, match=rf"config\.model\.pretrained=x: .*{message}"):
+        check_base("x", **good | changed, tokens=50)
+
+
+@pytest.mark.parametrize(
+    ("size", "near"), [(3, "as 4:"), (6, "as 4 or 8:"), (9, "as 8 or 12:")]
+)
+def test_sizes_that_cannot_be_halved_are_told(size, near):
+    task, _ = small.make()
+    for good in (4, 8, 12):
+        check_image_size(good, task.unet, task.vae)
+    with pytest.raises(
+        UserError, match=f"image_size is {size}, .* multiple of 4, {near}"
+    ):
+        check_image_size(size, task.unet, task.vae)
+
+
+def test_a_loss_is_not_even_traced_at_such_a_size():
+    task, weights = small.make()
+    params, frozen = small.split(weights)
+    keys = jax.random.split(jax.random.key(0), 2)
+    with pytest.raises(UserError, match="image_size is 6"):
+        task.loss(params, frozen, small.batch(2, side=6), keys, True)
