@@ -81,7 +81,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def _download(name: str, patterns: list[str]) -> Path:
     from huggingface_hub import errors, snapshot_download
-    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
@@ -103,8 +103,11 @@ def _download(name: str, patterns: list[str]) -> Path:
     # Without a connection the hub's client raises its own errors, the operating
     # system's, or those of whichever HTTP library it stands on.
     except Exception as error:
-        absent = HF_HUB_OFFLINE and isinstance(error, errors.LocalEntryNotFoundError)
-        why = "HF_HUB_OFFLINE is set" if absent else _first_line(error)
+        why = _first_line(error)
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            why = "HF_HUB_OFFLINE is set"
+            if not HF_HUB_OFFLINE:
+                why = f"{ENDPOINT} does not answer: {_first_line(_innermost(error))}"
         reason = (
             "and as a hub id it is neither in the local cache nor can it be downloaded "
             f"({why}); connect, or name a folder in the diffusers layout; private "
@@ -114,6 +117,13 @@ def _download(name: str, patterns: list[str]) -> Path:
     raise UserError(f"cannot load '{name}': no such local folder, {reason}") from cause
 
 
-def _first_line(error: Exception) -> str:
+def _innermost(error: BaseException) -> BaseException:
+    """Return what began a chain of errors, each raised for the one before."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
+def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".")
