@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format types clean
+.PHONY: help install demo test test-slow bench lint format types clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -39,6 +39,10 @@ test: $(STAMP)  ## run the tests that are fast
 test-slow: $(STAMP)  ## run the tests that are slow or large, one at a time
 	$(BIN)/python -m pytest -n 0 -m slow $(PYTEST_ARGS)
 
+bench: $(STAMP)  ## measure against the peers, an hour on a quiet machine; see bench/README.md
+	for b in step input startup "startup --network=sd15" checkpoints; do \
+		$(BIN)/python -m bench.$$b || exit 1; done
+
 lint: $(STAMP)  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,7 +51,7 @@ format: $(STAMP)  ## mend what can be mended by machine
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(STAMP)  ## check the annotations of medjax/
+types: $(STAMP)  ## check the annotations of medjax/ and bench/
 	$(BIN)/mypy
 
 clean:  ## remove the environments, caches and demo output

@@ -1,0 +1,234 @@
+"""Three trainers of one ControlNet: medjax, diffusers' Flax modules, torch diffusers.
+
+    L = mean (noise − U(z_t, t, text, ControlNet(z_t, t, text, image)))²             (1)
+
+The U-Net is frozen. An update is the loss, its gradient, clipping at norm 1, and AdamW
+(learning rate 1e-5, betas 0.9 and 0.999, decay 1e-2), as diffusers' own two scripts
+`train_controlnet.py` and `train_controlnet_flax.py` do it by default. Trained weights
+and the optimiser are float32; the frozen ones and the activations are of the dtype that
+is asked for.
+
+Each trainer is made by a function of `Settings`, and is itself a function that does one
+update, waits until it is done, and returns the loss before it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench.networks import Settings, draw_batch, draw_controlnet, draw_unet
+from medjax import trees
+
+Step = Callable[[], float]
+LEARNING_RATE, BETAS, DECAY, CLIP_NORM = 1e-5, (0.9, 0.999), 1e-2, 1.0
+
+
+def make_medjax(settings: Settings) -> Step:
+    """Return our own training step, by our own loss, optimiser and mesh."""
+    import jax
+    import jax.numpy as jnp
+
+    from medjax import meshes
+    from medjax.models.controlnet import ControlNet
+    from medjax.models.unet_2d_condition import UNet2DCondition
+    from medjax.training.optimizer import OptimConfig, make_optimizer
+    from medjax.training.step import init_state, make_train_step
+
+    dtype = jnp.dtype(settings.dtype)
+    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
+    task: Any = _LatentsGiven(
+        UNet2DCondition.from_config(settings.unet_config, dtype=dtype),
+        ControlNet.from_config(settings.controlnet_config, dtype=dtype),
+    )
+    frozen = trees.cast({"unet": draw_unet(settings)}, dtype)
+    frozen = jax.device_put(frozen, meshes.param_shardings(frozen, mesh))
+    params = {"controlnet": draw_controlnet(settings)}
+    config = OptimConfig(
+        learning_rate=LEARNING_RATE,
+        b1=BETAS[0],
+        b2=BETAS[1],
+        weight_decay=DECAY,
+        clip_norm=CLIP_NORM,
+    )
+    optimizer = make_optimizer(config, 10_000, params)
+    state = init_state(params, optimizer, mesh, ema=False)
+    del params
+    train_step = make_train_step(task, optimizer, mesh)
+    batch = meshes.place_batch(draw_batch(settings), mesh)
+    key = jax.random.key(0)
+
+    def step() -> float:
+        nonlocal state
+        state, metrics = train_step(state, frozen, batch, key)
+        jax.block_until_ready(state)
+        return float(metrics["loss"])
+
+    return step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _LatentsGiven:
+    """`medjax.tasks.Task` of eq. 1, for latents and embeddings that are given."""
+
+    unet: Any
+    controlnet: Any
+
+    def loss(self, params: Any, frozen: Any, batch: Any, keys: Any, train: bool) -> Any:
+        from medjax.diffusion.objective import squared_error
+        from medjax.meshes import gather_params
+
+        del keys, train
+        nets = gather_params(trees.merge(params, frozen))
+        inputs = [batch[k] for k in ("noisy_latents", "timesteps", "text_embeddings")]
+        down, mid = self.controlnet.apply(
+            {"params": nets["controlnet"]}, *inputs, batch["conditioning_image"]
+        )
+        output = self.unet.apply({"params": nets["unet"]}, *inputs, down, mid)
+        return squared_error(output, batch["noise"])
+
+
+def make_flax(settings: Settings) -> Step:
+    """Return diffusers' Flax modules in a jitted step on optax."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from diffusers import FlaxControlNetModel, FlaxUNet2DConditionModel
+    from flax.training.train_state import TrainState
+
+    dtype = jnp.dtype(settings.dtype)
+    unet: Any = FlaxUNet2DConditionModel(**settings.unet_config, dtype=dtype)
+    controlnet: Any = FlaxControlNetModel(**settings.controlnet_config, dtype=dtype)
+    # Our trees have their names: weights go in as they are.
+    frozen = jax.device_put(trees.cast(draw_unet(settings), dtype))
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(CLIP_NORM),
+        optax.adamw(LEARNING_RATE, *BETAS, weight_decay=DECAY),
+    )
+    state = TrainState.create(
+        apply_fn=controlnet.apply,
+        params=jax.device_put(draw_controlnet(settings)),
+        tx=optimizer,
+    )
+    batch = {name: jnp.asarray(_channels_first(x)) for name, x in _batch(settings)}
+
+    def loss(params: Any, frozen: Any, batch: Any) -> Any:
+        inputs = [batch[k] for k in ("noisy_latents", "timesteps", "text_embeddings")]
+        down, mid = controlnet.apply(
+            {"params": params},
+            *inputs,
+            batch["conditioning_image"],
+            return_dict=False,
+            train=True,
+        )
+        output = unet.apply(
+            {"params": frozen},
+            *inputs,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+        ).sample
+        return jnp.square(batch["noise"] - output).mean()
+
+    def update(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, Any]:
+        value, gradients = jax.value_and_grad(loss)(state.params, frozen, batch)
+        return state.apply_gradients(grads=gradients), value
+
+    train_step = jax.jit(update, donate_argnums=0)
+
+    def step() -> float:
+        nonlocal state
+        state, value = train_step(state, frozen, batch)
+        jax.block_until_ready(state)
+        return float(value)
+
+    return step
+
+
+def make_torch(settings: Settings) -> Step:
+    """Return torch diffusers' modules with AdamW.
+
+    bfloat16 is autocast's, the frozen weights are stored in it. Attention is torch's
+    `scaled_dot_product_attention`, diffusers' default; the optimiser is the fused one.
+    On a GPU both networks are compiled, channels come last, and matrix products of
+    float32 may be TF32, as jax has them there.
+    """
+    import torch
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    dtype = getattr(torch, settings.dtype)
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel(**settings.unet_config)
+        controlnet: Any = ControlNetModel(**settings.controlnet_config)
+    _load(unet, draw_unet(settings))
+    _load(controlnet, draw_controlnet(settings))
+    unet.requires_grad_(False).to(device, dtype)
+    controlnet.train().to(device)
+    if gpu:
+        torch.set_float32_matmul_precision("high")
+        unet, controlnet = (
+            torch.compile(net.to(memory_format=torch.channels_last))
+            for net in (unet, controlnet)
+        )
+    optimizer = torch.optim.AdamW(
+        controlnet.parameters(), LEARNING_RATE, BETAS, weight_decay=DECAY, fused=True
+    )
+    batch = {
+        name: torch.from_numpy(_channels_first(x)).to(device)
+        for name, x in _batch(settings)
+    }
+    inputs = [batch[k] for k in ("noisy_latents", "timesteps", "text_embeddings")]
+
+    def step() -> float:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            down, mid = controlnet(
+                *inputs, batch["conditioning_image"], return_dict=False
+            )
+            output = unet(
+                *inputs,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=mid,
+            ).sample
+        loss = torch.nn.functional.mse_loss(output.float(), batch["noise"])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(controlnet.parameters(), CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if gpu:
+            torch.cuda.synchronize()
+        return loss.item()
+
+    return step
+
+
+def _load(module: Any, params: Any) -> None:
+    """Put our tree into a torch module, every weight of it."""
+    import torch
+
+    from medjax.pretrained.names import to_torch, torch_names
+
+    weights = {
+        torch_names(path)[0]: torch.from_numpy(
+            np.ascontiguousarray(to_torch(path, leaf))
+        )
+        for path, leaf in trees.flatten(params).items()
+    }
+    module.load_state_dict(weights, strict=True, assign=True)
+
+
+def _batch(settings: Settings) -> Any:
+    return draw_batch(settings).items()
+
+
+def _channels_first(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x
+
+
+# How each is made, and what has to be installed for it.
+COMPETITORS: dict[str, tuple[Callable[[Settings], Step], tuple[str, ...]]] = {
+    "medjax": (make_medjax, ()),
+    "flax": (make_flax, ("diffusers",)),
+    "torch": (make_torch, ("torch", "diffusers")),
+}

@@ -1,0 +1,146 @@
+r"""Measure the input pipeline: images a second, against a torch DataLoader.
+
+Both turn the same grayscale PNG files of 1024² into batches of 512²: decode, resize,
+find edges, tokenise, stack. medjax reads them from what `medjax.prepare` wrote, the
+DataLoader from the folder of files. One after the other, in turns.
+
+    python -m bench.input                          two worker processes each
+    python -m bench.input --workers=8 --images=512 --batch=16
+    python -m bench.input --source_size=64 --size=32 --images=16   seconds, to try it
+"""
+
+import contextlib
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bench import report
+from bench.pipelines import READY, Batch, Pipelines, Stream, make_pipelines
+from bench.report import Row, Spread
+from medjax.errors import UserError
+
+PACKAGES = ("grain", "array-record", "torch", "pillow", "opencv-python-headless")
+ABOUT = """
+Images a second of the input pipeline, without a network that uses them. Both do the
+same work on the same files: Pillow decodes, OpenCV resizes by area and finds edges, one
+CLIP tokenizer makes 77 ids. That the batches are equal was checked.
+
+* **images/s**: median (least–largest) of the turns. A turn starts the pipeline, leaves
+  out its first batches, and times the others.
+* **first batch**: seconds until the workers run and gave the first one; once a run.
+* **medjax / it**: our rate divided by this one's; above 1 means that medjax is faster.
+
+Training waits for data only where this rate is below the images a second of its step
+(see `step-*.md`), and more workers raise it as long as there are cores.
+"""
+
+
+def check_equal(pipelines: Pipelines) -> None:
+    """Raise UserError unless both give the same first batches, in stored order."""
+    with (
+        contextlib.closing(pipelines.medjax(shuffle=False)) as ours,
+        contextlib.closing(pipelines.torch(shuffle=False)) as theirs,
+    ):
+        for mine, other in itertools.islice(zip(ours, theirs, strict=False), 2):
+            for name, array in mine.items():
+                if not np.array_equal(array, np.asarray(other[name])):
+                    raise UserError(f"the pipelines differ in '{name}'")
+
+
+def one_turn(
+    make: Callable[[bool], Stream], count: int, skip: int
+) -> tuple[float, float]:
+    """Return the seconds to the first batch, and those of `count` batches after `skip`.
+
+    What the workers hold ready when the clock starts is the more of a share, the fewer
+    batches are timed: `count` should be several times as large.
+    """
+    start = time.perf_counter()
+    with contextlib.closing(make(True)) as stream:
+        next(stream)
+        first = time.perf_counter() - start
+        _draw(stream, skip)
+        start = time.perf_counter()
+        _draw(stream, count)
+        return first, time.perf_counter() - start
+
+
+def _draw(stream: Iterator[Batch], count: int) -> None:
+    for batch in itertools.islice(stream, count):
+        # Touched, as a copy to a device would.
+        np.asarray(batch["images"]).max()
+
+
+def measure(pipelines: Pipelines, repeats: int) -> list[Row]:
+    """Return one row a pipeline."""
+    skip = READY * max(pipelines.workers, 1)
+    count = 8 * skip
+    makers = {"medjax": pipelines.medjax, "torch": pipelines.torch}
+    turns: list[dict[str, tuple[float, float]]] = []
+    for i in range(repeats):
+        print(f"turn {i + 1} of {repeats} …", file=sys.stderr, flush=True)
+        turns.append({name: one_turn(m, count, skip) for name, m in makers.items()})
+    drawn = count * pipelines.batch
+    columns = {name: [turn[name] for turn in turns] for name in makers}
+    rates = {
+        name: Spread(tuple(drawn / seconds for _, seconds in column))
+        for name, column in columns.items()
+    }
+    return [
+        {
+            "pipeline": name,
+            "images/s": rates[name],
+            "images/s per worker": rates[name].median / max(pipelines.workers, 1),
+            "medjax / it": rates["medjax"] / rates[name],
+            "first batch, s": Spread(tuple(first for first, _ in columns[name])),
+        }
+        for name in makers
+    ]
+
+
+def main() -> None:
+    """Measure as the flags say, and write the results."""
+    flags = report.parser(__doc__)
+    for name, default, text in (
+        ("images", 64, "files in the data set"),
+        ("source_size", 1024, "height and width of the files"),
+        ("size", 512, "height and width of the batches"),
+        ("batch", 4, "images of a batch"),
+        ("workers", 2, "processes of each pipeline; 0 is none"),
+        ("repeats", 5, "turns of each"),
+    ):
+        help_ = f"{text} (%(default)s)"
+        flags.add_argument(f"--{name}", type=int, default=default, help=help_)
+    given = flags.parse_args()
+    report.need(("torch",), "the DataLoader")
+    if given.images < given.batch:
+        raise UserError(f"--images={given.images}: expected at least one --batch")
+    on = report.machine()
+    with tempfile.TemporaryDirectory() as folder:
+        pipelines = make_pipelines(
+            Path(folder),
+            given.images,
+            given.source_size,
+            given.size,
+            given.batch,
+            given.workers,
+        )
+        check_equal(pipelines)
+        rows = measure(pipelines, given.repeats)
+    caption = (
+        f"{given.source_size}² PNG to {given.size}², batches of {given.batch}, "
+        f"{given.workers} workers"
+    )
+    page = report.write_results(
+        "input", "The input pipeline", ABOUT, {caption: rows}, on, PACKAGES, given.out
+    )
+    print(page.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    report.run(main)

@@ -1,0 +1,164 @@
+"""Two input pipelines over the same files: medjax's, and a torch DataLoader.
+
+Both decode with Pillow, resize by area and find edges with OpenCV, and tokenise with
+one CLIP tokenizer. medjax reads what `medjax.prepare` stored, the DataLoader the files.
+"""
+
+import csv
+import dataclasses
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Batches that each worker holds ready, in both pipelines.
+READY = 2
+# Examples in what the DataLoader takes for an epoch.
+ENDLESS = 10**9
+
+Batch = dict[str, np.ndarray]
+Stream = Generator[Batch, None, None]
+
+
+def write_files(folder: Path, count: int, size: int) -> None:
+    """Write computed radiographs as grayscale PNG files, with their captions.
+
+    Args:
+        folder: Gets the images and `metadata.csv`.
+        count: How many.
+        size: Height and width in pixels.
+    """
+    from PIL import Image
+
+    from medjax.data.phantoms import PhantomSource
+
+    folder.mkdir(parents=True)
+    source = PhantomSource("train", size, count, seed=0)
+    with open(folder / "metadata.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "text"])
+        for i in range(count):
+            record = source[i]
+            Image.fromarray(record["image"][..., 0]).save(folder / f"{i:05d}.png")
+            table.writerow([f"{i:05d}.png", record["text"]])
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchDataset:
+    """A map-style dataset for a DataLoader, written as one would without medjax.
+
+    Attributes:
+        examples: File and caption of each example.
+        tokenizer: A CLIP tokenizer.
+        size: Height and width that images are brought to.
+    """
+
+    examples: tuple[tuple[Path, str], ...]
+    tokenizer: Any
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Batch:
+        import cv2
+        from PIL import Image
+
+        file, caption = self.examples[index]
+        with Image.open(file) as opened:
+            image = np.asarray(opened.convert("RGB"))
+        side = (self.size, self.size)
+        image = cv2.resize(image, side, interpolation=cv2.INTER_AREA)
+        edges = cv2.Canny(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), 100, 200)
+        ids = self.tokenizer(
+            caption, padding="max_length", truncation=True, max_length=77
+        )
+        return {
+            "images": image.astype(np.float32) / 127.5 - 1.0,
+            "conditioning_image": cv2.cvtColor(edges, cv2.COLOR_GRAY2RGB).astype(
+                np.float32
+            )
+            / 255.0,
+            "text_ids": np.asarray(ids["input_ids"], np.int32),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipelines:
+    """Both pipelines over one set of files.
+
+    Attributes:
+        root: What `medjax.prepare` wrote.
+        files: The folder of files that it was made from.
+        size: Height and width of the batches' images.
+        batch: Images of a batch.
+        workers: Processes of each pipeline.
+    """
+
+    root: Path
+    files: Path
+    size: int
+    batch: int
+    workers: int
+
+    def medjax(self, shuffle: bool) -> Stream:
+        """Return our batches, for ever."""
+        from medjax.data.pipeline import make_batches
+        from medjax.pretrained.tiny import tiny_tokenizer
+
+        return make_batches(
+            self._source(), tiny_tokenizer(), self._config(), shuffle=shuffle
+        )
+
+    def torch(self, shuffle: bool) -> Stream:
+        """Return the DataLoader's batches: with `shuffle` for ever, else one epoch."""
+        from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
+        from medjax.pretrained.tiny import tiny_tokenizer
+
+        dataset: Any = TorchDataset(self._examples(), tiny_tokenizer(), self.size)
+        # One long epoch, of many orders: a loader runs dry at the end of each.
+        endless = RandomSampler(dataset, num_samples=ENDLESS)
+        yield from DataLoader(
+            dataset,
+            batch_size=self.batch,
+            sampler=endless if shuffle else SequentialSampler(dataset),
+            num_workers=self.workers,
+            prefetch_factor=READY if self.workers else None,
+            # As grain's: a process with threads must not be forked.
+            multiprocessing_context="spawn" if self.workers else None,
+        )
+
+    def _config(self) -> Any:
+        from medjax.data.config import DataConfig
+
+        return DataConfig(
+            root=str(self.root),
+            image_size=self.size,
+            batch_size=self.batch,
+            workers=self.workers,
+        )
+
+    def _source(self) -> Any:
+        from medjax.data.pipeline import open_dataset
+
+        return open_dataset(self._config(), "train")
+
+    def _examples(self) -> tuple[tuple[Path, str], ...]:
+        """Return files and captions in the order in which `prepare` stored them."""
+        source = self._source()
+        records = [source[i] for i in range(len(source))]
+        return tuple((self.files / r["id"], r["text"]) for r in records)
+
+
+def make_pipelines(
+    folder: Path, images: int, source_size: int, size: int, batch: int, workers: int
+) -> Pipelines:
+    """Write files into `folder`, prepare them, and return both pipelines."""
+    from medjax.prepare import prepare
+
+    write_files(folder / "files", images, source_size)
+    shares = {"train": 1.0, "validation": 0.0, "test": 0.0}
+    prepare("folder", folder / "files", folder / "prepared", fractions=shares)
+    return Pipelines(folder / "prepared", folder / "files", size, batch, workers)

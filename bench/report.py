@@ -1,0 +1,226 @@
+"""What every benchmark shares: the machine, statistics, and how results are written.
+
+A result is a Markdown page to read and a JSON file to compute with, of one content:
+tables, the machine that they were measured on, and the versions of what ran.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medjax.errors import UserError
+
+RESULTS = Path(__file__).parent / "results"
+GIB = 2**30
+# Asked of a process of its own: whoever imports jax holds a GPU's memory.
+_ASK_JAX = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep=':')"
+_USER_ERROR_EXIT_CODE = 2
+
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Repeated measurements of one thing.
+
+    Attributes:
+        values: As measured, in their order; at least one.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle one, which one slow repeat does not move."""
+        return statistics.median(self.values)
+
+    def __truediv__(self, other: "Spread") -> "Spread":
+        """Return the ratio in each turn, which noise that hits both leaves alone."""
+        pairs = zip(self.values, other.values, strict=True)
+        return Spread(tuple(a / b for a, b in pairs))
+
+    def __str__(self) -> str:
+        low, high = number(min(self.values)), number(max(self.values))
+        return f"{number(self.median)} ({low}–{high})"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the statistics, and the values that they are of."""
+        return {
+            "median": self.median,
+            "min": min(self.values),
+            "max": max(self.values),
+            "values": list(self.values),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What the benchmark ran on.
+
+    Attributes:
+        device: What jax computes on, as it stands in file names: ``cpu`` or the kind
+            of the accelerator.
+        accelerated: Whether that is no CPU.
+        described: All there is to say, by what it is.
+    """
+
+    device: str
+    accelerated: bool
+    described: dict[str, str]
+
+
+def machine() -> Machine:
+    """Describe this machine, as it is now: the load shows whether it was quiet."""
+    said = subprocess.run(
+        [sys.executable, "-c", _ASK_JAX], capture_output=True, text=True, check=True
+    )
+    kind, device = said.stdout.splitlines()[-1].split(":", 1)
+    accelerated = kind != "cpu"
+    described = {
+        "CPU": _cpu_model(),
+        "cores for this process": str(len(os.sched_getaffinity(0))),
+        "memory": f"{_memory_bytes() / GIB:.1f} GiB",
+        "accelerator": device if accelerated else "none",
+        "load when it began": f"{os.getloadavg()[0]:.1f} processes in the last minute",
+        "system": platform.platform(),
+        "date": datetime.date.today().isoformat(),
+    }
+    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    return Machine(name if accelerated else "cpu", accelerated, described)
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else ""
+    found = {
+        key: match[1]
+        for key in ("model name", "cpu family", "model", "cpu MHz")
+        if (match := re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE))
+    }
+    name = found.pop("model name", platform.processor() or platform.machine())
+    return ", ".join([name, *(f"{key} {value}" for key, value in found.items())])
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return Python's version and those of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def number(value: float) -> str:
+    """Return a number with three digits that count."""
+    digits = f"{value:.3g}"
+    return f"{value:.0f}" if "e+" in digits else digits
+
+
+def percent(share: float) -> str:
+    """Return a share as it is read: 0.0123 is "1.23%"."""
+    return f"{number(100 * share)}%"
+
+
+def write_results(
+    name: str,
+    title: str,
+    about: str,
+    tables: Mapping[str, Sequence[Row]],
+    on: Machine,
+    packages: Sequence[str],
+    folder: Path,
+) -> Path:
+    """Write ``<name>-<device>.md`` and ``.json``; return the page's path.
+
+    Args:
+        name: Of the benchmark.
+        title: Of the page.
+        about: What was measured and how to read it, in Markdown.
+        tables: Rows by the tables' captions; a table's rows have the same columns. A
+            `Spread` is shown by its median, least and largest value.
+        on: Where it was measured.
+        packages: Whose versions to note.
+        folder: Where to write.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "title": title,
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "tables": tables,
+        "machine": on.described,
+        "versions": versions(packages),
+    }
+    page = folder / f"{name}-{on.device}.md"
+    text = json.dumps(content, indent=1, default=Spread.as_json, ensure_ascii=False)
+    page.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    page.write_text(_markdown(content, about), encoding="utf-8")
+    return page
+
+
+def _markdown(content: Mapping[str, Any], about: str) -> str:
+    parts = [f"# {content['title']}", about.strip()]
+    for caption, rows in content["tables"].items():
+        parts += [f"## {caption}", _table(rows)]
+    for caption in ("machine", "versions"):
+        rows = [{"": key, "is": value} for key, value in content[caption].items()]
+        parts += [f"## {caption.capitalize()}", _table(rows)]
+    parts.append(f"Made by `{content['command']}`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [[_cell(value) for value in row.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def need(packages: Sequence[str], what: str) -> None:
+    """Raise UserError if one of the packages that `what` needs is not installed."""
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"{what} needs {name}, which is not installed: pip install -e "
+                "'.[flax-pipelines]', or leave it out (see --help)"
+            )
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help is a module's docstring, with the common flags."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of the results (%(default)s)"
+    )
+    return made
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main`; a mistake of the user's is one line and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(_USER_ERROR_EXIT_CODE)

@@ -1,0 +1,157 @@
+"""Competitors in processes of their own, which take turns.
+
+Each stays alive with its weights and its compiled program, and computes only when it is
+asked to, so that they alternate step by step on one machine, and the memory of each can
+be told from that of the others.
+"""
+
+import logging
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+from unittest import mock
+
+from bench.competitors import COMPETITORS
+from bench.networks import Settings
+from bench.report import GIB
+from medjax.errors import UserError
+
+# jax would else take most of a GPU at once, and leave nothing to the others.
+_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+_SECONDS_TO_STOP = 30
+
+
+class OutOfMemory(RuntimeError):
+    """A competitor did not fit on the accelerator."""
+
+
+class Worker:
+    """A competitor; a context manager that ends its process.
+
+    Attributes:
+        name: Which one.
+        start_seconds: From the start of the process until its weights are in place.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start the process, and wait until the weights are in place.
+
+        Args:
+            name: Key of `bench.competitors.COMPETITORS`.
+            settings: What it trains.
+            environment: Variables that it sees besides.
+
+        Raises:
+            OutOfMemory: If it does not fit.
+            UserError: If it fails for another reason.
+        """
+        self.name = name
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, name, settings), daemon=True
+        )
+        start = time.perf_counter()
+        # jax reads some of them when it is imported: they must be there before.
+        with mock.patch.dict(os.environ, _ENVIRONMENT | dict(environment or {})):
+            self._process.start()
+        theirs.close()
+        self._answer()
+        self.start_seconds = time.perf_counter() - start
+
+    def step(self) -> tuple[float, float]:
+        """Do one update; return its seconds and its loss."""
+        return self._ask("step")
+
+    def peak_gib(self) -> float:
+        """Return the most memory that it has held: a GPU's, or else the process's."""
+        return self._ask("peak")
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join(_SECONDS_TO_STOP)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ask(self, question: str) -> Any:
+        self._pipe.send(question)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            kind, answer = self._pipe.recv()
+        except EOFError as error:
+            self._process.join()
+            raise UserError(
+                f"{self.name} ended with exit code {self._process.exitcode}; -9 is the "
+                "system's when memory is short: close other programs, or take a "
+                "smaller --size"
+            ) from error
+        if kind == "memory":
+            raise OutOfMemory(f"{self.name}: {answer}")
+        if kind == "error":
+            raise UserError(f"{self.name} failed: {answer}")
+        return answer
+
+
+def _serve(pipe: Connection, name: str, settings: Settings) -> None:
+    """Be a competitor: make it, then answer until the pipe is closed."""
+    # diffusers warns that Flax goes, jax that there is no accelerator.
+    logging.disable(logging.WARNING)
+    try:
+        step = COMPETITORS[name][0](settings)
+        pipe.send(("done", None))
+        while True:
+            question = pipe.recv()
+            if question == "peak":
+                pipe.send(("done", _peak_bytes(name) / GIB))
+                continue
+            start = time.perf_counter()
+            loss = step()
+            pipe.send(("done", (time.perf_counter() - start, loss)))
+    except EOFError:
+        return
+    except Exception as error:  # Told to whoever asked, in one line.
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        full = "RESOURCE_EXHAUSTED" in text or "out of memory" in text
+        pipe.send(("memory" if full else "error", text[:400]))
+
+
+def _peak_bytes(name: str) -> int:
+    if name == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+    else:
+        import jax
+
+        if stats := jax.devices()[0].memory_stats():
+            return stats["peak_bytes_in_use"]
+    # In bytes on a Mac, in KiB elsewhere.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

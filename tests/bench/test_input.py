@@ -1,0 +1,36 @@
+"""Both pipelines give the same batches, and both are measured."""
+
+import dataclasses
+
+import pytest
+
+pytest.importorskip("torch")
+
+from bench import input as bench_input
+from bench.pipelines import make_pipelines
+from medjax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory):
+    """Both over six drawn radiographs, in threads of this process."""
+    folder = tmp_path_factory.mktemp("input")
+    return make_pipelines(folder, images=6, source_size=48, size=32, batch=2, workers=0)
+
+
+def test_both_give_the_same_batches(pipelines):
+    bench_input.check_equal(pipelines)
+
+
+def test_pipelines_that_differ_are_refused(pipelines, monkeypatch):
+    wider = dataclasses.replace(pipelines, size=40)
+    monkeypatch.setattr(type(pipelines), "torch", lambda self, shuffle: wider_torch)
+    wider_torch = (batch for batch in wider.medjax(shuffle=False))
+    with pytest.raises(UserError, match="differ in 'images'"):
+        bench_input.check_equal(pipelines)
+
+
+def test_both_are_timed_over_several_epochs(pipelines):
+    rows = bench_input.measure(pipelines, repeats=2)
+    assert [row["pipeline"] for row in rows] == ["medjax", "torch"]
+    assert all(min(row["images/s"].values) > 1 for row in rows)

@@ -1,0 +1,71 @@
+"""The competitors compute the same, at a size where one can wait for it."""
+
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from bench import step
+from bench.competitors import COMPETITORS
+from bench.networks import Settings
+from medjax.errors import UserError
+
+TINY = Settings("tiny", size=32, batch=2)
+
+
+@pytest.mark.slow
+def test_all_competitors_learn_alike():
+    rows = step.measure(list(COMPETITORS), TINY, repeats=3, accelerated=False)
+    assert [row["competitor"] for row in rows] == list(COMPETITORS)
+    first = [float(row["first loss"]) for row in rows]
+    last = [float(row["last loss"]) for row in rows]
+    assert first == pytest.approx([first[0]] * 3, rel=1e-3)
+    # The optimiser moved all of them, by the same way.
+    assert last[0] < first[0] * 0.999
+    assert last == pytest.approx([last[0]] * 3, rel=1e-3)
+    assert rows[0]["medjax / it"].values == (1.0, 1.0, 1.0)
+    assert all(0.1 < row["peak memory, GiB"] < 20 for row in rows)
+
+
+def test_losses_that_differ_are_refused():
+    step.check_losses({"medjax": 1.0, "torch": 1.0009}, TINY, accelerated=False)
+    for other in (1.002, float("nan")):
+        with pytest.raises(UserError, match="losses differ"):
+            step.check_losses({"medjax": 1.0, "torch": other}, TINY, accelerated=False)
+
+
+def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
+    flags = "--network=tiny --size=32 --dtype=float32 --repeats=2 --competitors=torch"
+    monkeypatch.setattr("sys.argv", ["step", *flags.split(), f"--out={tmp_path}"])
+    step.main()
+    (page,) = tmp_path.glob("step-tiny-*.md")
+    content = json.loads(page.with_suffix(".json").read_text())
+    (row,) = content["tables"]["tiny, 32², 2 repeats"]
+    assert row["competitor"] == "torch"
+    assert len(row["seconds per step"]["values"]) == 2
+    assert page.read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--competitors=medjax,flex", "did you mean 'flax'"),
+        ("--dtype=float16", "expected float32 or bfloat16"),
+        ("--size=100", "multiple of 64"),
+        ("--batch=0", "expected numbers from 1"),
+        ("--repeats=0", "at least 1"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_measured(flags, said, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["step", *flags.split()])
+    with pytest.raises(UserError, match=said):
+        step.main()
+
+
+def test_a_competitor_that_fails_says_why():
+    with pytest.raises(UserError, match="torch failed: .*float7"):
+        step.measure(
+            ["torch"], Settings("tiny", 32, 1, "float7"), repeats=1, accelerated=False
+        )
