@@ -9,6 +9,12 @@ Any key of the config can be set from the command line:
         --config.data.batch_size=16 --config.train.gradient_accumulation_steps=4
 
 The same command again goes on from the newest checkpoint in DIR.
+
+On several hosts, start the same command on each of them, with DIR on a disk that they
+share. SLURM, Open MPI and TPU pods say by themselves who takes part; elsewhere:
+
+    python -m medjax.train --config=… --workdir=DIR --coordinator_address=HOST:PORT \
+        --num_processes=2 --process_id=0     # and 1 on the other
 """
 
 from absl import flags
@@ -22,17 +28,44 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: metrics, samples, checkpoints.", required=True
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "Several hosts: HOST:PORT, free, on the first of them."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Several hosts: how many processes.", lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Several hosts: which of them this is, from 0.", lower_bound=0
+)
+_DETECT = flags.DEFINE_boolean(
+    "detect_hosts", True, "Whether SLURM, Open MPI or TPUs may say who takes part."
+)
+_HOST_TIMEOUT = flags.DEFINE_integer(
+    "host_timeout",
+    100,
+    "Seconds to wait for another host: at first, and for a sign of life later on.",
+    lower_bound=1,
+)
 
 
 def main(_: object) -> None:
     """Train as the flags say."""
     # Imported here so that --help and mistakes in flags answer at once.
+    from medjax.distributed import Hosts, joined
     from medjax.training.config import parse
     from medjax.training.loop import train
 
-    config = parse(_CONFIG.value)
-    cli.check_writable(_WORKDIR.value, "--workdir")
-    train(config, _WORKDIR.value)
+    hosts = Hosts(
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        detect=_DETECT.value,
+        timeout_seconds=_HOST_TIMEOUT.value,
+    )
+    with joined(hosts):
+        config = parse(_CONFIG.value)
+        cli.check_writable(_WORKDIR.value, "--workdir")
+        train(config, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from medjax import meshes, trees
+from medjax import distributed, meshes, trees
 from medjax.arrays import Batch, Params
 from medjax.data.pipeline import (
     dataset_identity,
@@ -43,6 +44,11 @@ from medjax.training.validation import make_sample, make_validate
 
 logger = logging.getLogger(__name__)
 
+# What the hosts vote for after each update; the largest counts.
+_GO_ON, _TIME_IS_UP, _ASKED_TO_STOP = range(3)
+# The hosts may keep the same data and weights in other places.
+_PER_HOST = ("data/root", "data/workers", "model/pretrained", "model/controlnet")
+
 
 def train(config: RunConfig, workdir: str | Path) -> TrainState:
     """Train until `config.train.steps`, from the newest checkpoint in `workdir` on.
@@ -62,6 +68,7 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
     workdir, data, plan = Path(workdir), config.data, config.train
     deadline = time.monotonic() + 3600 * (plan.max_hours or math.inf)
     mesh = meshes.make_mesh(config.mesh)
+    first = jax.process_index() == 0
     accumulation = plan.gradient_accumulation_steps
     check_batch_size(data.batch_size, accumulation, mesh)
     sources = {split: open_dataset(data, split) for split in ("train", "validation")}
@@ -69,6 +76,8 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
     init_key, train_key, eval_key = jax.random.split(jax.random.key(plan.seed), 3)
     assembly = TASKS[config.task][1](config.model, config.diffusion, init_key)
     task, tokenizer = assembly.task, assembly.tokenizer
+    inputs = {"base": assembly.base, "dataset": dataset_identity(data)}
+    _check_hosts(config, inputs, assembly.params)
     frozen = meshes.place_params(assembly.frozen, mesh)
     optimizer = make_optimizer(config.optim, plan.steps, assembly.params)
     learning_rate = make_schedule(config.optim, plan.steps)
@@ -92,7 +101,7 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         dataclasses.asdict(config),
-        {"base": assembly.base, "dataset": dataset_identity(data)},
+        inputs,
         keep_last=plan.keep_last,
         keep_best=plan.keep_best,
     )
@@ -121,10 +130,12 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
         )
         with (
             contextlib.closing(batches),
-            MetricsWriter(workdir, start, enabled=jax.process_index() == 0) as writer,
-            Progress(plan.steps, step) as progress,
+            MetricsWriter(workdir, start, enabled=first) as writer,
+            Progress(plan.steps, step, terminal=None if first else False) as progress,
         ):
-            stopping = step >= plan.steps or stop.made
+            votes = distributed.Agreement()
+            verdict = votes.largest(_ASKED_TO_STOP if stop.made else _GO_ON)
+            stopping = step >= plan.steps or verdict != _GO_ON
             while not stopping:
                 step += 1
                 profile.before(step)
@@ -136,8 +147,10 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
                     jax.block_until_ready(metrics)
                     rate.first_step_done()
                 profile.after(step, metrics)
-                last = step == plan.steps or time.monotonic() > deadline
-                stopping = last or stop.made
+                vote = _TIME_IS_UP if time.monotonic() > deadline else _GO_ON
+                verdict = votes.largest(_ASKED_TO_STOP if stop.made else vote)
+                last = step == plan.steps or verdict == _TIME_IS_UP
+                stopping = last or verdict == _ASKED_TO_STOP
                 logs = last or step == 1 or step % plan.log_every == 0
                 saves = stopping or step % plan.checkpoint_every == 0
                 watch.look(step, batch, metrics, now=logs or saves)
@@ -153,7 +166,7 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
                     if last or step % config.eval.sample_every == 0:
                         samples = sample(state.eval_params, frozen)
                         row |= {f"val/{name}": x for name, x in samples.metrics.items()}
-                        if jax.process_index() == 0:
+                        if first:
                             save_png(workdir / f"samples/{step:07d}.png", samples.grid)
                         writer.write_image(step, "samples", samples.grid)
                     if row:
@@ -161,9 +174,12 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
                     if saves:
                         checkpoints.save(step, state, row)
                 progress.update(step, row)
-        if stop.signal is not None and step < plan.steps:
+        if verdict == _ASKED_TO_STOP and step < plan.steps:
+            asked = (
+                stop.signal.name if stop.signal else "another host was asked to stop"
+            )
             raise Stopped(
-                f"{stop.signal.name} at step {step} of {plan.steps}, saved in "
+                f"{asked} at step {step} of {plan.steps}, saved in "
                 f"{workdir}; the same command goes on from here"
             )
         if step < plan.steps:
@@ -177,15 +193,27 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
     return state
 
 
+def _check_hosts(
+    config: RunConfig, inputs: Mapping[str, Mapping[str, str]], params: Params
+) -> None:
+    """Raise UserError unless all hosts are about to train the same."""
+    facts = trees.flatten(dataclasses.asdict(config))
+    facts = {
+        f"config.{path.replace('/', '.')}": value
+        for path, value in facts.items()
+        if path not in _PER_HOST
+    }
+    facts |= {name: about["fingerprint"] for name, about in inputs.items()}
+    facts |= {"start": trees.fingerprint(params), "jax": jax.__version__}
+    distributed.check_same("run", facts)
+
+
 class _Profile:
     """Records `profile_steps` updates from `profile_at` on, where that is not None."""
 
     def __init__(self, plan: TrainConfig, folder: Path) -> None:
-        self._first, self._steps, self._folder = (
-            plan.profile_at,
-            plan.profile_steps,
-            folder,
-        )
+        self._first = plan.profile_at if jax.process_index() == 0 else None
+        self._steps, self._folder = plan.profile_steps, folder
 
     def before(self, step: int) -> None:
         if step == self._first:
@@ -206,7 +234,11 @@ def _write_about(
     mesh: Mesh,
     examples: int,
 ) -> None:
-    """Say what is about to be trained; write `config.json` and `parameters.txt`."""
+    """Say what is about to be trained; write `config.json` and `parameters.txt`.
+
+    Raises:
+        UserError: If they cannot be written, or not all hosts see them.
+    """
     logger.info(
         "%s on %d × %s (%s): %s parameters train, %s are frozen; %d training examples",
         config.task,
@@ -217,8 +249,15 @@ def _write_about(
         f"{trees.count(frozen):,}",
         examples,
     )
-    if jax.process_index() != 0:
-        return
+    file = workdir / "config.json"
+    if jax.process_index() == 0:
+        _save_about(config, workdir, state)
+    distributed.wait_for_all("about")
+    there = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    distributed.check_same("--workdir", {f"what lies in {file}": there})
+
+
+def _save_about(config: RunConfig, workdir: Path, state: TrainState) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(dataclasses.asdict(config), indent=2)
