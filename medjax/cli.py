@@ -174,12 +174,14 @@ def _config_file(name: str, argv: Sequence[str]) -> str | None:
     """Return what ``--config=FILE`` or ``--config FILE`` says, or the default."""
     from absl import flags
 
+    file = flags.FLAGS[name].default
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        # As everywhere in absl, the last one counts.
         if argument in (f"--{name}", f"-{name}"):
-            return following
-        if match := re.fullmatch(rf"--?{name}=(.*)", argument):
-            return match[1]
-    return flags.FLAGS[name].default
+            file = following
+        elif match := re.fullmatch(rf"--?{name}=(.*)", argument):
+            file = match[1]
+    return file
 
 
 def _load_config(name: str, file: str) -> Any:
@@ -196,9 +198,10 @@ def _load_config(name: str, file: str) -> Any:
         return config_flags.ConfigFileFlagParser(name).parse(file)
     # A config file is a program, and may fail as any.
     except Exception as error:
-        # ml_collections rewraps a ValueError with its traceback as the message.
-        cause = error.__context__ if isinstance(error, ValueError) else error
-        raise UserError(f"--{name}={file}: {_failure(cause or error, path)}") from error
+        # ml_collections rewraps some, with their traceback as the message.
+        rewrapped = str(error).startswith("Error whilst parsing config file")
+        cause = (rewrapped and error.__context__) or error
+        raise UserError(f"--{name}={file}: {_failure(cause, path)}") from error
 
 
 def _listed(files: Sequence[str]) -> str:

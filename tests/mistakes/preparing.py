@@ -1,0 +1,59 @@
+"""Mistakes in `python -m medjax.prepare`."""
+
+from tests.images import write_image
+from tests.mistakes import prep
+
+MISTAKES = [
+    prep("flag of prepare", "--overwrit", says=("--overwrit;", "'overwrite'?")),
+    prep("argument of prepare", "x", says=("unexpected 'x'", "--name=value")),
+    prep("bool", "--overwrite=maybe", says=("--overwrite=maybe: expected bool",)),
+    prep("file of flags", "--flagfile={dir}/x", says=("Unable to open flagfile",)),
+    prep("data set", "--dataset=fodler", says=("fodler", "did you mean 'folder'?")),
+    prep("no source", "--source=", says=("--source",)),
+    prep("missing source", "--source={dir}/x", says=("{dir}/x: no such folder",)),
+    prep("file as source", "--source={raw}/0.png", says=("is a file, expected a f",)),
+    prep(
+        "no image",
+        "--source={dir}",
+        says=("--source={dir}: no image found", ".jpeg"),
+        setup=lambda folder: (folder / "a.txt").write_text("x"),
+    ),
+    prep("shares", "--split_percent=80,30", says=("80,30", "80,10,10")),
+    prep("shares of text", "--split_percent=a,b,c", says=("a,b,c", "80,10,10")),
+    prep(
+        "option that applies nowhere",
+        "--dataset=nih_cxr",
+        "--group_column=patient",
+        says=("--group_column is for --dataset=folder",),
+    ),
+    prep("column", "--group_column=x", says=("has no metadata.csv", "so no columns")),
+    prep("no table", "--dataset=nih_cxr", says=("no Data_Entry_2017*.csv found",)),
+    prep(
+        "table without its columns",
+        "--source={dir}",
+        says=("metadata.csv: has no column 'text', only file_name, txt", "mean 'txt'?"),
+        setup=lambda folder: (
+            write_image(folder / "a.png"),
+            (folder / "metadata.csv").write_text("file_name,txt\na.png,x\n"),
+        ),
+    ),
+    prep(
+        "nothing but damage",
+        "--source={dir}",
+        says=("none of 1 images can be read", "a.png: not a readable image"),
+        setup=lambda folder: (folder / "a.png").write_bytes(b"no image"),
+    ),
+    prep("out that is a file", "--out={raw}/0.png", says=("0.png is no folder",)),
+    prep("no out", "--out=", says=("--out is empty",)),
+    prep(
+        "data set that is there",
+        "--out={data}",
+        says=("already has folder/1.0.0, complete: train (", "or --overwrite"),
+    ),
+    prep(
+        "other data set that is there",
+        "--out={data}/folder",
+        "--overwrite",
+        says=("has another data set", "choose an --out of its own"),
+    ),
+]
