@@ -31,8 +31,13 @@ def leading_timesteps(schedule: Schedule, steps: int) -> Int[np.ndarray, " s"]:
     (`steps_offset` 1).
 
     Raises:
-        UserError: If there are more steps than timesteps.
+        UserError: If that many steps do not fit, or the schedule asks for other spacing.
     """
+    spaced = schedule.config.get("timestep_spacing", "leading")
+    if spaced != "leading":
+        raise UserError(
+            f"the schedule's timestep_spacing is '{spaced}'; expected 'leading'"
+        )
     if not 1 <= steps <= schedule.num_timesteps:
         raise UserError(
             f"{steps} sampler steps over {schedule.num_timesteps} timesteps; expected "
@@ -40,6 +45,12 @@ def leading_timesteps(schedule: Schedule, steps: int) -> Int[np.ndarray, " s"]:
         )
     spacing = schedule.num_timesteps // steps
     offset = schedule.config.get("steps_offset", 0)
+    first = (steps - 1) * spacing + offset
+    if first >= schedule.num_timesteps:
+        raise UserError(
+            f"{steps} sampler steps begin at timestep {first} of "
+            f"{schedule.num_timesteps}, because steps_offset is {offset}; take fewer"
+        )
     return np.arange(steps)[::-1] * spacing + offset
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from medjax.arrays import Array
 from medjax.meshes import split_activations
-from medjax.models.layers import GroupNorm, conv
+from medjax.models.layers import GroupNorm, conv, dense
 
 
 class Attention(nn.Module):
@@ -39,14 +39,14 @@ class Attention(nn.Module):
         context = x if context is None else context
 
         def project(name: str, source: Array) -> Array:
-            y = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(source)
+            y = dense(channels, use_bias=False, dtype=self.dtype, name=name)(source)
             heads = y.reshape(*y.shape[:2], self.heads, -1)
             return split_activations(heads, None, "tensor")
 
         attended = jax.nn.dot_product_attention(
             project("to_q", x), project("to_k", context), project("to_v", context)
         )
-        return nn.Dense(channels, dtype=self.dtype, name="to_out_0")(
+        return dense(channels, dtype=self.dtype, name="to_out_0")(
             attended.reshape(x.shape)
         )
 
@@ -60,7 +60,7 @@ class GEGLU(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n f"]:
         """Project to twice `features` and gate one half with the other."""
-        x = nn.Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
+        x = dense(2 * self.features, dtype=self.dtype, name="proj")(x)
         linear, gate = jnp.split(x, 2, axis=-1)
         return linear * nn.gelu(gate, approximate=False)
 
@@ -75,7 +75,7 @@ class FeedForward(nn.Module):
         """Transform each position by itself."""
         channels = x.shape[-1]
         x = GEGLU(4 * channels, dtype=self.dtype, name="net_0")(x)
-        return nn.Dense(channels, dtype=self.dtype, name="net_2")(x)
+        return dense(channels, dtype=self.dtype, name="net_2")(x)
 
 
 class TransformerBlock(nn.Module):
@@ -134,7 +134,7 @@ class Transformer2D(nn.Module):
 
         def project(name: str, y: Array) -> Array:
             if self.linear_projection:
-                return nn.Dense(channels, dtype=self.dtype, name=name)(y)
+                return dense(channels, dtype=self.dtype, name=name)(y)
             return conv(channels, 1, name=name, dtype=self.dtype)(y)
 
         block = nn.remat(TransformerBlock) if self.remat else TransformerBlock

@@ -19,7 +19,7 @@ from medjax.meshes import split_activations
 from medjax.models.blocks import ResnetBlock, Upsample
 from medjax.models.configs import module_fields
 from medjax.models.initial import draw_params, param_shapes
-from medjax.models.layers import GroupNorm, conv
+from medjax.models.layers import GroupNorm, conv, dense
 
 M = TypeVar("M", bound="AutoencoderKL")
 
@@ -124,7 +124,7 @@ class _SelfAttention(nn.Module):
         batch, height, width, channels = x.shape
 
         def project(name: str, y: Array) -> Array:
-            return nn.Dense(channels, dtype=self.dtype, name=name)(y)
+            return dense(channels, dtype=self.dtype, name=name)(y)
 
         y = GroupNorm(self.norm_groups, EPSILON, self.dtype, name="group_norm")(x)
         y = y.reshape(batch, height * width, channels)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from medjax.arrays import Array
 from medjax.meshes import split_activations
 from medjax.models.attention import Transformer2D
-from medjax.models.layers import GroupNorm, conv, resize_nearest
+from medjax.models.layers import GroupNorm, conv, dense, resize_nearest
 
 
 class ResnetBlock(nn.Module):
@@ -46,7 +46,7 @@ class ResnetBlock(nn.Module):
 
         y = conv(self.features, name="conv1", dtype=self.dtype)(normed("norm1", x))
         if temb is not None:
-            shift = nn.Dense(self.features, dtype=self.dtype, name="time_emb_proj")
+            shift = dense(self.features, dtype=self.dtype, name="time_emb_proj")
             y = y + shift(nn.silu(temb))[:, None, None, :]
         y = conv(self.features, name="conv2", dtype=self.dtype)(normed("norm2", y))
         if x.shape[-1] != self.features:

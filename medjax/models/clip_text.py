@@ -20,6 +20,7 @@ from medjax.errors import UserError
 from medjax.meshes import split_activations
 from medjax.models.configs import module_fields
 from medjax.models.initial import draw_params, param_shapes
+from medjax.models.layers import dense
 
 M = TypeVar("M", bound="CLIPText")
 
@@ -159,9 +160,7 @@ class _SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         def project(name: str, y: Array) -> Array:
-            return nn.Dense(
-                self.config.hidden_size, dtype=self.config.dtype, name=name
-            )(y)
+            return dense(self.config.hidden_size, dtype=self.config.dtype, name=name)(y)
 
         def heads(y: Array) -> Array:
             y = y.reshape(*y.shape[:2], self.config.num_attention_heads, -1)
@@ -182,7 +181,7 @@ class _MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         c = self.config
-        y = nn.Dense(c.intermediate_size, dtype=c.dtype, name="fc1")(x)
-        return nn.Dense(c.hidden_size, dtype=c.dtype, name="fc2")(
+        y = dense(c.intermediate_size, dtype=c.dtype, name="fc1")(x)
+        return dense(c.hidden_size, dtype=c.dtype, name="fc2")(
             ACTIVATIONS[c.hidden_act](y)
         )

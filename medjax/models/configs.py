@@ -45,9 +45,14 @@ def module_fields(
         elif key in fixed:
             if value != fixed[key]:
                 raise _unsupported(name, key, value, fixed[key])
-        elif not (key.startswith("_") or key in ignored or value in _NEUTRAL):
+        elif not (key.startswith("_") or key in ignored or _switches_off(value)):
             raise _unsupported(name, key, value, "that it is absent")
     return chosen
+
+
+def _switches_off(value: Any) -> bool:
+    # True == 1, and it switches something on.
+    return value is not True and value in _NEUTRAL
 
 
 def per_level(value: Any, levels: int) -> tuple[Any, ...]:

@@ -88,6 +88,16 @@ def config_from_unet(
     }
 
 
+# What a ControlNet and its U-Net must have in common to exchange feature maps.
+SHARED = (
+    "in_channels",
+    "down_block_types",
+    "block_out_channels",
+    "layers_per_block",
+    "cross_attention_dim",
+)
+
+
 class ControlNet(UNetEncoder):
     """Residuals for a U-Net's encoder from a picture (eq. 1).
 
@@ -107,6 +117,22 @@ class ControlNet(UNetEncoder):
         if order not in ("rgb", "bgr"):
             raise UserError(
                 f"controlnet_conditioning_channel_order is '{order}'; expected rgb, bgr"
+            )
+
+    def check_fits(self, unet: UNetEncoder, downsampling: int) -> None:
+        """Raise UserError if this was made for another base.
+
+        Args:
+            unet: The base's U-Net.
+            downsampling: Of the base's autoencoder.
+        """
+        pairs = {name: (getattr(self, name), getattr(unet, name)) for name in SHARED}
+        pairs["downsampling"] = (self.downsampling, downsampling)
+        wrong = [f"{name} {a}, not {b}" for name, (a, b) in pairs.items() if a != b]
+        if wrong:
+            raise UserError(
+                "the ControlNet (config.model.controlnet) was made for another base "
+                f"than config.model.pretrained: it has {'; '.join(wrong)}"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Layers that all networks share: convolutions, norms, embeddings of time, resizing.
+"""Layers that all networks share: dense, convolution, norm, time embedding, resizing.
 
 Everything is NHWC. Statistics of norms are computed in float32 whatever `dtype` is.
 """
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Num
 
 from medjax.arrays import Array
+from medjax.models import contractions
 
 
 def conv(
@@ -37,6 +38,27 @@ def conv(
         strides=(stride, stride),
         padding=kernel // 2,
         dtype=dtype,
+        conv_general_dilated=contractions.conv_general_dilated,
+        name=name,
+    )
+
+
+def dense(
+    features: int, *, name: str, use_bias: bool = True, dtype: Any = jnp.float32
+) -> nn.Dense:
+    """Return a dense layer over the last axis.
+
+    Args:
+        features: Output channels.
+        name: The last part of its parameters' path.
+        use_bias: Whether something is added.
+        dtype: Of the computation.
+    """
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        dot_general=contractions.dot_general,
         name=name,
     )
 
@@ -108,8 +130,8 @@ class TimestepEmbedding(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b d"]:
         """Embed; `x` comes from `timestep_embedding`."""
-        x = nn.Dense(self.features, dtype=self.dtype, name="linear_1")(x)
-        return nn.Dense(self.features, dtype=self.dtype, name="linear_2")(nn.silu(x))
+        x = dense(self.features, dtype=self.dtype, name="linear_1")(x)
+        return dense(self.features, dtype=self.dtype, name="linear_2")(nn.silu(x))
 
 
 def resize_nearest(

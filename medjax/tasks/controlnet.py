@@ -286,6 +286,7 @@ def _controlnet(
     """Return the configuration and weights that the ControlNet starts from."""
     if model.controlnet is not None:
         network = load_controlnet(model.controlnet, route=model.route)
+        network.module.check_fits(sd.unet.module, sd.vae.module.downsampling)
         return network.config, network.params
     config = config_from_unet(sd.unet.config, sd.vae.module.downsampling)
     return config, ControlNet.from_config(config).init_from_unet(sd.unet.params, key)

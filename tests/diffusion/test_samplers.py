@@ -24,6 +24,19 @@ def test_one_known_image_is_recovered_from_any_noise():
     np.testing.assert_allclose(got, image, atol=1e-5)
 
 
+def test_steps_beyond_the_schedule_are_refused():
+    schedule = S.make_schedule({**SD15, "steps_offset": 1})
+    assert samplers.leading_timesteps(schedule, 500)[0] == 999
+    with pytest.raises(UserError, match="begin at timestep 1000 of 1000"):
+        samplers.leading_timesteps(schedule, 1000)
+
+
+def test_a_schedule_that_asks_for_other_spacing_is_refused():
+    schedule = S.make_schedule({**SD15, "timestep_spacing": "trailing"})
+    with pytest.raises(UserError, match="timestep_spacing is 'trailing'"):
+        samplers.leading_timesteps(schedule, 10)
+
+
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_steps_that_there_are_not_are_refused(steps):
     with pytest.raises(UserError, match="expected 1 to 1000"):

@@ -146,3 +146,21 @@ def test_what_is_not_computed_is_refused(change, message):
 def test_autoencoders_that_shrink_otherwise_are_refused():
     with pytest.raises(UserError, match="16×"):
         config_from_unet(CONFIG, 16)
+
+
+def test_a_controlnet_for_another_base_is_refused(networks):
+    unet, _, controlnet, _ = networks
+    controlnet.check_fits(unet, 4)
+    with pytest.raises(UserError, match="downsampling 4, not 8"):
+        controlnet.check_fits(unet, 8)
+    wide = config_from_unet(CONFIG | {"cross_attention_dim": 20}, 4)
+    with pytest.raises(UserError, match="cross_attention_dim 20, not 12"):
+        ControlNet.from_config(wide).check_fits(unet, 4)
+
+
+@pytest.mark.parametrize("key", ["global_pool_conditions", "resnet_skip_time_act"])
+def test_an_option_that_is_switched_on_and_not_computed_is_refused(key):
+    config = config_from_unet(CONFIG, 4)
+    ControlNet.from_config(config | {key: False})
+    with pytest.raises(UserError, match=key):
+        ControlNet.from_config(config | {key: True})
