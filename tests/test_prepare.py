@@ -102,7 +102,10 @@ def test_the_report_says_what_happened(source, tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     (damaged,), (skipped,) = report["quarantine"], report["skipped"]
     assert (damaged["what"], damaged["name"]) == ("image", "images/3_1.png")
-    assert (skipped["what"], skipped["name"]) == ("row", "images/4_0.png")
+    assert (skipped["what"], skipped["name"]) == (
+        "row",
+        "metadata.jsonl, line 9: images/4_0.png",
+    )
     examples = sum(split["examples"] for split in report["splits"].values())
     assert examples == 2 * PATIENTS - 2
     said = summary(report, tmp_path / "out")

@@ -92,7 +92,7 @@ def test_nih_counts_what_has_no_partner(nih):
         "images_without_row": 1,
     }
     reasons = {skip.name: skip.reason for skip in survey.skipped}
-    assert "no row" in reasons["images_001/images/00000009_000.png"]
+    assert "no usable row" in reasons["images_001/images/00000009_000.png"]
     assert "another file" in reasons["images_003/00000001_000.jpg"]
 
 
@@ -175,7 +175,12 @@ def test_folder_names_what_it_leaves_out(tmp_path):
     write_rows(tmp_path, rows)
     survey = survey_folder(tmp_path)
     assert [entry.id for entry in survey.entries] == ["a.png"]
-    assert {skip.name for skip in survey.skipped} == {"gone.png", "c.png", "spare.png"}
+    assert [skip.name for skip in survey.skipped] == [
+        "metadata.jsonl, line 2: gone.png",
+        "metadata.jsonl, line 3: c.png",
+        "c.png",
+        "spare.png",
+    ]
 
 
 def test_folder_takes_several_captions_of_one_image(tmp_path):

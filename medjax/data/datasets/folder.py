@@ -20,7 +20,6 @@ from medjax.data.datasets.survey import (
     Skipped,
     Survey,
     find_images,
-    printable,
     shown,
 )
 from medjax.data.datasets.tables import Row, Table, read_csv, read_jsonl
@@ -80,14 +79,14 @@ def _with_captions(
     names = {str(path.relative_to(folder)): path for path in found.images}
     # A name that is there as it is written comes before one that is normally the same.
     images = {_normal(name): path for name, path in names.items()} | names
-    controlled = any(row.get("conditioning_image") for row in table.rows)
+    controlled = any(row.get("conditioning_image") for _, row in table.rows)
     entries: list[Entry] = []
     unmatched: list[Skipped] = []
     seen: Counter[str] = Counter()
-    for row in table.rows:
+    for line, row in table.rows:
         entry = _entry(row, images, controlled, group_column)
-        if isinstance(entry, Skipped):
-            unmatched.append(entry)
+        if isinstance(entry, str):
+            unmatched.append(table.leave_out(line, row["file_name"], entry))
         else:
             # An image may have several captions, each in its own row.
             name = _unique(shown(entry.image, folder), seen)
@@ -101,7 +100,7 @@ def _with_captions(
     used = {entry.image for entry in entries}
     used |= {e.conditioning_image for e in entries if e.conditioning_image}
     spare = [
-        Skipped("image", shown(image, folder), f"no row in {table.path.name}")
+        Skipped("image", shown(image, folder), f"no usable row in {table.path.name}")
         for image in found.images
         if image not in used
     ]
@@ -117,7 +116,7 @@ def _with_captions(
 
 def _entry(
     row: Row, images: Mapping[str, Path], controlled: bool, group_column: str
-) -> Entry | Skipped:
+) -> Entry | str:
     """Return what a row says, or why it cannot be used."""
     name, control = row["file_name"], row.get("conditioning_image", "")
     image, condition = _find(name, images), _find(control, images)
@@ -131,7 +130,7 @@ def _entry(
     elif group_column and not row[group_column]:
         reason = f"no value for '{group_column}', by which the data are split"
     if image is None or reason:
-        return Skipped("row", printable(name), reason)
+        return reason
     group = row[group_column] if group_column else ""
     return Entry("", image, group, row["text"], conditioning_image=condition)
 

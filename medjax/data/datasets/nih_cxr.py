@@ -78,11 +78,11 @@ def survey_nih_cxr(
         raise UserError(
             f"{folder}: none of {len(by_stem)} images has a usable row in "
             f"{table.path.name}; got {found.images[0].name}, expected names like "
-            f"{table.rows[0]['Image Index']}{first}"
+            f"{table.rows[0][1]['Image Index']}{first}"
         )
     matched = {entry.image for entry in entries}
     without_row = [
-        Skipped("image", shown(image, folder), f"no row in {table.path.name}")
+        Skipped("image", shown(image, folder), f"no usable row in {table.path.name}")
         for image in by_stem.values()
         if image not in matched
     ]
@@ -153,15 +153,15 @@ def _match(
     doubles: list[Skipped] = []
     damaged: list[Skipped] = []
     without_image = 0
-    for row in table.rows:
-        name = printable(row["Image Index"])
-        stem = Path(row["Image Index"]).stem
+    for line, row in table.rows:
+        name = row["Image Index"]
+        stem = Path(name).stem
         if fault := _fault(row):
-            damaged.append(Skipped("row", name, fault))
+            damaged.append(table.leave_out(line, name, fault))
         elif stem not in by_stem:
             without_image += 1
         elif stem in entries:
-            doubles.append(Skipped("row", name, "another row for this image"))
+            doubles.append(table.leave_out(line, name, "another row for this image"))
         else:
             entries[stem] = _entry(stem, by_stem[stem], row, caption_style)
     return list(entries.values()), doubles, damaged, without_image

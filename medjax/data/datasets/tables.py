@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from medjax.data.datasets.survey import Skipped
+from medjax.data.datasets.survey import Skipped, printable
 from medjax.errors import UserError, nearest
 
 Row = dict[str, str]
@@ -26,18 +26,23 @@ class Table:
 
     Attributes:
         path: The file.
-        rows: The good ones; each has every column that was asked for.
+        rows: The good ones, with their lines; each has every column asked for.
         damaged: The others, named by their line.
     """
 
     path: Path
-    rows: list[Row]
+    rows: list[tuple[int, Row]]
     damaged: list[Skipped]
 
     @property
     def count(self) -> int:
         """Number of all rows."""
         return len(self.rows) + len(self.damaged)
+
+    def leave_out(self, line: int, name: str, reason: str) -> Skipped:
+        """Return the row in a line, whose image is called `name`, as left out."""
+        where = f"{self.path.name}, line {line}"
+        return Skipped("row", f"{where}: {printable(name)}" if name else where, reason)
 
 
 def read_csv(path: Path, wanted: Sequence[str]) -> Table:
@@ -139,9 +144,9 @@ def _table(
     for line, row in rows:
         fault = row if isinstance(row, str) else _fault(row, wanted)
         if fault or isinstance(row, str):
-            table.damaged.append(Skipped("row", f"{path.name}, line {line}", fault))
+            table.damaged.append(table.leave_out(line, "", fault))
         else:
-            table.rows.append(row)
+            table.rows.append((line, row))
     if not table.count:
         raise UserError(f"{path}: holds no rows")
     if not table.rows:
