@@ -7,8 +7,8 @@ r"""ControlNet on chest X-rays from Canny edges, upon Stable Diffusion 1.5.
 Variants:
 
 * none: the recommended recipe. Captions that name the findings, edges at thresholds
-  drawn per image around 50/100, caption dropout, aspect kept, warm-up, average of
-  weights.
+  drawn per image from 25–100 and 100–200, caption dropout, aspect kept, warm-up,
+  average of weights.
 * ``published``: the numbers of the system it reimplements: 512² without keeping the
   aspect, thresholds 100/200, AdamW at a constant 1e-5 in float32, batch 2, 50 epochs
   of 800 images as 20,000 updates, no caption dropout, starting from the published Canny
@@ -17,10 +17,11 @@ Variants:
 * ``demo``: minutes on two CPU cores, with phantoms and a tiny random Stable Diffusion
   whose U-Net trains too.
 
-Hardware: the recommended recipe is sized for one device of 40 GB; on several, batches
-split over them by themselves (`config.mesh`). It has not been run to its end by us, so
-there is no expected result to quote yet; the published system reached an SSIM of 0.58
-to 0.59 over 199 images, by a measure that cropped them.
+Hardware: the recommended recipe takes its 16 images in microbatches of 4, which should
+fit a device of 40 GB; on several devices, batches split over them by themselves
+(`config.mesh`). We have neither tried that nor run it to its end, so there is no
+expected result to quote yet; the published system reached an SSIM of 0.58 to 0.59 over
+199 images, by a measure that cropped them.
 
 Data: NIH ChestX-ray14 (Wang et al., CVPR 2017), free to use with attribution to the NIH
 Clinical Center. Weights: CreativeML Open RAIL-M.
@@ -59,6 +60,7 @@ def _recommended(config: ConfigDict) -> None:
     config.optim.warmup_fraction = 0.02
     config.optim.ema_decay = 0.999
     config.train.steps = 20_000
+    config.train.gradient_accumulation_steps = 4
 
 
 def _published(config: ConfigDict) -> None:

@@ -17,8 +17,8 @@ Variants:
 * ``demo``: minutes on two CPU cores, with phantoms in place of photos and a tiny random
   Stable Diffusion whose U-Net trains too.
 
-Hardware: sized for one device of 40 GB. It has not been run to its end by us, so there
-is no expected result to quote; the published system trained at 3.1 images/s on a 16 GB
+Hardware: meant for one device of 40 GB. We have not run it to its end, so there is no
+expected result to quote; the published system trained at 3.1 images/s on a 16 GB
 GPU.
 
 Data: Stanford Dogs (Khosla et al., 2011), for research; photos from ImageNet. Weights:

@@ -48,6 +48,23 @@ def make_example(
     return example, lost
 
 
+def edges(
+    image: UInt8[np.ndarray, "h w 3"], config: DataConfig, key: tuple[int, int]
+) -> UInt8[np.ndarray, "h w"]:
+    """Return an image's edges, 0 or 255, at thresholds drawn for this example.
+
+    Args:
+        image: In gray values.
+        config: The thresholds' ranges.
+        key: (seed, example number): fixes the thresholds.
+    """
+    # The 1 keeps these draws apart from those of the epochs' orders.
+    random = np.random.default_rng((key[0], 1, key[1]))
+    low = random.uniform(*config.canny_low)
+    high = random.uniform(*config.canny_high)
+    return canny(image, low, high, config.canny_sigma, config.canny_backend)
+
+
 def _condition(
     record: dict[str, Any],
     content: UInt8[np.ndarray, "h w 3"],
@@ -57,12 +74,7 @@ def _condition(
     """Return the stored control, or else the edges of the resized, unpadded image."""
     stored = record.get("conditioning_image")
     if stored is None:
-        # The 1 keeps these draws apart from those of the epochs' orders.
-        random = np.random.default_rng((key[0], 1, key[1]))
-        low = random.uniform(*config.canny_low)
-        high = random.uniform(*config.canny_high)
-        edges = canny(content, low, high, config.canny_sigma, config.canny_backend)
-        return np.repeat(edges[:, :, None], 3, axis=2)
+        return np.repeat(edges(content, config, key)[:, :, None], 3, axis=2)
     if not same_aspect(record["image"].shape, stored.shape):
         raise UserError(
             f"record {record['id']}: conditioning_image of shape {stored.shape[:2]}, "

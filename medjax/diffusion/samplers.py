@@ -31,7 +31,7 @@ def leading_timesteps(schedule: Schedule, steps: int) -> Int[np.ndarray, " s"]:
     (`steps_offset` 1).
 
     Raises:
-        UserError: If that many steps do not fit, or the schedule asks for other spacing.
+        UserError: If so many steps do not fit, or the schedule asks for other spacing.
     """
     spaced = schedule.config.get("timestep_spacing", "leading")
     if spaced != "leading":

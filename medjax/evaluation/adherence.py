@@ -16,7 +16,7 @@ Source: the tolerance follows Martin, Fowlkes & Malik, "Learning to detect natur
 boundaries", PAMI 2004, section 3, with dilation in place of an assignment of pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -80,7 +80,7 @@ def pairwise_edge_f1(
 def edge_adherence(
     images: Float[np.ndarray, "b H W _"],
     conditioning_image: Float[np.ndarray, "b H W _"],
-    canny: Canny,
+    canny: Canny | Sequence[Canny],
     tolerance_px: int = 1,
     mask: Bool[np.ndarray, "b H W"] | None = None,
 ) -> dict[str, float]:
@@ -89,7 +89,8 @@ def edge_adherence(
     Args:
         images: Generated images in [-1, 1], of 1 or 3 channels.
         conditioning_image: Edges asked for, in [0, 1]: an edge is above one half.
-        canny: How edges are found in the images, as they were for the conditions.
+        canny: How edges are found in the images, as they were for the conditions: one
+            way for all, or one an image.
         tolerance_px: r, in pixels.
         mask: False where an image was padded; edges there do not count.
 
@@ -97,7 +98,9 @@ def edge_adherence(
         ``edge_f1``, and ``edge_f1_chance``, which is NaN for a single image.
     """
     pixels = np.broadcast_to(to_uint8(images), (*images.shape[:3], 3))
-    generated = np.stack([np.asarray(canny(image)) != 0 for image in pixels])
+    ways = [canny] * len(pixels) if callable(canny) else canny
+    pairs = zip(ways, pixels, strict=True)
+    generated = np.stack([np.asarray(way(image)) != 0 for way, image in pairs])
     condition = conditioning_image.max(-1) > 0.5
     if mask is not None:
         generated, condition = generated & mask, condition & mask

@@ -17,7 +17,7 @@ are several times slower than the same arithmetic written otherwise:
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -132,7 +132,7 @@ def _conv3x3(x: Array, kernel: Array) -> Array:
             y = _contract(patches, kernel.reshape(-1, kernel.shape[-1]), -1, 0)
         elif _takes_taps(x):
             taps = zip(_taps(x), _kernel_taps(kernel), strict=True)
-            y = sum(_contract(tap, k, -1, 0) for tap, k in taps)
+            y = _sum(_contract(tap, k, -1, 0) for tap, k in taps)
         else:
             y = _native_conv(x, kernel)
         return y.astype(x.dtype)
@@ -158,7 +158,7 @@ def _conv3x3_backward(
         elif _takes_taps(x):
             # Backwards a tap looks the other way.
             taps = zip(reversed(_taps(gradient)), _kernel_taps(kernel), strict=True)
-            dx = sum(_contract(tap, k, -1, -1) for tap, k in taps)
+            dx = _sum(_contract(tap, k, -1, -1) for tap, k in taps)
         else:
             dx = native_dx
         return dx.astype(x.dtype), dkernel.reshape(kernel.shape).astype(kernel.dtype)
@@ -167,6 +167,10 @@ def _conv3x3_backward(
 
 
 _conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
+
+
+def _sum(arrays: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, arrays)
 
 
 def _takes_patches(x: Array) -> bool:
@@ -194,7 +198,7 @@ def _add_taps(patches: Float[Array, "b h w _"]) -> Float[Array, "b h w c"]:
     """Add each pixel's patch to where it was taken from: `_taps`, transposed."""
     taps = jnp.split(patches, 9, axis=-1)
     places = [(i, j) for i in range(3) for j in range(3)]
-    padded = sum(
+    padded = _sum(
         jnp.pad(tap, ((0, 0), (i, 2 - i), (j, 2 - j), (0, 0)))
         for tap, (i, j) in zip(taps, places, strict=True)
     )

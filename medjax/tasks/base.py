@@ -12,6 +12,10 @@ from medjax.arrays import Array, Batch, Params
 class Task(Protocol):
     """Pure functions of two trees: `params` gets gradients, `frozen` does not."""
 
+    def check_image_size(self, size: int) -> None:
+        """Raise UserError unless images of size × size pixels fit the networks."""
+        ...
+
     def loss(
         self,
         params: Params,

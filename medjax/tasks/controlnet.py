@@ -95,6 +95,10 @@ class ControlNetTask:
     diffusion: DiffusionConfig
     only_mid_control: bool
 
+    def check_image_size(self, size: int) -> None:
+        """Raise UserError unless the networks can halve the images as they do."""
+        check_image_size(size, self.unet, self.vae)
+
     def loss(
         self,
         params: Params,
@@ -106,7 +110,6 @@ class ControlNetTask:
         """Return each example's loss (eq. 1)."""
         nets = gather_params(trees.merge(params, frozen))
         posterior, noise_key, offset, time, drop = _split(keys, 5)
-        check_image_size(batch["images"].shape[1], self.unet, self.vae)
         latents = self._encode(nets, batch["images"], posterior)
         noise = _normal(noise_key, latents.shape[1:])
         if self.diffusion.noise_offset:

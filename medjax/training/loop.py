@@ -2,35 +2,32 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-from clu import parameter_overview
-from jax.sharding import Mesh
 
-from medjax import distributed, meshes, trees
-from medjax.arrays import Batch, Params
+from medjax import distributed, meshes
+from medjax.arrays import Batch
 from medjax.data.pipeline import (
     dataset_identity,
     make_batches,
     open_dataset,
     record_ids,
 )
-from medjax.errors import Stopped, UserError
+from medjax.errors import Stopped
 from medjax.evaluation.grids import save_png
 from medjax.tasks import TASKS
+from medjax.training import about
 from medjax.training.checkpoints import Checkpoints
-from medjax.training.config import RunConfig, TrainConfig
+from medjax.training.config import RunConfig
 from medjax.training.metrics import MetricsWriter
 from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
 from medjax.training.optimizer import make_optimizer, make_schedule
+from medjax.training.profiling import Profile
 from medjax.training.progress import Progress, RateMeter, memory
 from medjax.training.step import (
     TrainState,
@@ -46,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 # What the hosts vote for after each update; the largest counts.
 _GO_ON, _TIME_IS_UP, _ASKED_TO_STOP = range(3)
-# The hosts may keep the same data and weights in other places.
-_PER_HOST = ("data/root", "data/workers", "model/pretrained", "model/controlnet")
 
 
 def train(config: RunConfig, workdir: str | Path) -> TrainState:
@@ -66,7 +61,8 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
         Stopped: If a signal ended the run before its last step.
     """
     workdir, data, plan = Path(workdir), config.data, config.train
-    deadline = time.monotonic() + 3600 * (plan.max_hours or math.inf)
+    hours = math.inf if plan.max_hours is None else plan.max_hours
+    deadline = time.monotonic() + 3600 * hours
     mesh = meshes.make_mesh(config.mesh)
     first = jax.process_index() == 0
     accumulation = plan.gradient_accumulation_steps
@@ -76,14 +72,15 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
     init_key, train_key, eval_key = jax.random.split(jax.random.key(plan.seed), 3)
     assembly = TASKS[config.task][1](config.model, config.diffusion, init_key)
     task, tokenizer = assembly.task, assembly.tokenizer
+    task.check_image_size(data.image_size)
     inputs = {"base": assembly.base, "dataset": dataset_identity(data)}
-    _check_hosts(config, inputs, assembly.params)
+    about.check_hosts(config, inputs, assembly.params, workdir)
     frozen = meshes.place_params(assembly.frozen, mesh)
     optimizer = make_optimizer(config.optim, plan.steps, assembly.params)
     learning_rate = make_schedule(config.optim, plan.steps)
     ema_decay = config.optim.ema_decay
     state = init_state(assembly.params, optimizer, mesh, ema_decay is not None)
-    _write_about(config, workdir, state, frozen, mesh, len(sources["train"]))
+    about.tell(config, state.params, frozen, mesh, len(sources["train"]))
 
     train_step = make_train_step(
         task,
@@ -116,10 +113,16 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
     with checkpoints, stop_on_signals() as stop:
         start = checkpoints.latest_step
         if start is not None:
-            state = checkpoints.restore(state, start)
+            like = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+                state,
+            )
+            del state  # Or the devices would hold two.
+            state = checkpoints.restore(like, start)
             logger.info("resuming after step %d of %d", start, plan.steps)
+        about.write_about(config, workdir, state.params)
         step = start or 0
-        rate, profile = RateMeter(), _Profile(plan, workdir / "profile")
+        rate = RateMeter()
         watch = NonfiniteWatch(plan.max_skipped_updates, int(state.skipped), culprits)
         batches = make_batches(
             sources["train"],
@@ -132,6 +135,7 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
             contextlib.closing(batches),
             MetricsWriter(workdir, start, enabled=first) as writer,
             Progress(plan.steps, step, terminal=None if first else False) as progress,
+            Profile(plan, workdir / "profile") as profile,
         ):
             votes = distributed.Agreement()
             verdict = votes.largest(_ASKED_TO_STOP if stop.made else _GO_ON)
@@ -191,83 +195,3 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
                 plan.max_hours,
             )
     return state
-
-
-def _check_hosts(
-    config: RunConfig, inputs: Mapping[str, Mapping[str, str]], params: Params
-) -> None:
-    """Raise UserError unless all hosts are about to train the same."""
-    facts = trees.flatten(dataclasses.asdict(config))
-    facts = {
-        f"config.{path.replace('/', '.')}": value
-        for path, value in facts.items()
-        if path not in _PER_HOST
-    }
-    facts |= {name: about["fingerprint"] for name, about in inputs.items()}
-    facts |= {"start": trees.fingerprint(params), "jax": jax.__version__}
-    distributed.check_same("run", facts)
-
-
-class _Profile:
-    """Records `profile_steps` updates from `profile_at` on, where that is not None."""
-
-    def __init__(self, plan: TrainConfig, folder: Path) -> None:
-        self._first = plan.profile_at if jax.process_index() == 0 else None
-        self._steps, self._folder = plan.profile_steps, folder
-
-    def before(self, step: int) -> None:
-        if step == self._first:
-            jax.profiler.start_trace(self._folder)
-
-    def after(self, step: int, metrics: Any) -> None:
-        if self._first is not None and step == self._first + self._steps - 1:
-            jax.block_until_ready(metrics)
-            jax.profiler.stop_trace()
-            logger.info("profile written to %s", self._folder)
-
-
-def _write_about(
-    config: RunConfig,
-    workdir: Path,
-    state: TrainState,
-    frozen: Params,
-    mesh: Mesh,
-    examples: int,
-) -> None:
-    """Say what is about to be trained; write `config.json` and `parameters.txt`.
-
-    Raises:
-        UserError: If they cannot be written, or not all hosts see them.
-    """
-    logger.info(
-        "%s on %d × %s (%s): %s parameters train, %s are frozen; %d training examples",
-        config.task,
-        mesh.size,
-        mesh.devices.flat[0].device_kind,
-        ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
-        f"{trees.count(state.params):,}",
-        f"{trees.count(frozen):,}",
-        examples,
-    )
-    file = workdir / "config.json"
-    if jax.process_index() == 0:
-        _save_about(config, workdir, state)
-    distributed.wait_for_all("about")
-    there = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
-    distributed.check_same("--workdir", {f"what lies in {file}": there})
-
-
-def _save_about(config: RunConfig, workdir: Path, state: TrainState) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(config), indent=2)
-        (workdir / "config.json").write_text(text + "\n")
-        table = parameter_overview.get_parameter_overview(
-            state.params, include_stats=False
-        )
-        (workdir / "parameters.txt").write_text(table + "\n")
-    except OSError as error:
-        raise UserError(
-            f"cannot write to --workdir={workdir}: {error.strerror}; give a folder "
-            "that you may write to"
-        ) from error

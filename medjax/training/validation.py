@@ -17,8 +17,7 @@ from jaxtyping import Float, UInt8
 from medjax import meshes
 from medjax.arrays import Array, Batch, Params
 from medjax.data.config import DataConfig
-from medjax.data.edges import canny
-from medjax.data.examples import Example
+from medjax.data.examples import Example, edges
 from medjax.data.pipeline import Source, validation_batches
 from medjax.errors import UserError
 from medjax.evaluation.adherence import Canny, edge_adherence
@@ -80,11 +79,14 @@ def make_validate(
         return (losses * batch["example_weights"]).sum()
 
     total_loss = jax.jit(meshes.on_mesh(mesh, total_loss))
+    size = data.batch_size
+    # One an example, whatever the batches are; a whole number of batches.
+    all_keys = example_keys(key, 0, -(-len(first) // size) * size)
 
     def validate(params: Params, frozen: Params) -> float:
         total = jnp.float32(0)
         for i, batch in enumerate(_batches(first, tokenizer, data, mesh)):
-            keys = example_keys(key, i, data.batch_size)
+            keys = all_keys[i * size : (i + 1) * size]
             placed = meshes.place_batch(batch, mesh)
             total = total + total_loss(params, frozen, placed, keys)
         return float(total) / len(first)
@@ -156,7 +158,11 @@ def make_sample(
         return Samples(
             grid,
             edge_adherence(
-                images, condition, _edges_of(data), config.edge_tolerance_px, mask
+                images,
+                condition,
+                [_edges_of(data, number) for number in range(len(first))],
+                config.edge_tolerance_px,
+                mask,
             ),
         )
 
@@ -175,11 +181,6 @@ def _batches(
     )
 
 
-def _edges_of(data: DataConfig) -> Canny:
-    """Return the Canny that conditions are made with, at its mean thresholds."""
-
-    def edges(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
-        low, high = float(np.mean(data.canny_low)), float(np.mean(data.canny_high))
-        return canny(image, low, high, data.canny_sigma, data.canny_backend)
-
-    return edges
+def _edges_of(data: DataConfig, number: int) -> Canny:
+    """Return the Canny that an example's condition was made with."""
+    return lambda image: edges(image, data, (data.seed, number))

@@ -120,3 +120,14 @@ def test_a_single_image_has_no_chance_level():
     scores = edge_adherence(images_of(edges), condition, threshold)
     assert scores["edge_f1"] == pytest.approx(1)
     assert math.isnan(scores["edge_f1_chance"])
+
+
+def test_each_image_can_have_its_own_edges():
+    edges = random_edges(count=2, density=0.1)
+    condition = edges.copy()
+    condition[1] = False
+    given = (images_of(edges), condition[..., None].astype(np.float32))
+    nothing = np.zeros_like
+    own = [threshold, lambda image: nothing(threshold(image))]
+    assert edge_adherence(*given, own)["edge_f1"] == pytest.approx(1)
+    assert edge_adherence(*given, threshold)["edge_f1"] < 0.6

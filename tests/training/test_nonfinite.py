@@ -28,6 +28,9 @@ class Quadratic:
         product = params["kernel"] * batch["images"][:, 0, 0, 0]
         return jnp.sqrt(product) if self.root else product**2
 
+    def check_image_size(self, size: int) -> None:
+        raise NotImplementedError
+
     def sample(self, *args: Any) -> Any:
         raise NotImplementedError
 

@@ -1,0 +1,91 @@
+"""What a run says of itself: on the console, to its other hosts, in its workdir."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from clu import parameter_overview
+from jax.sharding import Mesh
+
+from medjax import distributed, trees
+from medjax.arrays import Params
+from medjax.errors import UserError
+from medjax.training.config import RunConfig
+
+logger = logging.getLogger(__name__)
+
+# The hosts may keep the same data and weights in other places.
+_PER_HOST = ("data/root", "data/workers", "model/pretrained", "model/controlnet")
+
+
+def check_hosts(
+    config: RunConfig,
+    inputs: Mapping[str, Mapping[str, str]],
+    params: Params,
+    workdir: Path,
+) -> None:
+    """Check that all hosts are about to train the same, in the same folder.
+
+    A first `config.json` is written; one that is there stays, for the run may yet be
+    refused.
+
+    Raises:
+        UserError: If they are not, or the workdir cannot be written to.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        write_about(config, workdir)
+    facts = {
+        f"config.{path.replace('/', '.')}": value
+        for path, value in trees.flatten(dataclasses.asdict(config)).items()
+        if path not in _PER_HOST
+    }
+    facts |= {name: about["fingerprint"] for name, about in inputs.items()}
+    facts |= {"start": trees.fingerprint(params), "jax": jax.__version__}
+    distributed.check_same("run", facts)
+    there = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    distributed.check_same("--workdir", {f"what lies in {file}": there})
+
+
+def tell(
+    config: RunConfig, params: Params, frozen: Params, mesh: Mesh, examples: int
+) -> None:
+    """Say on the console what is about to be trained."""
+    logger.info(
+        "%s on %d × %s (%s): %s parameters train, %s are frozen; %d training examples",
+        config.task,
+        mesh.size,
+        mesh.devices.flat[0].device_kind,
+        ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
+        f"{trees.count(params):,}",
+        f"{trees.count(frozen):,}",
+        examples,
+    )
+
+
+def write_about(config: RunConfig, workdir: Path, params: Params | None = None) -> None:
+    """Write `config.json` and, of `params`, `parameters.txt`; the first host does.
+
+    Raises:
+        UserError: If the workdir cannot be written to.
+    """
+    if jax.process_index() != 0:
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(dataclasses.asdict(config), indent=2)
+        (workdir / "config.json").write_text(text + "\n")
+        if params is not None:
+            table = parameter_overview.get_parameter_overview(
+                params, include_stats=False
+            )
+            (workdir / "parameters.txt").write_text(table + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to --workdir={workdir}: {error.strerror}; give a folder "
+            "that you may write to"
+        ) from error

@@ -1,0 +1,47 @@
+"""The validation loss is of the examples, not of how they are batched."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from medjax import meshes
+from medjax.data.config import DataConfig
+from medjax.data.phantoms import PhantomSource
+from medjax.pretrained.tiny import tiny_tokenizer
+from medjax.training.config import EvalConfig
+from medjax.training.validation import make_validate
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Its loss is what is drawn for the example, times how bright it is."""
+
+    def loss(self, params, frozen, batch, keys, train):
+        draws = jax.vmap(jax.random.uniform)(keys)
+        return draws * (1 + batch["images"].mean((1, 2, 3)))
+
+    def check_image_size(self, size):
+        raise NotImplementedError
+
+    def sample(self, *args):
+        raise NotImplementedError
+
+
+def test_batches_change_nothing():
+    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
+    source = PhantomSource("validation", 16, 7, seed=0)
+    losses = []
+    for size in (1, 3, 8):
+        data = DataConfig(image_size=16, batch_size=size, workers=0)
+        validate = make_validate(
+            Draws(),
+            source,
+            tiny_tokenizer(),
+            data,
+            EvalConfig(examples=7),
+            mesh,
+            jax.random.key(0),
+        )
+        losses.append(validate({}, {}))
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
