@@ -1,32 +1,31 @@
 r"""Measure one training step of a ControlNet: medjax against its peers.
 
 Against diffusers' Flax modules ("flax") and torch diffusers ("torch"), each with the
-same weights and inputs, in a process of its own, step by step in turns. On the CPU that
-is 256² in batches of 1, float32 and bfloat16; on an accelerator 512² in bfloat16, in
-batches up to what fits.
+same weights and inputs, in turns. On the CPU that is 256² in batches of 1, float32 and
+bfloat16; on an accelerator 512² in bfloat16, in batches up to what fits.
 
     python -m bench.step                                  all of it
-    python -m bench.step --network=tiny --size=64         a minute, to try it out
+    python -m bench.step --network=tiny --size=64         minutes, to try it out
     python -m bench.step --competitors=medjax,flax --dtype=bfloat16 --repeats=10
     python -m bench.step --size=512 --batch=1,2,4
 
-Each pair needs 19 GB of memory in float32. A jax competitor compiles for minutes first.
+In float32 a competitor needs up to 13 GiB; one at a time is in memory.
 """
 
 import argparse
-import contextlib
 import itertools
+import statistics
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 
 from bench import report
 from bench.competitors import COMPETITORS
 from bench.networks import DOWNSAMPLING, UNETS, Settings
 from bench.report import Row, Spread
-from bench.workers import OutOfMemory, Worker
+from bench.workers import OutOfMemory, Turn, take_turn
 from medjax.errors import UserError, nearest
 
-PAIRS = "medjax,flax medjax,torch"
 DTYPES = ("float32", "bfloat16")
 # On an accelerator, up to what fits.
 BATCHES = "1,2,4,8,16,32"
@@ -34,22 +33,22 @@ BATCHES = "1,2,4,8,16,32"
 # the approximation of GELU in diffusers' Flax modules; TF32 is less exact.
 TOLERANCE = {("float32", False): 1e-3, ("float32", True): 1e-2}
 COARSE_TOLERANCE = 3e-2
-# The first step compiles, the second still fills caches.
-WARM_UP = 2
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffusers", "torch", "numpy")
 ABOUT = """
 The time of one update of a ControlNet of this shape: forward, backward, clipping and
 AdamW. The U-Net is frozen; latents, text embeddings and the conditioning image are
-given. All competitors of a group have the same weights and inputs, which was checked by
-their losses, and take turns step by step, so that whatever else the machine does hits
-all alike.
+given. All competitors have the same weights and inputs, which was checked by their
+losses. They take turns, A B C A B C …, each turn a process of its own that takes some
+steps, since not all fit into memory at once.
 
-* **seconds per step**: median (least–largest) of the repeats, after two for warming up.
-* **medjax / it**: median over the turns of our time divided by this competitor's.
-  Below 1 means that medjax is faster.
+* **seconds per step**: median (least–largest) over all turns, in each of which the
+  first two steps warm up.
+* **medjax / it**: our time divided by this competitor's, each the median of its turn;
+  of the turns the median (least–largest). Below 1 means that medjax is faster.
 * **first step**: with its compilation.
 * **peak memory**: of the whole process, compilation included; on an accelerator that
   of the device.
+* **loss**: before the first update, and before the last.
 * **flax** is `FlaxUNet2DConditionModel` and `FlaxControlNetModel` of diffusers, jitted;
   **torch** is `UNet2DConditionModel` and `ControlNetModel` with fused AdamW, on an
   accelerator compiled and with channels last.
@@ -57,44 +56,59 @@ all alike.
 
 
 def measure(
-    names: Sequence[str], settings: Settings, repeats: int, accelerated: bool
+    names: Sequence[str],
+    settings: Settings,
+    steps: int,
+    repeats: int,
+    accelerated: bool,
 ) -> list[Row]:
-    """Return one row a competitor, of one group that takes turns.
+    """Return one row a competitor.
+
+    Args:
+        names: Who takes turns, in this order.
+        settings: What they train.
+        steps: Steps of a turn that count.
+        repeats: Turns of each.
+        accelerated: Whether there is an accelerator.
 
     Raises:
         UserError: If the losses differ, so that they do not compute the same.
         OutOfMemory: If one of them does not fit.
     """
-    with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(name, settings)) for name in names]
-        first = [worker.step() for worker in workers]
-        check_losses(
-            {name: loss for name, (_, loss) in zip(names, first, strict=True)},
-            settings,
-            accelerated,
-        )
-        for worker in workers * (WARM_UP - 1):
-            worker.step()
-        turns = [[worker.step() for worker in workers] for _ in range(repeats)]
-        peaks = [worker.peak_gib() for worker in workers]
-    times = [[seconds for seconds, _ in column] for column in zip(*turns, strict=True)]
-    spreads = [Spread(tuple(column)) for column in times]
-    return [
-        {
-            "dtype": settings.dtype,
-            "batch": settings.batch,
-            "competitor": name,
-            "seconds per step": spreads[i],
-            "steps/s": 1 / spreads[i].median,
-            "images/s": settings.batch / spreads[i].median,
-            "medjax / it": spreads[0] / spreads[i] if names[0] == "medjax" else "",
-            "first step, s": first[i][0],
-            "peak memory, GiB": peaks[i],
-            "first loss": f"{first[i][1]:.5f}",
-            "last loss": f"{turns[-1][i][1]:.5f}",
-        }
-        for i, name in enumerate(names)
-    ]
+    turns: dict[str, list[Turn]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(repeats):
+            for name in names:
+                turns[name].append(take_turn(name, settings, steps, cache))
+                print(name, *turns[name][-1].seconds, file=sys.stderr, flush=True)
+            check_losses(
+                {name: turns[name][0].losses[0] for name in names},
+                settings,
+                accelerated,
+            )
+    return [_row(name, turns, settings) for name in names]
+
+
+def _row(name: str, turns: Mapping[str, Sequence[Turn]], settings: Settings) -> Row:
+    own = turns[name]
+    seconds = Spread(tuple(s for turn in own for s in turn.seconds))
+    medians = {
+        who: Spread(tuple(statistics.median(turn.seconds) for turn in turns[who]))
+        for who in turns
+    }
+    ours = medians.get("medjax")
+    return {
+        "dtype": settings.dtype,
+        "batch": settings.batch,
+        "competitor": name,
+        "seconds per step": seconds,
+        "steps/s": 1 / seconds.median,
+        "images/s": settings.batch / seconds.median,
+        "medjax / it": ours / medians[name] if ours else "",
+        "first step, s": own[0].first,
+        "peak memory, GiB": max(turn.peak for turn in own),
+        "loss": f"{own[0].losses[0]:.5f}, {own[0].losses[-1]:.5f}",
+    }
 
 
 def check_losses(
@@ -112,35 +126,34 @@ def check_losses(
 
 
 def compare(
-    groups: Sequence[Sequence[str]],
+    names: Sequence[str],
     choices: Sequence[Settings],
+    steps: int,
     repeats: int,
     accelerated: bool,
 ) -> list[Row]:
-    """Measure every group at every setting; what does not fit has a row that says so.
+    """Measure every competitor at every setting; what does not fit has no row.
 
     Args:
-        groups: Names of competitors that take turns.
+        names: Who takes turns. One that a batch does not fit is left out from there on.
         choices: What to train; of one dtype from the smallest batch up.
-        repeats: Steps of each that count.
+        steps: Steps of a turn that count.
+        repeats: Turns of each.
         accelerated: Whether there is an accelerator.
     """
     rows: list[Row] = []
-    full: set[tuple[Sequence[str], str]] = set()
-    for settings, group in itertools.product(choices, groups):
-        if (group, settings.dtype) in full:
-            continue
-        what = f"{' and '.join(group)}, {settings.dtype}, batch {settings.batch}"
-        print(f"{what} …", file=sys.stderr, flush=True)
-        try:
-            measured = measure(group, settings, repeats, accelerated)
-        except OutOfMemory as error:
-            print(f"out of memory: {error}", file=sys.stderr)
-            full.add((group, settings.dtype))
-            continue
-        for row in measured:
-            print(*(f"{k}: {row[k]}" for k in list(row)[2:4]), file=sys.stderr)
-        rows += measured
+    full: set[tuple[str, str]] = set()
+    for settings in choices:
+        fitting = [name for name in names if (name, settings.dtype) not in full]
+        while fitting:
+            print(f"{settings}: {', '.join(fitting)} …", file=sys.stderr, flush=True)
+            try:
+                rows += measure(fitting, settings, steps, repeats, accelerated)
+                break
+            except OutOfMemory as error:
+                print(f"out of memory: {error}", file=sys.stderr)
+                full.add((error.name, settings.dtype))
+                fitting.remove(error.name)
     if not rows:
         raise UserError("nothing fits; take a smaller --size or --batch")
     return rows
@@ -165,23 +178,26 @@ def _flags() -> argparse.Namespace:
     )
     flags.add_argument(
         "--competitors",
-        default=PAIRS,
-        help="who takes turns, by commas; several groups by blanks (%(default)s)",
+        default=",".join(COMPETITORS),
+        help="who takes turns, by commas (%(default)s)",
     )
-    flags.add_argument("--repeats", type=int, default=5, help="(%(default)s)")
+    flags.add_argument(
+        "--steps", type=int, default=3, help="that count, in a turn (%(default)s)"
+    )
+    flags.add_argument("--repeats", type=int, default=3, help="turns (%(default)s)")
     return flags.parse_args()
 
 
-def _groups(text: str) -> list[tuple[str, ...]]:
-    groups = [tuple(group.split(",")) for group in text.split()]
-    for name in itertools.chain(*groups):
+def _competitors(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
         if name not in COMPETITORS:
             raise UserError(
                 f"--competitors: there is no '{name}'{nearest(name, COMPETITORS)} "
                 f"They are {', '.join(COMPETITORS)}"
             )
         report.need(COMPETITORS[name][1], f"the competitor {name}")
-    return groups
+    return names
 
 
 def _choices(flags: argparse.Namespace, accelerated: bool) -> list[Settings]:
@@ -195,8 +211,9 @@ def _choices(flags: argparse.Namespace, accelerated: bool) -> list[Settings]:
         raise UserError(f"--size={size}: expected a multiple of {step}")
     if not all(part.isdecimal() and int(part) for part in batch.split(",")):
         raise UserError(f"--batch={batch}: expected numbers from 1, by commas")
-    if flags.repeats < 1:
-        raise UserError(f"--repeats={flags.repeats}: expected at least 1")
+    for name in ("steps", "repeats"):
+        if getattr(flags, name) < 1:
+            raise UserError(f"--{name}={getattr(flags, name)}: expected at least 1")
     batches = sorted(int(part) for part in batch.split(","))
     return [
         Settings(flags.network, size, batch, dtype)
@@ -208,9 +225,10 @@ def main() -> None:
     """Measure as the flags say, and write the results."""
     flags = _flags()
     on = report.machine()
-    groups, choices = _groups(flags.competitors), _choices(flags, on.accelerated)
-    rows = compare(groups, choices, flags.repeats, on.accelerated)
-    caption = f"{flags.network}, {choices[0].size}², {flags.repeats} repeats"
+    names, choices = _competitors(flags.competitors), _choices(flags, on.accelerated)
+    rows = compare(names, choices, flags.steps, flags.repeats, on.accelerated)
+    size = f"{flags.network}, {choices[0].size}²"
+    caption = f"{size}: {flags.repeats} turns of {flags.steps} steps"
     page = report.write_results(
         "step" if flags.network == "sd15" else f"step-{flags.network}",
         "One training step of a ControlNet",

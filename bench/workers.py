@@ -1,10 +1,10 @@
-"""Competitors in processes of their own, which take turns.
+"""Competitors in processes of their own, which compute when they are asked to.
 
-Each stays alive with its weights and its compiled program, and computes only when it is
-asked to, so that they alternate step by step on one machine, and the memory of each can
-be told from that of the others.
+So their memory can be told from that of others, is given back when they end, and no
+library's threads or settings touch another's.
 """
 
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -22,13 +22,23 @@ from bench.networks import Settings
 from bench.report import GIB
 from medjax.errors import UserError
 
-# jax would else take most of a GPU at once, and leave nothing to the others.
+# jax would else take most of a GPU at once, also where torch holds a part of it.
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 _SECONDS_TO_STOP = 30
+# The first step compiles, the second still fills caches.
+WARM_UP = 2
 
 
 class OutOfMemory(RuntimeError):
-    """A competitor did not fit on the accelerator."""
+    """A competitor did not fit on the accelerator.
+
+    Attributes:
+        name: Which one.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
 
 
 class Worker:
@@ -112,10 +122,43 @@ class Worker:
                 "smaller --size"
             ) from error
         if kind == "memory":
-            raise OutOfMemory(f"{self.name}: {answer}")
+            raise OutOfMemory(self.name, answer)
         if kind == "error":
             raise UserError(f"{self.name} failed: {answer}")
         return answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """What one competitor did in one turn.
+
+    Attributes:
+        first: Seconds of the first step.
+        seconds: Of the steps after those that warm up.
+        losses: Before every step.
+        peak: Memory in GiB.
+    """
+
+    first: float
+    seconds: tuple[float, ...]
+    losses: tuple[float, ...]
+    peak: float
+
+
+def take_turn(name: str, settings: Settings, steps: int, cache: str) -> Turn:
+    """Start a competitor, take `steps` steps that count, and end it.
+
+    Args:
+        name: Key of `COMPETITORS`.
+        settings: What it trains.
+        steps: How many count.
+        cache: Folder of what jax compiled in turns before.
+    """
+    with Worker(name, settings, {"JAX_COMPILATION_CACHE_DIR": cache}) as worker:
+        seconds, losses = zip(
+            *(worker.step() for _ in range(WARM_UP + steps)), strict=True
+        )
+        return Turn(seconds[0], seconds[WARM_UP:], losses, worker.peak_gib())
 
 
 def _serve(pipe: Connection, name: str, settings: Settings) -> None:

@@ -10,6 +10,7 @@ pytest.importorskip("diffusers")
 from bench import step
 from bench.competitors import COMPETITORS
 from bench.networks import Settings
+from bench.workers import OutOfMemory
 from medjax.errors import UserError
 
 TINY = Settings("tiny", size=32, batch=2)
@@ -17,15 +18,17 @@ TINY = Settings("tiny", size=32, batch=2)
 
 @pytest.mark.slow
 def test_all_competitors_learn_alike():
-    rows = step.measure(list(COMPETITORS), TINY, repeats=3, accelerated=False)
+    rows = step.measure(list(COMPETITORS), TINY, 2, repeats=2, accelerated=False)
     assert [row["competitor"] for row in rows] == list(COMPETITORS)
-    first = [float(row["first loss"]) for row in rows]
-    last = [float(row["last loss"]) for row in rows]
+    first, last = zip(
+        *(map(float, row["loss"].split(",")) for row in rows), strict=True
+    )
     assert first == pytest.approx([first[0]] * 3, rel=1e-3)
     # The optimiser moved all of them, by the same way.
     assert last[0] < first[0] * 0.999
     assert last == pytest.approx([last[0]] * 3, rel=1e-3)
-    assert rows[0]["medjax / it"].values == (1.0, 1.0, 1.0)
+    assert rows[0]["medjax / it"].values == (1.0, 1.0)
+    assert all(len(row["seconds per step"].values) == 4 for row in rows)
     assert all(0.1 < row["peak memory, GiB"] < 20 for row in rows)
 
 
@@ -37,12 +40,13 @@ def test_losses_that_differ_are_refused():
 
 
 def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
-    flags = "--network=tiny --size=32 --dtype=float32 --repeats=2 --competitors=torch"
+    flags = "--network=tiny --size=32 --dtype=float32 --competitors=torch"
+    flags += " --steps=2 --repeats=1"
     monkeypatch.setattr("sys.argv", ["step", *flags.split(), f"--out={tmp_path}"])
     step.main()
     (page,) = tmp_path.glob("step-tiny-*.md")
     content = json.loads(page.with_suffix(".json").read_text())
-    (row,) = content["tables"]["tiny, 32², 2 repeats"]
+    (row,) = content["tables"]["tiny, 32²: 1 turns of 2 steps"]
     assert row["competitor"] == "torch"
     assert len(row["seconds per step"]["values"]) == 2
     assert page.read_text() in capsys.readouterr().out
@@ -56,6 +60,7 @@ def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
         ("--size=100", "multiple of 64"),
         ("--batch=0", "expected numbers from 1"),
         ("--repeats=0", "at least 1"),
+        ("--steps=-1", "at least 1"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_measured(flags, said, monkeypatch):
@@ -64,8 +69,25 @@ def test_mistakes_are_told_before_anything_is_measured(flags, said, monkeypatch)
         step.main()
 
 
+def test_who_runs_out_of_memory_is_left_out_of_larger_batches(monkeypatch):
+    def measure(names, settings, *_):
+        if settings.batch > 1 and "flax" in names:
+            raise OutOfMemory("flax", "it is full")
+        return [{"competitor": name, "batch": settings.batch} for name in names]
+
+    monkeypatch.setattr(step, "measure", measure)
+    choices = [Settings("tiny", 32, batch) for batch in (1, 2, 4)]
+    rows = step.compare(["medjax", "flax"], choices, 1, repeats=1, accelerated=True)
+    got = [(row["competitor"], row["batch"]) for row in rows]
+    assert got == [("medjax", 1), ("flax", 1), ("medjax", 2), ("medjax", 4)]
+
+
 def test_a_competitor_that_fails_says_why():
     with pytest.raises(UserError, match="torch failed: .*float7"):
         step.measure(
-            ["torch"], Settings("tiny", 32, 1, "float7"), repeats=1, accelerated=False
+            ["torch"],
+            Settings("tiny", 32, 1, "float7"),
+            1,
+            repeats=1,
+            accelerated=False,
         )
