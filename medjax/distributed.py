@@ -16,6 +16,7 @@ import dataclasses
 import json
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -108,16 +109,24 @@ def joined(hosts: Hosts) -> Iterator[None]:
     if jax.process_index() != 0:
         logging.getLogger("medjax").setLevel(logging.WARNING)
     logger.info("%d hosts", jax.process_count())
-    failing = threading.Event()
-    threading.Thread(target=_leave_with_others, args=(failing,), daemon=True).start()
+    ending = threading.Lock()
+    # A daemon, for where the store is out of reach.
+    listener = threading.Thread(target=_listen, args=(ending,), daemon=True)
+    listener.start()
+    failure = ""
     try:
         yield
     except Stopped:
         raise
-    except Exception as error:
-        failing.set()
-        _tell(error)
+    except (Exception, KeyboardInterrupt) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        failure = f"host {jax.process_index()} failed: {reason}"
         raise
+    finally:
+        if ending.acquire(blocking=False):
+            _end(failure)
+        # A thread that still waited in jax when Python ends would abort the process.
+        listener.join()
 
 
 def check_same(subject: str, facts: Mapping[str, Any]) -> None:
@@ -201,7 +210,7 @@ def _connect(hosts: Hosts) -> bool:
         if cluster is None:
             return False
         where: dict[str, Any] = {"cluster_detection_method": cluster}
-        who = f"the processes that {cluster} speaks of"
+        who = f"the processes that {cluster} tells of"
     else:
         where = {
             "coordinator_address": hosts.coordinator_address,
@@ -213,7 +222,11 @@ def _connect(hosts: Hosts) -> bool:
         who = f"{hosts.num_processes} processes at {hosts.coordinator_address}"
     # Its handler of SIGTERM would stand in the way of ours.
     jax.config.update("jax_enable_preemption_service", False)
+    if hosts.process_id == 0:
+        _check_free(str(hosts.coordinator_address))
     seconds = hosts.timeout_seconds
+    # Where they do not come, jax ends this process; so it is said before.
+    logger.info("waiting for %s, at most %d s", who, seconds)
     try:
         jax.distributed.initialize(
             **where,
@@ -222,12 +235,23 @@ def _connect(hosts: Hosts) -> bool:
             shutdown_timeout_seconds=seconds,
         )
     except RuntimeError as error:
-        raise UserError(
-            f"{who} did not come together within {seconds} s: "
-            f"{str(error).splitlines()[0]}; start the same command on all hosts, and "
-            "look whether one of them has failed"
-        ) from error
+        raise UserError(f"cannot join {who}: {str(error).splitlines()[0]}") from error
     return True
+
+
+def _check_free(address: str) -> None:
+    """Check that the port can be listened at, where jax (0.10.2) would crash.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    try:
+        socket.create_server(("", int(address.rpartition(":")[2]))).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--coordinator_address={address}: cannot listen there: {error}; give "
+            "another port"
+        ) from error
 
 
 def _detected() -> str | None:
@@ -247,29 +271,34 @@ def _store() -> Any:
     return global_state.client
 
 
-def _tell(error: Exception) -> None:
-    """Tell the other hosts that this one has failed."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    failure = f"host {jax.process_index()} failed: {reason}"
+def _end(failure: str) -> None:
+    """Tell the other hosts of a failure, if there is one; release this one's thread."""
+    own = jax.process_index()
+    messages = dict.fromkeys(range(jax.process_count()), failure) if failure else {}
     try:
-        _store().key_value_set(_FAILURE, failure, allow_overwrite=True)
-    except jax.errors.JaxRuntimeError as unreachable:
-        logger.warning("cannot tell the other hosts of it: %s", unreachable)
+        for host, message in (messages | {own: ""}).items():
+            name = f"{_FAILURE}/{host}"
+            _store().key_value_set(name, message, allow_overwrite=True)
+    except jax.errors.JaxRuntimeError as error:
+        logger.warning("cannot reach the other hosts: %s", error)
 
 
-def _leave_with_others(failing: threading.Event) -> None:
+def _listen(ending: threading.Lock) -> None:
     """Wait until a host tells that it has failed; then end this process.
 
     Args:
-        failing: Set where this host itself has.
+        ending: Who gets it, this thread or the main one, ends the process.
     """
+    name = f"{_FAILURE}/{jax.process_index()}"
     try:
-        failure = _store().blocking_key_value_get(_FAILURE, _LONGEST_WAIT_MS)
+        failure = _store().blocking_key_value_get(name, _LONGEST_WAIT_MS)
     except jax.errors.JaxRuntimeError as error:
-        logger.debug("no more listening to the other hosts: %s", error)
+        logger.warning("cannot reach the other hosts: %s", error)
+        return
+    if failure == "":
         return
     time.sleep(_SECONDS_TO_FAIL_TOO)
-    if failing.is_set():
+    if not ending.acquire(blocking=False):
         return
     sys.stderr.write(f"error: {failure}; so this host, {jax.process_index()}, stops\n")
     sys.stderr.flush()

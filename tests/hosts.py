@@ -1,0 +1,63 @@
+"""Several hosts on one machine: processes that meet on loopback."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def start(
+    arguments: Sequence[object], hosts: int = 2, devices: int = 4, timeout: int = 60
+) -> list[subprocess.Popen[str]]:
+    """Start ``python arguments…`` on each host, with the flags that join them.
+
+    ``{host}`` in an argument becomes the number of the host.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = [f"--coordinator_address={address}", f"--num_processes={hosts}"]
+    flags += [f"--host_timeout={timeout}"]
+    return [
+        start_one(
+            [
+                *(str(argument).replace("{host}", str(host)) for argument in arguments),
+                *flags,
+                f"--process_id={host}",
+            ],
+            devices,
+        )
+        for host in range(hosts)
+    ]
+
+
+def start_one(arguments: Sequence[object], devices: int = 4) -> subprocess.Popen[str]:
+    """Start ``python arguments…`` with so many fake devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=os.environ | {"XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(
+    processes: Sequence[subprocess.Popen[str]], seconds: float = 300
+) -> list[tuple[int, str, str]]:
+    """Return (exit code, stdout, stderr) of each; none is left running."""
+    try:
+        outputs = [process.communicate(timeout=seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [
+        (process.returncode, *output)
+        for process, output in zip(processes, outputs, strict=True)
+    ]

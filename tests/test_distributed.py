@@ -1,0 +1,289 @@
+"""Several hosts: the same training, one end for all, and no waiting for ever."""
+
+import csv
+import json
+import signal
+import socket
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from medjax import distributed, meshes, trees
+from medjax.cli import STOPPED_EXIT_CODE
+from medjax.distributed import Hosts
+from medjax.errors import UserError
+from tests import hosts
+
+ADDRESS = "127.0.0.1:1234"
+STEPS = 8
+TINY = {
+    "data.image_size": 16,
+    "data.batch_size": 8,
+    "data.phantoms": 16,
+    # Adam divides by the gradient's size: with a small ε, rounding errors of gradients
+    # that should be 0 become whole updates.
+    "optim.eps": 1e-3,
+    "optim.warmup_fraction": 0.0,
+    "eval.every": 100,
+    "eval.sample_every": 100,
+    "eval.examples": 3,
+    "eval.samples": 2,
+    "eval.sampler_steps": 2,
+    "train.steps": STEPS,
+    "train.log_every": 1,
+    "train.checkpoint_every": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((ADDRESS, None, None), "--num_processes and --process_id missing"),
+        ((None, 2, 1), "--coordinator_address missing"),
+        ((ADDRESS, 2, None), "--process_id missing"),
+        ((ADDRESS, 2, 2), "--process_id=2 of --num_processes=2; expected 0 to 1"),
+        (("localhost", 2, 0), "--coordinator_address=localhost: expected HOST:PORT"),
+    ],
+)
+def test_half_an_answer_is_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        Hosts(*given)
+
+
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "node[001-002]",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, []),
+        (SLURM, ["slurm"]),
+        (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, []),
+    ],
+    ids=["nothing", "several tasks", "one task"],
+)
+def test_slurm_is_asked_where_there_are_several(monkeypatch, environment, expected):
+    asked = []
+    monkeypatch.setattr(
+        jax.distributed,
+        "initialize",
+        lambda **options: asked.append(options["cluster_detection_method"]),
+    )
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    service = jax.config.jax_enable_preemption_service
+    try:
+        with distributed.joined(Hosts()):
+            assert asked == expected
+        with distributed.joined(Hosts(detect=False)):
+            assert asked == expected
+    finally:
+        jax.config.update("jax_enable_preemption_service", service)
+
+
+def test_alone_one_hears_at_once_and_differs_from_nobody():
+    votes = distributed.Agreement()
+    assert [votes.largest(n) for n in (0, 2, 1)] == [0, 2, 1]
+    distributed.check_same("anything", {"a": 1})
+    mesh = meshes.make_mesh(meshes.MeshConfig(fsdp=2, tensor=2))
+    assert meshes.host_rows(8, mesh) == list(range(8))
+
+
+def act(name, **options):
+    """Let two hosts do a function of `tests/one_host.py`."""
+    processes = hosts.start(["-m", "tests.one_host", f"--act={name}"], **options)
+    return hosts.finish(processes, 100)
+
+
+def errors(text):
+    return [line for line in text.splitlines() if line.startswith("error:")]
+
+
+def test_all_hear_of_a_vote_at_the_same_call():
+    done = act("agree")
+    assert [code for code, _, _ in done] == [0, 0], done
+    assert [json.loads(out.splitlines()[-1]) for _, out, _ in done] == [
+        [0, 0, 0, 1, 2, 0]
+    ] * 2
+
+
+def test_each_host_reads_the_rows_of_its_devices():
+    done = act("place")
+    assert [code for code, _, _ in done] == [0, 0], done
+    first, second = (json.loads(out.splitlines()[-1]) for _, out, _ in done)
+    everything = list(range(16))
+    for name in ("by host", "in turns", "fsdp within"):
+        assert sorted(first[name] + second[name]) == everything
+        assert len(first[name]) == 8
+    assert first["by host"] == everything[:8]
+    assert first["in turns"] == [row for row in everything if row % 4 < 2]
+    for name in ("tensor across", "tensor over all"):
+        assert first[name] == second[name] == everything
+
+
+def test_hosts_that_would_train_something_else_are_named():
+    for code, _, err in act("differ"):
+        assert code == 2
+        (line,) = errors(err)
+        assert "dataset is 'abc1' on host 1 and 'abc0' on host 0" in line
+        assert "second" in line
+
+
+def test_a_mistake_on_one_host_ends_the_others_with_its_words():
+    begin = time.monotonic()
+    (first, _, told), (second, _, own) = act("fail")
+    assert time.monotonic() - begin < 60
+    assert (first, second) == (distributed.LOST_EXIT_CODE, 2)
+    assert errors(own) == ["error: the second host's own"]
+    (line,) = errors(told)
+    assert "host 1 failed: the second host's own" in line
+
+
+def test_a_mistake_of_all_is_everyones_own():
+    for code, _, err in act("fail_alike"):
+        assert code == 2
+        assert errors(err) == ["error: a mistake of both"]
+
+
+def test_a_host_that_dies_ends_the_others():
+    begin = time.monotonic()
+    (survivor, _, err), (killed, _, _) = act("die", timeout=5)
+    assert time.monotonic() - begin < 60
+    assert killed == -signal.SIGKILL
+    assert survivor != 0
+    assert "another task died" in err
+
+
+def test_a_host_that_never_comes_is_an_error_in_time():
+    begin = time.monotonic()
+    flags = [f"--coordinator_address={ADDRESS}", "--num_processes=2", "--process_id=0"]
+    arguments = ["-m", "tests.one_host", "--act=agree", "--host_timeout=3", *flags]
+    ((code, _, err),) = hosts.finish([hosts.start_one(arguments)], 100)
+    assert time.monotonic() - begin < 60
+    assert code != 0
+    assert f"waiting for 2 processes at {ADDRESS}, at most 3 s" in err
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        flags = [f"--coordinator_address={address}", "--num_processes=2"]
+        flags += ["--process_id=0", "--host_timeout=5"]
+        one = hosts.start_one(["-m", "tests.one_host", "--act=agree", *flags])
+        ((code, _, err),) = hosts.finish([one], 100)
+    assert code == 2
+    (line,) = errors(err)
+    assert f"{address}: cannot listen there" in line
+
+
+def command(workdir, **changes):
+    """Return ``-m medjax.train …`` of a tiny run of the demo."""
+    flags = [f"--config.{name}={value}" for name, value in (TINY | changes).items()]
+    config = "--config=configs/cxr_controlnet.py:demo"
+    return ["-m", "medjax.train", config, f"--workdir={workdir}", *flags]
+
+
+def result(workdir):
+    """Return the losses, and the parameters and their average after the last step."""
+    with (workdir / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["train/loss"]) for row in rows]
+    losses.append(float(rows[-1]["val/loss"]))
+    with ocp.StandardCheckpointer() as checkpointer:
+        folder = workdir / "checkpoints" / str(STEPS) / "state"
+        shapes = checkpointer.metadata(folder).item_metadata.tree
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes
+        )
+        state = checkpointer.restore(folder, like)
+    learned = {name: state[name] for name in ("params", "ema_params")}
+    return losses, trees.flatten(learned)
+
+
+def assert_close(first, second, tolerance):
+    np.testing.assert_allclose(first[0], second[0], rtol=tolerance)
+    assert first[1].keys() == second[1].keys()
+    for path, leaf in first[1].items():
+        np.testing.assert_allclose(
+            leaf, second[1][path], rtol=tolerance, atol=tolerance, err_msg=path
+        )
+
+
+@pytest.fixture(scope="module")
+def two_hosts(tmp_path_factory):
+    """A run on two hosts of four devices each: its folder, and what they said."""
+    workdir = tmp_path_factory.mktemp("two_hosts")
+    done = hosts.finish(hosts.start(command(workdir)))
+    assert [code for code, _, _ in done] == [0, 0], done
+    return workdir, [err for _, _, err in done]
+
+
+@pytest.mark.slow
+def test_two_hosts_of_four_devices_are_one_of_eight_and_one_of_one(two_hosts, tmp_path):
+    ours = result(two_hosts[0])
+    assert len(ours[0]) == STEPS + 1
+    for devices in (8, 1):
+        workdir = tmp_path / str(devices)
+        ((code, _, err),) = hosts.finish([hosts.start_one(command(workdir), devices)])
+        assert code == 0, err
+        assert_close(result(workdir), ours, 1e-5)
+
+
+@pytest.mark.slow
+def test_the_first_host_alone_speaks_and_writes(two_hosts):
+    workdir, (first, second) = two_hosts
+    assert f"{STEPS}/{STEPS}, loss" in first
+    assert second.splitlines()[1:] == []
+    assert [path.name for path in (workdir / "samples").iterdir()] == ["0000008.png"]
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+
+
+def wait_for(path, processes):
+    while not path.exists():
+        assert all(process.poll() is None for process in processes), "ended too early"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_hosts_that_are_killed_or_stopped_go_on_as_if_nothing_was(two_hosts, tmp_path):
+    """The second host is killed, then both are started, then the second is stopped."""
+    running = hosts.start(command(tmp_path), timeout=10)
+    wait_for(tmp_path / "checkpoints" / "2", running)
+    running[1].kill()
+    (survivor, _, err), (killed, _, _) = hosts.finish(running, 60)
+    assert killed == -signal.SIGKILL
+    assert survivor != 0
+    assert "another task died" in err
+
+    running = hosts.start(command(tmp_path))
+    wait_for(tmp_path / "checkpoints" / "4", running)
+    running[1].send_signal(signal.SIGTERM)
+    done = hosts.finish(running)
+    assert [code for code, _, _ in done] == [STOPPED_EXIT_CODE] * 2, done
+    assert "another host was asked to stop at step" in done[0][2]
+    assert "stopped: SIGTERM at step" in done[1][2]
+
+    done = hosts.finish(hosts.start(command(tmp_path)))
+    assert [code for code, _, _ in done] == [0, 0], done
+    assert_close(result(tmp_path), result(two_hosts[0]), 0)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_shared_is_refused(tmp_path):
+    running = hosts.start(command(tmp_path / "{host}"))
+    for code, _, err in hosts.finish(running):
+        assert code == 2
+        (line,) = errors(err)
+        assert "do not have the same --workdir" in line
