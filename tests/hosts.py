@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -29,19 +29,25 @@ def start(
                 *flags,
                 f"--process_id={host}",
             ],
-            devices,
+            devices=devices,
         )
         for host in range(hosts)
     ]
 
 
-def start_one(arguments: Sequence[object], devices: int = 4) -> subprocess.Popen[str]:
+def start_one(
+    arguments: Sequence[object], variables: Mapping[str, str] = {}, devices: int = 4
+) -> subprocess.Popen[str]:
     """Start ``python arguments…`` with so many fake devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # Compiling takes most of the time, and every host compiles.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=REPOSITORY,
-        env=os.environ | {"XLA_FLAGS": flags},
+        env=os.environ | environment | dict(variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -49,7 +55,7 @@ def start_one(arguments: Sequence[object], devices: int = 4) -> subprocess.Popen
 
 
 def finish(
-    processes: Sequence[subprocess.Popen[str]], seconds: float = 300
+    processes: Sequence[subprocess.Popen[str]], seconds: float = 600
 ) -> list[tuple[int, str, str]]:
     """Return (exit code, stdout, stderr) of each; none is left running."""
     try:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import socket
 import time
@@ -114,6 +115,22 @@ def test_all_hear_of_a_vote_at_the_same_call():
     assert [json.loads(out.splitlines()[-1]) for _, out, _ in done] == [
         [0, 0, 0, 1, 2, 0]
     ] * 2
+
+
+def test_tasks_of_slurm_meet_without_being_told():
+    arguments = ["-m", "tests.one_host", "--act=agree", "--host_timeout=60"]
+    # jax makes the port of the job's number.
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "127.0.0.1"}
+    tasks = [
+        hosts.start_one(
+            arguments, SLURM | job | {"SLURM_PROCID": task, "SLURM_LOCALID": task}
+        )
+        for task in ("0", "1")
+    ]
+    for code, out, err in hosts.finish(tasks, 100):
+        assert code == 0, err
+        assert "waiting for the processes that slurm tells of" in err
+        assert json.loads(out.splitlines()[-1]) == [0, 0, 0, 1, 2, 0]
 
 
 def test_each_host_reads_the_rows_of_its_devices():
@@ -236,7 +253,9 @@ def test_two_hosts_of_four_devices_are_one_of_eight_and_one_of_one(two_hosts, tm
     assert len(ours[0]) == STEPS + 1
     for devices in (8, 1):
         workdir = tmp_path / str(devices)
-        ((code, _, err),) = hosts.finish([hosts.start_one(command(workdir), devices)])
+        ((code, _, err),) = hosts.finish(
+            [hosts.start_one(command(workdir), devices=devices)]
+        )
         assert code == 0, err
         assert_close(result(workdir), ours, 1e-5)
 

@@ -1,0 +1,7 @@
+#!/bin/bash
+# Train on all hosts of a Cloud TPU: TPU=NAME ZONE=ZONE launch/tpu_vm.sh --config=… --workdir=…
+# On every host, medjax lies in ~/medjax, installed with its [tpu] extra in ~/medjax/.venv.
+set -euo pipefail
+
+gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \
+  --command="cd medjax && .venv/bin/python -m medjax.train $(printf '%q ' "$@")"
