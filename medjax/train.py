@@ -56,7 +56,8 @@ _HOST_TIMEOUT = flags.DEFINE_integer(
 def main(_: object) -> None:
     """Train as the flags say."""
     # Imported here so that --help and mistakes in flags answer at once.
-    from medjax.distributed import Hosts, joined
+    from medjax.distributed import joined
+    from medjax.hosts import Hosts
     from medjax.training.config import parse
     from medjax.training.loop import train
 

@@ -14,8 +14,8 @@ import pytest
 
 from medjax import distributed, meshes, trees
 from medjax.cli import STOPPED_EXIT_CODE
-from medjax.distributed import Hosts
 from medjax.errors import UserError
+from medjax.hosts import Hosts
 from tests import hosts
 
 ADDRESS = "127.0.0.1:1234"
