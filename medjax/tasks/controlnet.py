@@ -48,8 +48,7 @@ class ControlNetConfig:
 
     Attributes:
         pretrained: Stable Diffusion: a diffusers folder, a hub id, or a file with the
-            original names (.safetensors, .ckpt, …). Empty: a tiny one with random
-            weights, built in.
+            original names (.safetensors, .ckpt, …). Empty: a tiny random one.
         controlnet: ControlNet to start from: a folder, hub id or file, which may be a
             whole checkpoint. None: a copy of the U-Net's encoder.
         route: How weights are read: auto, flax-pipelines or safetensors.
@@ -57,8 +56,7 @@ class ControlNetConfig:
         train_unet: Whether the whole U-Net trains too (for a base that is not trained).
         only_mid_control: Whether the ControlNet reaches the U-Net's middle only.
         dtype: Of frozen weights and activations; trained weights are float32.
-        remat: Whether activations are computed again for the gradient, which costs a
-            third more time and saves most of their memory.
+        remat: Whether activations are computed again for the gradient, to save memory.
     """
 
     pretrained: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
