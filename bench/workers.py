@@ -176,7 +176,7 @@ def _serve(pipe: Connection, name: str, settings: Settings) -> None:
             start = time.perf_counter()
             loss = step()
             pipe.send(("done", (time.perf_counter() - start, loss)))
-    except EOFError:
+    except (EOFError, BrokenPipeError):  # Nobody asks any more.
         return
     except Exception as error:  # Told to whoever asked, in one line.
         text = " ".join(f"{type(error).__name__}: {error}".split())
