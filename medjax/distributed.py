@@ -108,12 +108,6 @@ def check_same(subject: str, facts: Mapping[str, Any]) -> None:
         )
 
 
-def wait_for_all(place: str) -> None:
-    """Wait until every host has come to `place`, another one at each call."""
-    if jax.process_count() > 1:
-        _store().wait_at_barrier(f"medjax/{place}", _LONGEST_WAIT_MS)
-
-
 class Agreement:
     """The largest of the numbers that the hosts give, the same on each of them.
 
