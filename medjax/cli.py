@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 
 from medjax.errors import Stopped, UserError, nearest
 
+logger = logging.getLogger(__name__)
+
 USER_ERROR_EXIT_CODE = 2
 # As sysexits.h's EX_TEMPFAIL: nothing is wrong, the same command again goes on.
 STOPPED_EXIT_CODE = 75
@@ -255,5 +257,17 @@ def _set_up_logging(debug: bool) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = logging.INFO if debug else logging.WARNING
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("absl").setLevel(level)
+    # What orbax logs by absl as an error, with a traceback, it raises too.
+    logging.getLogger("absl").setLevel(level if debug else logging.CRITICAL)
     logging.getLogger("medjax").setLevel(logging.INFO)
+    if not debug:
+        sys.unraisablehook = _leave_unsaid
+
+
+def _leave_unsaid(unraisable: Any) -> None:
+    """Stand in for the traceback of what a thread of a library cannot raise.
+
+    A failed save lets orbax's threads call a loop that is closed, after the failure
+    itself was raised.
+    """
+    logger.debug("in a thread: %r", unraisable.exc_value)
