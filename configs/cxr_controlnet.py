@@ -17,7 +17,7 @@ Variants:
 * ``demo``: minutes on two CPU cores, with phantoms and a tiny random Stable Diffusion
   whose U-Net trains too.
 
-Hardware: the recommended recipe takes its 16 images in microbatches of 4, which should
+Hardware: the recommended recipe takes its 16 images in microbatches of 8, which should
 fit a device of 40 GB; on several devices, batches split over them by themselves
 (`config.mesh`). We have neither tried that nor run it to its end, so there is no
 expected result to quote yet; the published system reached an SSIM of 0.58 to 0.59 over
@@ -60,7 +60,7 @@ def _recommended(config: ConfigDict) -> None:
     config.optim.warmup_fraction = 0.02
     config.optim.ema_decay = 0.999
     config.train.steps = 20_000
-    config.train.gradient_accumulation_steps = 4
+    config.train.gradient_accumulation_steps = 2
 
 
 def _published(config: ConfigDict) -> None:

@@ -58,36 +58,6 @@ def test_from_a_folder_of_xrays_to_a_checkpoint(shared_data, tmp_path):
         assert (workdir / "checkpoints" / "2").is_dir()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config=configs/cxr_controlnt.py"], "did you mean"),
-        (["--config=configs/cxr_controlnet.py:publishd"], "did you mean 'published'"),
-        (
-            ["--config=configs/cxr_controlnet.py", "--config.optim.learning_rat=1"],
-            "did you mean 'optim.learning_rate'",
-        ),
-        (["--config=configs/cxr_controlnet.py:demo", "--config.data.root=no"], "no"),
-        (
-            ["--config=configs/cxr_controlnet.py", "--config.model.pretrained=no/such"],
-            "no/such",
-        ),
-        (
-            ["--config=configs/cxr_controlnet.py:demo", "--config.data.batch_size=7"],
-            "batch_size=7",
-        ),
-    ],
-    ids=["file", "variant", "key", "root", "hub id", "batch"],
-)
-def test_a_mistake_is_one_line(arguments, message, tmp_path):
-    done = medjax("train", f"--workdir={tmp_path / 'workdir'}", *arguments)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert message in line
-    assert not (tmp_path / "workdir" / "checkpoints").exists()
-
-
 def test_help_shows_examples():
     done = medjax("train", "--help")
     assert "--config=configs/cxr_controlnet.py:demo --workdir=DIR" in done.stdout

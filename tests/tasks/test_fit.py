@@ -1,4 +1,3 @@
-import jax
 import pytest
 
 from medjax.errors import UserError
@@ -47,9 +46,8 @@ def test_sizes_that_cannot_be_halved_are_told(size, near):
         check_image_size(size, task.unet, task.vae)
 
 
-def test_a_loss_is_not_even_traced_at_such_a_size():
-    task, weights = small.make()
-    params, frozen = small.split(weights)
-    keys = jax.random.split(jax.random.key(0), 2)
+def test_the_task_asks_before_anything_is_placed():
+    task, _ = small.make()
+    task.check_image_size(8)
     with pytest.raises(UserError, match="image_size is 6"):
-        task.loss(params, frozen, small.batch(2, side=6), keys, True)
+        task.check_image_size(6)
