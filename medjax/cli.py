@@ -6,12 +6,14 @@ code 2; ``--debug`` shows its traceback. ml_collections raises an unknown key or
 from inside absl's parsing, so the config flags are checked here before absl sees them.
 """
 
+import errno
 import io
 import logging
 import os
 import re
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ USER_ERROR_EXIT_CODE = 2
 STOPPED_EXIT_CODE = 75
 # As the shell has it: 128 + SIGINT.
 INTERRUPTED_EXIT_CODE = 130
+_DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -55,6 +58,15 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
             traceback.print_exc()
         else:
             sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(USER_ERROR_EXIT_CODE)
+    except OSError as error:
+        if error.errno not in _DISK_REFUSES or flags.FLAGS.debug:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        sys.stderr.write(
+            f"error: the disk refuses to be written to: {error.strerror}{where}; what "
+            "was complete stays so: make room and give the same command again\n"
+        )
         sys.exit(USER_ERROR_EXIT_CODE)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -262,6 +274,7 @@ def _set_up_logging(debug: bool) -> None:
     logging.getLogger("medjax").setLevel(logging.INFO)
     if not debug:
         sys.unraisablehook = _leave_unsaid
+        threading.excepthook = _tell_of_thread
 
 
 def _leave_unsaid(unraisable: Any) -> None:
@@ -271,3 +284,8 @@ def _leave_unsaid(unraisable: Any) -> None:
     itself was raised.
     """
     logger.debug("in a thread: %r", unraisable.exc_value)
+
+
+def _tell_of_thread(failure: Any) -> None:
+    """Say in one line that a thread, such as TensorBoard's writer, has failed."""
+    logger.warning("%s has failed: %s", failure.thread, failure.exc_value)
