@@ -269,8 +269,9 @@ def _set_up_logging(debug: bool) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = logging.INFO if debug else logging.WARNING
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # What orbax logs by absl as an error, with a traceback, it raises too.
-    logging.getLogger("absl").setLevel(level if debug else logging.CRITICAL)
+    # What orbax logs as an error, itself or by its event loop, it raises too.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(level if debug else logging.CRITICAL)
     logging.getLogger("medjax").setLevel(logging.INFO)
     if not debug:
         sys.unraisablehook = _leave_unsaid
