@@ -5,6 +5,7 @@ transformers, diffusers and torch are imported inside functions, where they are 
 
 from medjax.pretrained.load import (
     load_controlnet,
+    load_controlnet_config,
     load_stable_diffusion,
     save_controlnet,
     save_stable_diffusion,
@@ -15,6 +16,7 @@ __all__ = [
     "Network",
     "StableDiffusion",
     "load_controlnet",
+    "load_controlnet_config",
     "load_stable_diffusion",
     "save_controlnet",
     "save_stable_diffusion",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from medjax import trees
 from medjax.arrays import Params
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # The release whose files ours are like; diffusers reads it to mend older ones.
 DIFFUSERS_VERSION = "0.39.0"
+# By whether there is a ControlNet.
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionControlNetPipeline")
 # Of a schedule that came without the name of a diffusers class.
 DEFAULT_SCHEDULER = "DDIMScheduler"
 
@@ -86,14 +89,35 @@ def read_weights(
     return trees.unflatten(dict(sorted(flat.items())))
 
 
-def save_network(network: Network, folder: Path, part: Part) -> None:
+def save_network(
+    network: Network, folder: Path, part: Part, dtype: np.dtype | None = None
+) -> None:
     """Write ``config.json`` and the weights of one network, in torch's names.
+
+    Args:
+        network: With its weights.
+        folder: Of the whole that the network is a part of.
+        part: Which network it is.
+        dtype: What weights are stored as; None for what they are.
+
+    Raises:
+        UserError: If the weights are not those that the configuration describes, or
+            `dtype` cannot hold them.
+    """
+    target = folder / part.folder
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = torch_tensors(network, part)
+    stored = dtype or next(iter(tensors.values())).dtype
+    write_tensors(target / f"{part.stem}.safetensors", tensors, dtype)
+    write_json(target / layout.CONFIG, _torch_config(network, part, stored))
+
+
+def torch_tensors(network: Network, part: Part) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Return a network's weights by torch's names and in torch's layout: views.
 
     Raises:
         UserError: If the weights are not those that the configuration describes.
     """
-    target = folder / part.folder
-    target.mkdir(parents=True, exist_ok=True)
     arrays = {p: np.asarray(leaf) for p, leaf in trees.flatten(network.params).items()}
     expected = trees.flatten(part.module.from_config(network.config).param_shapes())
     names.check_tree(
@@ -101,15 +125,21 @@ def save_network(network: Network, folder: Path, part: Part) -> None:
         {path: leaf.shape for path, leaf in arrays.items()},
         f"{part.torch_class} to save",
     )
-    tensors = {names.torch_names(p)[0]: names.to_torch(p, a) for p, a in arrays.items()}
-    write_tensors(target / f"{part.stem}.safetensors", tensors)
-    write_json(target / layout.CONFIG, _torch_config(network, part))
+    return {names.torch_names(p)[0]: names.to_torch(p, a) for p, a in arrays.items()}
 
 
-def save_stable_diffusion(sd: StableDiffusion, folder: Path) -> None:
-    """Write a whole Stable Diffusion; ``model_index.json`` comes last."""
-    for name, part in layout.STABLE_DIFFUSION.items():
-        save_network(getattr(sd, name), folder, part)
+def save_stable_diffusion(
+    sd: StableDiffusion, folder: Path, dtype: np.dtype | None = None
+) -> None:
+    """Write a whole Stable Diffusion, with its ControlNet where it has one.
+
+    ``model_index.json`` comes last. Arguments and errors are `save_network`'s.
+    """
+    parts = dict(layout.STABLE_DIFFUSION)
+    if sd.controlnet is not None:
+        parts["controlnet"] = layout.PIPELINE_CONTROLNET
+    for name, part in parts.items():
+        save_network(getattr(sd, name), folder, part, dtype)
     save_tokenizer(sd.tokenizer, folder / layout.TOKENIZER)
     scheduler = {
         "_class_name": DEFAULT_SCHEDULER,
@@ -119,7 +149,7 @@ def save_stable_diffusion(sd: StableDiffusion, folder: Path) -> None:
     (folder / layout.SCHEDULER).mkdir(exist_ok=True)
     write_json(folder / layout.SCHEDULER / layout.SCHEDULER_CONFIG, scheduler)
     index: dict[str, Any] = {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": PIPELINES["controlnet" in parts],
         "_diffusers_version": DIFFUSERS_VERSION,
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
@@ -128,7 +158,7 @@ def save_stable_diffusion(sd: StableDiffusion, folder: Path) -> None:
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "tokenizer": ["transformers", "CLIPTokenizer"],
     }
-    for name, part in layout.STABLE_DIFFUSION.items():
+    for name, part in parts.items():
         index[name] = [part.library, part.torch_class]
     write_json(folder / layout.MODEL_INDEX, dict(sorted(index.items())))
 
@@ -140,7 +170,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
         out.write(text.encode())
 
 
-def _torch_config(network: Network, part: Part) -> dict[str, Any]:
+def _torch_config(network: Network, part: Part, stored: np.dtype) -> dict[str, Any]:
     """Return the network's configuration, as its torch class writes it."""
     config = dict(network.config)
     if part.library == "diffusers":
@@ -150,7 +180,6 @@ def _torch_config(network: Network, part: Part) -> dict[str, Any]:
     config["architectures"] = [part.torch_class]
     config.setdefault("model_type", "clip_text_model")
     # transformers 5 loads in the dtype that stands here, older ones say torch_dtype.
-    stored = next(iter(trees.flatten(network.params).values())).dtype
     for key in ("dtype", "torch_dtype"):
         if key in config:
             config[key] = str(stored)

@@ -81,3 +81,5 @@ STABLE_DIFFUSION = {
     ),
 }
 CONTROLNET = {"controlnet": Part(ControlNet, "diffusers", "ControlNetModel", "")}
+# The same in the folder of a pipeline.
+PIPELINE_CONTROLNET = dataclasses.replace(CONTROLNET["controlnet"], folder="controlnet")

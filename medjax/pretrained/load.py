@@ -19,7 +19,10 @@ Route = Literal["auto", "flax-pipelines", "safetensors"]
 
 
 def load_stable_diffusion(
-    source: str | Path, dtype: Any = jnp.float32, route: str = "auto"
+    source: str | Path,
+    dtype: Any = jnp.float32,
+    route: str = "auto",
+    controlnet: bool = False,
 ) -> StableDiffusion:
     """Load a Stable Diffusion 1.x or 2.x.
 
@@ -30,6 +33,8 @@ def load_stable_diffusion(
         route: "safetensors", "flax-pipelines" (diffusers' Flax pipelines, which need
             the extra of that name), or "auto": safetensors where there are any. A
             file is read by itself, whatever its format.
+        controlnet: Whether to load the ControlNet of a pipeline or file, too, where
+            it has one.
 
     Raises:
         UserError: If there is no such folder, id or file, if weights are missing,
@@ -37,19 +42,23 @@ def load_stable_diffusion(
     """
     dtype = _floating(dtype)
     if (file := _single_file(source, route)) is not None:
-        return single_file.load_stable_diffusion(file, dtype)
+        return single_file.load_stable_diffusion(file, dtype, controlnet)
     parts = layout.STABLE_DIFFUSION
+    wanted = dict(parts)
+    if controlnet:
+        wanted["controlnet"] = layout.PIPELINE_CONTROLNET
     shared = [
         layout.MODEL_INDEX,
         f"{layout.TOKENIZER}/*",
         f"{layout.SCHEDULER}/{layout.SCHEDULER_CONFIG}",
     ]
-    folder = _folder(source, parts, shared, route)
+    folder = _folder(source, wanted, shared, route)
     scheduler = read_json(folder / layout.SCHEDULER / layout.SCHEDULER_CONFIG)
     return StableDiffusion(
         **_networks(folder, parts, dtype, route),
         tokenizer=load_tokenizer(folder / layout.TOKENIZER),
         schedule=make_schedule(scheduler),
+        controlnet=_pipeline_controlnet(folder, dtype, route) if controlnet else None,
     )
 
 
@@ -64,23 +73,58 @@ def load_controlnet(
     return _networks(folder, layout.CONTROLNET, dtype, route)["controlnet"]
 
 
-def save_stable_diffusion(sd: StableDiffusion, folder: str | Path) -> None:
-    """Write a folder that current PyTorch diffusers loads.
+def load_controlnet_config(
+    source: str | Path, route: str = "auto"
+) -> Mapping[str, Any]:
+    """Return a ControlNet's configuration; its weights are neither read nor downloaded.
 
     Raises:
-        UserError: If weights are not those that a configuration describes.
+        UserError: If there is no such folder, id or file.
     """
-    diffusers_format.save_stable_diffusion(sd, Path(folder))
+    if (file := _single_file(source, route)) is not None:
+        return single_file.controlnet_config(file)
+    folder = local_folder(source, [[layout.CONFIG]], lambda _: True)
+    return read_json(folder / layout.CONFIG)
 
 
-def save_controlnet(network: Network, folder: str | Path) -> None:
+def save_stable_diffusion(
+    sd: StableDiffusion, folder: str | Path, dtype: Any = None
+) -> None:
     """Write a folder that current PyTorch diffusers loads.
 
+    Args:
+        sd: Its ControlNet, where there is one, is written too.
+        folder: To write to; made if need be.
+        dtype: What weights are stored as: float32, float16, bfloat16; None for what
+            they are.
+
     Raises:
-        UserError: If weights are not those that the configuration describes.
+        UserError: If weights are not those that a configuration describes, or `dtype`
+            cannot hold them.
     """
+    stored = None if dtype is None else _floating(dtype)
+    diffusers_format.save_stable_diffusion(sd, Path(folder), stored)
+
+
+def save_controlnet(network: Network, folder: str | Path, dtype: Any = None) -> None:
+    """Write a ControlNet alone; arguments and errors are `save_stable_diffusion`'s."""
+    stored = None if dtype is None else _floating(dtype)
     part = layout.CONTROLNET["controlnet"]
-    diffusers_format.save_network(network, Path(folder), part)
+    diffusers_format.save_network(network, Path(folder), part, stored)
+
+
+def _pipeline_controlnet(folder: Path, dtype: np.dtype, route: str) -> Network | None:
+    """Return the ControlNet that a pipeline's index names, or None."""
+    index = folder / layout.MODEL_INDEX
+    named = read_json(index).get("controlnet") if index.is_file() else None
+    kind = named[-1] if isinstance(named, list) and named else None
+    if kind is None:
+        return None
+    part = layout.PIPELINE_CONTROLNET
+    if kind != part.torch_class:
+        raise UserError(f"{index}: controlnet is {kind}; expected {part.torch_class}")
+    home = folder / part.folder
+    return _networks(home, layout.CONTROLNET, dtype, route)["controlnet"]
 
 
 def _floating(dtype: Any) -> np.dtype:
@@ -126,7 +170,11 @@ def _folder(
     }[route]
 
     def enough(folder: Path) -> bool:
-        return all(_has_weights(folder, part, route) for part in parts.values())
+        # What has no configuration there, has no weights there either.
+        there = [
+            p for p in parts.values() if (folder / p.inside(layout.CONFIG)).is_file()
+        ]
+        return all(_has_weights(folder, part, route) for part in there)
 
     return local_folder(source, [configs + weights for weights in attempts], enough)
 

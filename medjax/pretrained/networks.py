@@ -33,6 +33,7 @@ class StableDiffusion:
         text_encoder: With a `CLIPText`.
         tokenizer: A `transformers` CLIP tokenizer.
         schedule: The noise that the U-Net was trained on.
+        controlnet: With a `ControlNet` that steers the U-Net, where there is one.
     """
 
     unet: Network
@@ -40,3 +41,4 @@ class StableDiffusion:
     text_encoder: Network
     tokenizer: Any
     schedule: Schedule
+    controlnet: Network | None = None

@@ -117,22 +117,32 @@ def read_tensors(
             yield name, _shaped(flat, tensor)
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
+def write_tensors(
+    file: Path,
+    tensors: Mapping[str, Shaped[np.ndarray, "..."]],
+    dtype: np.dtype | None = None,
+) -> None:
     """Write a safetensors file; a file of that name is replaced once all is written.
 
     Args:
         file: Its folder exists.
-        tensors: By name; views are laid out one at a time, as they are written.
+        tensors: By name; views are laid out, and values are cast, one tensor at a
+            time, as they are written.
+        dtype: What all of them are stored as; None for what they are.
+
+    Raises:
+        UserError: If a value is too large for `dtype`.
     """
     codes = {dtype: code for code, dtype in DTYPES.items()}
     # As other writers do: wide dtypes first, which keeps all of them aligned.
-    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    dtypes = {name: dtype or tensor.dtype for name, tensor in tensors.items()}
+    names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
     header: dict[str, object] = {"__metadata__": METADATA}
     end = 0
     for name in names:
-        start, end = end, end + tensors[name].nbytes
+        start, end = end, end + tensors[name].size * dtypes[name].itemsize
         header[name] = {
-            "dtype": codes[tensors[name].dtype],
+            "dtype": codes[dtypes[name]],
             "shape": list(tensors[name].shape),
             "data_offsets": [start, end],
         }
@@ -143,7 +153,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]]) 
         out.write(text)
         for name in names:
             flat = np.ascontiguousarray(tensors[name]).reshape(-1)
-            out.write(flat.view(np.uint8).data)
+            out.write(_cast(name, flat, dtypes[name]).view(np.uint8).data)
 
 
 @contextlib.contextmanager
@@ -161,6 +171,21 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _cast(
+    name: str, flat: Shaped[np.ndarray, " n"], dtype: np.dtype
+) -> Shaped[np.ndarray, " n"]:
+    if flat.dtype == dtype:
+        return flat
+    with np.errstate(over="ignore"):
+        cast = flat.astype(dtype)
+    if not np.isfinite(cast).all() and np.isfinite(flat).all():
+        raise UserError(
+            f"{name} reaches {np.abs(flat).max():.3g}, which {dtype} cannot hold; "
+            "store it as bfloat16 or float32"
+        )
+    return cast
 
 
 def _shaped(

@@ -79,8 +79,15 @@ class _Tensors:
         return {name: tensor.shape for name, tensor in self.stored.items()}
 
 
-def load_stable_diffusion(file: Path, dtype: np.dtype) -> StableDiffusion:
+def load_stable_diffusion(
+    file: Path, dtype: np.dtype, controlnet: bool = False
+) -> StableDiffusion:
     """Load a whole checkpoint, which may have a ControlNet in it besides.
+
+    Args:
+        file: The checkpoint.
+        dtype: Of the weights and of the computation.
+        controlnet: Whether to load its ControlNet, too, where it has one.
 
     Raises:
         UserError: If the file is damaged or of another kind, weights are missing,
@@ -104,6 +111,9 @@ def load_stable_diffusion(file: Path, dtype: np.dtype) -> StableDiffusion:
         ),
         tokenizer=tokenizer,
         schedule=make_schedule(SCHEDULER_CONFIG),
+        controlnet=load_controlnet(file, dtype)
+        if controlnet and CONTROLNET + HINT in stored
+        else None,
     )
 
 
@@ -113,14 +123,28 @@ def load_controlnet(file: Path, dtype: np.dtype) -> Network:
     Raises:
         UserError: As `load_stable_diffusion`.
     """
+    tensors = _controlnet_tensors(file)
+    config = ldm_config.controlnet_config(tensors.shapes, tensors.where)
+    part = layout.CONTROLNET["controlnet"]
+    return _network(part, tensors, config, ldm_names.controlnet_table, dtype)
+
+
+def controlnet_config(file: Path) -> dict[str, Any]:
+    """Return the configuration of a file's ControlNet; its weights stay unread.
+
+    Raises:
+        UserError: As `load_stable_diffusion`.
+    """
+    tensors = _controlnet_tensors(file)
+    return ldm_config.controlnet_config(tensors.shapes, tensors.where)
+
+
+def _controlnet_tensors(file: Path) -> _Tensors:
     stored = _stored(file)
     prefix = "" if HINT in stored else CONTROLNET
     if prefix:
         _check_known(stored, file)
-    tensors = _within(prefix, stored, file)
-    config = ldm_config.controlnet_config(tensors.shapes, tensors.where)
-    part = layout.CONTROLNET["controlnet"]
-    return _network(part, tensors, config, ldm_names.controlnet_table, dtype)
+    return _within(prefix, stored, file)
 
 
 def _stored(file: Path) -> dict[str, StoredTensor]:

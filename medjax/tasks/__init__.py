@@ -2,8 +2,10 @@
 
 from medjax.tasks.base import Task
 from medjax.tasks.controlnet import ControlNetConfig, make_controlnet_task
+from medjax.tasks.trained import trained_controlnet
 
-# One row a task: the dataclass of its `config.model`, and the function that builds it.
-TASKS = {"controlnet": (ControlNetConfig, make_controlnet_task)}
+# One row a task: the dataclass of its `config.model`, the function that builds it, and
+# the one that puts what it trained in its base.
+TASKS = {"controlnet": (ControlNetConfig, make_controlnet_task, trained_controlnet)}
 
 __all__ = ["TASKS", "Task"]

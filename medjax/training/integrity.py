@@ -42,6 +42,11 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Return the steps that have a checkpoint in `folder`, whole or not, in order."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
 def set_damaged_aside(folder: Path) -> None:
     """Rename the newest checkpoints in `folder` that are damaged, up to a whole one.
 
@@ -51,7 +56,7 @@ def set_damaged_aside(folder: Path) -> None:
     Raises:
         UserError: If there are checkpoints, and none is whole.
     """
-    steps = sorted((p for p in folder.glob("*") if p.name.isdigit()), key=_step)
+    steps = [folder / str(step) for step in saved_steps(folder)]
     reasons = []
     while steps and (reason := damage(steps[-1])):
         newest = steps.pop()
@@ -68,10 +73,6 @@ def set_damaged_aside(folder: Path) -> None:
             "aside as *.damaged: restore one from a copy, or give another --workdir to "
             "begin anew"
         )
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,0 +1,99 @@
+"""What a run trained, put back into its base: a Stable Diffusion with its ControlNet.
+
+The base is read again at float32, for training may have kept it in less, and is held
+to its fingerprint.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from medjax import trees
+from medjax.arrays import Params
+from medjax.diffusion.objective import DiffusionConfig
+from medjax.diffusion.schedule import make_schedule
+from medjax.errors import UserError
+from medjax.models.controlnet import ControlNet, config_from_unet
+from medjax.pretrained import (
+    Network,
+    StableDiffusion,
+    load_controlnet_config,
+    load_stable_diffusion,
+)
+from medjax.pretrained.tiny import tiny_stable_diffusion
+from medjax.tasks.controlnet import ControlNetConfig
+
+# The connections that `only_mid_control` leaves unused.
+_UNUSED = "controlnet/controlnet_down_blocks_"
+
+
+def trained_controlnet(
+    model: ControlNetConfig,
+    diffusion: DiffusionConfig,
+    trained: Params,
+    base: Mapping[str, str],
+    source: str | None = None,
+) -> StableDiffusion:
+    """Return the base with what was trained in its place, all of it float32.
+
+    With `only_mid_control`, the connections that were unused are zero, so that whoever
+    uses all of them gets the same.
+
+    Args:
+        model: What the run was configured with.
+        diffusion: The same.
+        trained: ``controlnet``, and those weights of ``unet`` that trained.
+        base: ``source`` and ``fingerprint`` of what the run stood on.
+        source: Where that lies now; where it lay then if None.
+
+    Raises:
+        UserError: If the base, or the configuration of the ControlNet that the run
+            started from, is not found, or the base is another.
+    """
+    sd = _read_base(base, source)
+    flat = trees.flatten(trees.cast(trained, np.float32))
+    if model.only_mid_control:
+        unused = {path: leaf for path, leaf in flat.items() if path.startswith(_UNUSED)}
+        flat |= {path: np.zeros_like(leaf) for path, leaf in unused.items()}
+    networks = trees.unflatten(flat)
+    unet = trees.flatten(sd.unet.params) | trees.flatten(networks.get("unet", {}))
+    config = _controlnet_config(model, sd)
+    return dataclasses.replace(
+        sd,
+        unet=dataclasses.replace(sd.unet, params=trees.unflatten(unet)),
+        controlnet=Network(
+            ControlNet.from_config(config), networks["controlnet"], config
+        ),
+        schedule=make_schedule(sd.schedule.config, diffusion.prediction_type),
+    )
+
+
+def _read_base(base: Mapping[str, str], source: str | None) -> StableDiffusion:
+    """Return the base, whose weights are those that the run stood on."""
+    place = base["source"] if source is None else source
+    try:
+        sd = load_stable_diffusion(place) if place else tiny_stable_diffusion()
+    except UserError as error:
+        raise UserError(
+            f"the base that the run was trained on: {error}; --base=… says where it "
+            "lies now"
+        ) from error
+    parts = {"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text_encoder}
+    found = trees.fingerprint({name: part.params for name, part in parts.items()})
+    if found != base["fingerprint"]:
+        raise UserError(
+            f"the base at '{place}' ({found}) is not the one that the run was trained "
+            f"on, '{base['source']}' ({base['fingerprint']}); --base=… says where that "
+            "one lies now"
+        )
+    return sd
+
+
+def _controlnet_config(
+    model: ControlNetConfig, sd: StableDiffusion
+) -> Mapping[str, Any]:
+    if model.controlnet is not None:
+        return load_controlnet_config(model.controlnet)
+    return config_from_unet(sd.unet.config, sd.vae.module.downsampling)

@@ -1,0 +1,58 @@
+"""One checkpoint's folder, read without its run: nothing is locked, moved or written.
+
+`medjax.training.checkpoints` says what lies in it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from medjax.arrays import Params
+from medjax.errors import UserError
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return ``config`` and ``inputs`` that the checkpoint was trained with."""
+    return ocp.JsonCheckpointHandler().restore(
+        folder / "about", args=ocp.args.JsonRestore()
+    )
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """Return what validation measured at this step, perhaps nothing."""
+    return json.loads((folder / "metrics" / "metrics").read_text())
+
+
+def state_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the trees in the state: ``params``, ``opt_state``, …."""
+    return tuple(ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree)
+
+
+def read_tree(folder: Path, name: str) -> Params:
+    """Return one tree of the state as NumPy arrays; the others stay on the disk.
+
+    Args:
+        folder: Of the checkpoint; whole, see `medjax.training.integrity`.
+        name: One of `state_names`.
+
+    Raises:
+        UserError: If the run removes the checkpoint while it is read.
+    """
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        stored = handler.metadata(folder / "state").tree[name]
+        item = {name: jax.tree.map(lambda leaf: np.empty((), leaf.dtype), stored)}
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        args = ocp.args.PyTreeRestore(item, restore_args=kinds, partial_restore=True)
+        return handler.restore(folder / "state", args=args)[name]
+    except (OSError, ValueError) as error:
+        if folder.is_dir():
+            raise
+        raise UserError(
+            f"checkpoint {folder} was removed by its run while it was read; give the "
+            "same command again for a newer one"
+        ) from error
