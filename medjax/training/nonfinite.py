@@ -81,7 +81,15 @@ class NonfiniteWatch:
             max_skipped: Updates that may be skipped over the whole run.
             skipped: Those that were, before.
             culprits: Gives the ids of the examples to blame, from step and batch.
+
+        Raises:
+            UserError: If more were skipped before, for then no update would apply.
         """
+        if skipped > max_skipped:
+            raise UserError(
+                f"config.train.max_skipped_updates={max_skipped}, but this run has "
+                f"skipped {skipped} updates before; give at least {skipped}"
+            )
         self._max_skipped = max_skipped
         self._skipped = skipped
         self._culprits = culprits

@@ -121,6 +121,11 @@ def test_before_saving_it_looks_at_once():
         watch.look(1, images(1, 2), metrics(1, np.inf), now=True)
 
 
+def test_a_run_that_could_train_nothing_does_not_begin():
+    with pytest.raises(UserError, match=r"max_skipped_updates=0.* skipped 3 .*least 3"):
+        NonfiniteWatch(0, 3, lambda step, batch: ["a"])
+
+
 def test_what_may_be_skipped_is_told_and_counted(caplog):
     watch = NonfiniteWatch(3, 1, lambda step, batch: ["a"])
     with caplog.at_level(logging.WARNING, logger="medjax"):
