@@ -1,5 +1,6 @@
 """Folders in and out, without torch; and what is said when it cannot be done."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from medjax.errors import UserError
 from medjax.pretrained import (
     Network,
     load_controlnet,
+    load_controlnet_config,
     load_stable_diffusion,
     save_controlnet,
     save_stable_diffusion,
@@ -231,3 +233,51 @@ def test_route_and_dtype_are_checked(folder):
         load_controlnet(folder, route="safetensor")
     with pytest.raises(UserError, match="int32"):
         load_controlnet(folder, dtype=jnp.int32)
+
+
+def test_a_pipelines_controlnet_comes_and_goes_with_it(whole, tmp_path):
+    sd, folder = whole
+    assert load_stable_diffusion(folder, controlnet=True).controlnet is None
+    steered = dataclasses.replace(sd, controlnet=network("controlnet"))
+    save_stable_diffusion(steered, tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionControlNetPipeline"
+    assert index["controlnet"] == ["diffusers", "ControlNetModel"]
+    assert load_stable_diffusion(tmp_path).controlnet is None
+    loaded = load_stable_diffusion(tmp_path, controlnet=True)
+    assert_same(loaded.controlnet.params, steered.controlnet.params)
+    assert loaded.controlnet.module == steered.controlnet.module
+    assert_same(loaded.unet.params, sd.unet.params)
+    index["controlnet"] = ["diffusers.pipelines.controlnet", "MultiControlNetModel"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="MultiControlNetModel; expected ControlNetMo"):
+        load_stable_diffusion(tmp_path, controlnet=True)
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
+def test_weights_are_stored_as_asked_for(whole, tmp_path, stored):
+    sd, _ = whole
+    save_stable_diffusion(sd, tmp_path, dtype=stored)
+    for name in ("unet", "vae", "text_encoder"):
+        expected = trees.cast(trees.cast(getattr(sd, name).params, stored), "float32")
+        assert_same(getattr(load_stable_diffusion(tmp_path), name).params, expected)
+    half, whole_file = (
+        (home / "unet" / WEIGHTS).stat().st_size for home in (tmp_path, whole[1])
+    )
+    assert half < 0.7 * whole_file
+
+
+def test_a_weight_that_a_dtype_cannot_hold_is_named(tmp_path):
+    net = network("controlnet")
+    net.params["conv_in"]["bias"][0] = 1e5
+    with pytest.raises(UserError, match=r"conv_in.bias reaches 1e\+05, .*bfloat16"):
+        save_controlnet(net, tmp_path, dtype="float16")
+    save_controlnet(net, tmp_path, dtype="bfloat16")
+    with pytest.raises(UserError, match="int32"):
+        save_controlnet(net, tmp_path, dtype="int32")
+
+
+def test_a_controlnets_configuration_needs_no_weights(folder):
+    (folder / WEIGHTS).unlink()
+    config = load_controlnet_config(folder)
+    assert config["conditioning_embedding_out_channels"] == [4, 8]
