@@ -148,9 +148,10 @@ def test_kills_at_any_moment(run, reference):
 
 
 def test_asked_to_stop(run, reference):
+    """Its data workers hear the signal too."""
     random_ = random.Random(1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-        process = run.start()
+        process = run.start("--config.data.workers=2")
         run.wait_for_step(process, max(run.saved(), default=0) + random_.randint(2, 90))
         seen = max(run.rows())
         os.killpg(process.pid, number)

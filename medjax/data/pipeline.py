@@ -8,6 +8,7 @@ hosts or workers, sees exactly what an uninterrupted one would have seen.
 
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -30,6 +31,7 @@ from medjax.data.prepared import (
 from medjax.data.roots import find_dataset
 from medjax.data.splits import SPLITS
 from medjax.data.tokens import tokenize
+from medjax.data.workers import begin_work, born_deaf
 from medjax.errors import UserError, nearest
 
 _LOGGER = logging.getLogger(__name__)
@@ -224,12 +226,6 @@ def _permutation(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 
-def _leave_torch_out(worker: int, workers: int) -> None:
-    """Spare a worker the two seconds and 200 MB of torch that it would never use."""
-    del worker, workers
-    os.environ["USE_TORCH"] = "0"
-
-
 def _stream(
     maker: _BatchMaker, start: int, stop: int
 ) -> Generator[Example, None, None]:
@@ -251,12 +247,15 @@ def _stream(
             grain.MultiprocessingOptions(
                 num_workers=workers, per_worker_buffer_size=_READY
             ),
-            worker_init_fn=_leave_torch_out,
+            worker_init_fn=begin_work,
         )
     iterator = iter(batches)
     warned = False
     try:
-        for batch, lost in iterator:
+        # The workers start with the first batch.
+        with born_deaf():
+            first = list(itertools.islice(iterator, 1))
+        for batch, lost in itertools.chain(first, iterator):
             if lost and not warned:
                 _LOGGER.warning(
                     "a caption is longer than 77 tokens; cut off: '%s' (further ones "
