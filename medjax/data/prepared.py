@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from medjax.data.readers import decode_image
 from medjax.data.roots import INFO, find_dataset
 from medjax.errors import UserError, nearest
 
+_LOGGER = logging.getLogger(__name__)
 _IMAGES = ("image", "conditioning_image")
 _OWN = ("id", "text", "labels", *_IMAGES)
+CONTENT = "content_sha256"
+"""Where the metadata have the digest of all records."""
 _AGAIN = "prepare the data again, with --overwrite"
 
 
@@ -30,6 +34,7 @@ class Metadata:
         licence: Terms of use.
         description: A sentence or two.
         settings: How it was prepared.
+        content: The digest of all records; "" where it was prepared without.
     """
 
     name: str
@@ -39,6 +44,7 @@ class Metadata:
     licence: str = ""
     description: str = ""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    content: str = ""
 
 
 def read_metadata(folder: str | Path) -> Metadata:
@@ -48,6 +54,7 @@ def read_metadata(folder: str | Path) -> Metadata:
         UserError: If it is damaged.
     """
     info = _builder(str(folder)).info
+    settings = dict(info.metadata or {})
     return Metadata(
         name=f"{info.name}/{info.version}",
         splits={name: split.num_examples for name, split in info.splits.items()},
@@ -55,24 +62,44 @@ def read_metadata(folder: str | Path) -> Metadata:
         label_names=_label_names(dict(info.features).get("labels")),
         licence=info.redistribution_info.license,
         description=info.description or "",
-        settings=dict(info.metadata or {}),
+        content=settings.pop(CONTENT, ""),
+        settings=settings,
     )
 
 
 def fingerprint(root: str | Path) -> str:
     """Return a digest that tells the data set at `root` from others.
 
-    It covers what TFDS says of the data: names, features, sizes of all shards; so a
-    copy has the same, and data prepared from other images or labels have another.
+    It covers what TFDS says of the data (names, features, sizes) and the digest of all
+    records that `medjax.prepare` wrote beside it; where there is none, that of the
+    files. So a copy has the same, and other images, captions or labels have another.
 
     Raises:
-        UserError: If there is no data set.
+        UserError: If there is no data set, or it is damaged.
     """
     folder = find_dataset(root)
-    digest = hashlib.sha256()
+    content = read_metadata(folder).content or _content_of_files(folder)
+    digest = hashlib.sha256(content.encode())
     for file in (folder / INFO, folder / "features.json"):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _content_of_files(folder: Path) -> str:
+    _LOGGER.info(
+        "reading all of %s for its digest; data prepared again know it", folder
+    )
+    digest = hashlib.sha256()
+    for split in _builder(str(folder)).info.splits.values():
+        for name in sorted(split.filenames):
+            shard = folder / Path(name).name
+            try:
+                with shard.open("rb") as file:
+                    own = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise UserError(f"{shard}: {error.strerror}; {_AGAIN}") from error
+            digest.update(f"{shard.name} {own}\n".encode())
+    return digest.hexdigest()
 
 
 def _builder(folder: str) -> Any:

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 import pickle
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from medjax.data.config import DataConfig
 from medjax.data.datasets import builder
 from medjax.data.datasets.survey import Entry, Survey
 from medjax.data.pipeline import make_batches, open_dataset
-from medjax.data.prepared import read_metadata
+from medjax.data.prepared import CONTENT, fingerprint, read_metadata
 from medjax.data.roots import find_prepared
 from medjax.errors import UserError
 from tests.images import write_image
@@ -18,14 +19,14 @@ from tests.images import write_image
 EVERYTHING_TRAINS = {"train": 1.0, "validation": 0.0, "test": 0.0}
 
 
-def write(folder, name="set", count=3):
+def write(folder, name="set", count=3, seed=0, word="caption"):
     """Write a small data set, as `medjax.prepare` would."""
     entries = tuple(
         Entry(
             id=f"image {number}",
-            image=write_image(folder / f"{number}.png", 20, 20, seed=number),
+            image=write_image(folder / f"{number}.png", 20, 20, seed=seed + number),
             group=str(number),
-            text=f"caption é {number}",
+            text=f"{word} é {number}",
             labels=("Mass", "Edema")[:number],
             attributes={"view": "PA", "age": 40 + number},
         )
@@ -71,6 +72,38 @@ def test_records_are_whole(root, below):
     assert record["labels"] == ("Mass", "Edema")
     assert records["image 0"]["labels"] == ()
     assert record["parameters"] == {"patient_id": "2", "view": "PA", "age": 42}
+
+
+@pytest.mark.parametrize("digest_is_stored", [True, False])
+def test_a_fingerprint_tells_images_and_captions(root, tmp_path, digest_is_stored):
+    changes = ({}, {"seed": 9}, {"word": "CAPTION"})
+    roots = [root]
+    for number, change in enumerate(changes):
+        roots.append(write(tmp_path / str(number), **change))
+    for place in roots:
+        (file,) = place.rglob("metadata.json")
+        metadata = json.loads(file.read_text())
+        assert len(metadata.pop(CONTENT)) == 64
+        if not digest_is_stored:
+            file.write_text(json.dumps(metadata))
+    # As large as each other, for TFDS says how large its files are.
+    for file in ("dataset_info.json", "features.json"):
+        one, other = ((next(place.rglob(file)).read_bytes()) for place in roots[::3])
+        assert one == other
+    same, again, images, captions = (fingerprint(place) for place in roots)
+    assert same == again
+    assert len({same, images, captions}) == 3
+    moved = root.rename(tmp_path / "moved")
+    assert fingerprint(moved) == same
+
+
+def test_a_missing_file_has_no_fingerprint(root):
+    (file,) = root.rglob("metadata.json")
+    file.write_text("{}")
+    (shard,) = root.rglob("*train*")
+    shard.unlink()
+    with pytest.raises(UserError, match=rf"{shard}: No such file"):
+        fingerprint(root)
 
 
 def test_a_source_pickles_as_its_path(root):

@@ -7,8 +7,10 @@ Every image is decoded once before it is stored, so that training meets no damag
 
 import contextlib
 import functools
+import hashlib
 import io
 import itertools
+import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from medjax.data.datasets.survey import Entry, Skipped, Survey
+from medjax.data.prepared import CONTENT
 from medjax.data.readers import decode_image
 from medjax.data.splits import split_of
 from medjax.data.transforms import same_aspect
@@ -58,6 +61,7 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
         self.unreadable: list[Skipped] = []
         self.stored: dict[str, list[Entry]] = {}
         self.by_split = _by_split(survey, fractions)
+        self._content = hashlib.sha256()
         super().__init__(data_dir=str(data_dir))
 
     def write(self) -> Path:
@@ -115,7 +119,10 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
                         self.unreadable.append(result)
                     else:
                         self.stored.setdefault(name, []).append(entry)
+                        self._content.update(_line(name, result))
                         yield entry.id, result
+        # TFDS writes it once all splits are complete.
+        self.info.metadata[CONTENT] = self._content.hexdigest()
 
 
 def _by_split(survey: Survey, fractions: Mapping[str, float]) -> dict[str, list[Entry]]:
@@ -177,3 +184,14 @@ def _encode(entry: Entry, group_name: str) -> dict[str, Any] | Skipped:
     except (OSError, MemoryError, UserError) as error:
         return Skipped("image", entry.id, str(error).removeprefix(f"{entry.id}: "))
     return example
+
+
+def _line(split: str, example: Mapping[str, Any]) -> bytes:
+    """Return a line that tells an example, its images by their digests, from others."""
+    fields = {
+        name: hashlib.sha256(value.getbuffer()).hexdigest()
+        if isinstance(value, io.BytesIO)
+        else value
+        for name, value in example.items()
+    }
+    return json.dumps([split, fields], sort_keys=True).encode() + b"\n"
