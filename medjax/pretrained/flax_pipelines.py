@@ -44,7 +44,7 @@ def read_params(
             or if weights do not fit.
     """
     check_installed()
-    with readable_folder(folder, parts, trees_of) as (readable, from_torch), _quiet():
+    with readable_folder(folder, parts, trees_of) as (readable, from_torch), quiet():
         try:
             loaded = _load(readable, parts, from_torch)
         except Exception as error:
@@ -103,8 +103,8 @@ def _load(folder: Path, parts: Mapping[str, Part], from_torch: bool) -> dict[str
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what the libraries say of being deprecated and of lacking a filter."""
+def quiet() -> Iterator[None]:
+    """Silence diffusers and transformers, which call Flax deprecated at each import."""
     import diffusers.utils.logging
     import transformers.utils.logging
 

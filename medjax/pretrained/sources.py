@@ -103,11 +103,11 @@ def _download(name: str, patterns: list[str]) -> Path:
     # Without a connection the hub's client raises its own errors, the operating
     # system's, or those of whichever HTTP library it stands on.
     except Exception as error:
-        why = _first_line(error)
+        why = first_line(error)
         if isinstance(error, errors.LocalEntryNotFoundError):
             why = "HF_HUB_OFFLINE is set"
             if not HF_HUB_OFFLINE:
-                why = f"{ENDPOINT} does not answer: {_first_line(_innermost(error))}"
+                why = f"{ENDPOINT} does not answer: {first_line(innermost(error))}"
         reason = (
             "and as a hub id it is neither in the local cache nor can it be downloaded "
             f"({why}); connect, or name a folder in the diffusers layout; private "
@@ -117,13 +117,14 @@ def _download(name: str, patterns: list[str]) -> Path:
     raise UserError(f"cannot load '{name}': no such local folder, {reason}") from cause
 
 
-def _innermost(error: BaseException) -> BaseException:
+def innermost(error: BaseException) -> BaseException:
     """Return what began a chain of errors, each raised for the one before."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, without its full stop."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".")

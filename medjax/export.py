@@ -1,0 +1,213 @@
+r"""Export what a run trained, for PyTorch diffusers and for web UIs; needs no torch.
+
+    python -m medjax.export --workdir=RUN --to=DIR
+
+DIR becomes a StableDiffusionControlNetPipeline with a model card and, where torch and
+diffusers are installed, parity.json: how far each network is from PyTorch's. The
+ControlNet alone, or in one file with the original names, control_RUN.safetensors:
+
+    python -m medjax.export --workdir=RUN --to=DIR --format=controlnet
+    python -m medjax.export --workdir=RUN --to=DIR --format=single_file --dtype=float16
+
+DIR appears when all of it is written, or not at all. The run may still be training.
+"""
+
+import contextlib
+import fnmatch
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from medjax import cli
+from medjax.errors import UserError, nearest
+
+_LOGGER = logging.getLogger(__name__)
+_FORMATS = ("pipeline", "controlnet", "single_file")
+_DTYPES = ("float32", "float16", "bfloat16")
+# All that an export writes; a folder with anything else in it is never replaced.
+_OWN = (
+    *("README.md", "parity.json", "model_index.json", "config.json"),
+    *("unet", "vae", "text_encoder", "tokenizer", "scheduler", "controlnet"),
+    *("diffusion_pytorch_model.safetensors", "control_*.safetensors"),
+)
+
+
+def export(
+    workdir: str | Path,
+    to: str | Path,
+    *,
+    step: int | None = None,
+    weights: str = "auto",
+    base: str | None = None,
+    dtype: str = "float32",
+    format: str = "pipeline",
+    parity: bool | None = None,
+    overwrite: bool = False,
+    push_to: str | None = None,
+) -> Path:
+    """Write what a run trained to a folder.
+
+    Args:
+        workdir: Where `medjax.train` wrote.
+        to: The folder to make.
+        step: Which checkpoint; the newest whole one if None.
+        weights: ema, raw, or auto: the average, where the run kept one.
+        base: Where the run's base lies now, if not where it lay.
+        dtype: What weights are stored as: float32, float16 or bfloat16.
+        format: pipeline, controlnet or single_file.
+        parity: Whether to measure the networks against PyTorch's; None does where the
+            libraries for it are installed and the format is a folder.
+        overwrite: Whether an export that is there may be replaced.
+        push_to: Hub id to upload to.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: If there is nothing to export, `to` is taken or cannot be written
+            to, the format does not hold what was trained, or the hub refuses. Only in
+            the last case is there an export.
+    """
+    _check_choice("format", format, _FORMATS)
+    _check_choice("dtype", dtype, _DTYPES)
+    target = _target(to, overwrite)
+    from medjax.pretrained import hub
+    from medjax.training.exporting import check_holds, write_export
+    from medjax.training.model_card import Export
+    from medjax.training.runs import load_run
+
+    if push_to:
+        hub.check_upload(push_to)
+    parity = _parity(parity, format)
+    run = load_run(workdir, step, weights, base)
+    name = Path(workdir).expanduser().resolve().name
+    file = f"control_{name}.safetensors" if format == "single_file" else ""
+    what = Export(push_to or target.name, format, dtype, file)
+    check_holds(run, what)
+    with _aside(target) as folder:
+        write_export(run, folder, what, parity)
+    _LOGGER.info("step %d (%s weights) is in %s", run.step, run.weights, target)
+    if push_to:
+        address = hub.upload(target, push_to, f"Step {run.step}, by medjax")
+        _LOGGER.info("and on %s", address)
+    return target
+
+
+def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(
+            f"--{flag}={value}: expected one of {', '.join(choices)}"
+            f"{nearest(value, choices)}"
+        )
+
+
+def _parity(asked: bool | None, format: str) -> bool:
+    """Return whether to measure against PyTorch."""
+    from medjax.pretrained.parity import missing_libraries
+
+    missing = missing_libraries()
+    if asked and format == "single_file":
+        raise UserError("--parity: PyTorch loads folders, not --format=single_file")
+    if asked and missing:
+        raise UserError(
+            f"--parity needs {', '.join(missing)}; install it, or --noparity"
+        )
+    return not missing and format != "single_file" if asked is None else asked
+
+
+def _target(to: str | Path, overwrite: bool) -> Path:
+    """Return the folder to make; refuse one that must not be replaced."""
+    if not str(to):
+        raise UserError("--to is empty; give a folder that is not there yet")
+    target = Path(to).expanduser().resolve()
+    if target.exists() and not target.is_dir():
+        raise UserError(
+            f"--to={to}: is a file, expected a folder that is not there yet"
+        )
+    if target == Path.cwd() or target in Path.cwd().parents or target.is_mount():
+        raise UserError(
+            f"--to={to}: is the folder you are in, one above it, or a mounted disk; "
+            "give a folder of its own"
+        )
+    content = sorted(one.name for one in target.iterdir()) if target.is_dir() else []
+    foreign = [n for n in content if not any(fnmatch.fnmatch(n, own) for own in _OWN)]
+    if foreign or (content and not overwrite):
+        raise UserError(
+            f"--to={to}: already has {(foreign or content)[0]} in it; give a folder of "
+            "its own" + ("" if foreign else ", or --overwrite the export that is there")
+        )
+    cli.check_writable(target.parent, "--to")
+    return target
+
+
+@contextlib.contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `target` that takes its place if all goes well."""
+    staging = target.with_name(f".{target.name}.incomplete")
+    before = target.with_name(f".{target.name}.before")
+    if staging.exists():
+        _LOGGER.warning("removing what an interrupted export left in %s", staging)
+        shutil.rmtree(staging)
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        if target.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            target.rename(before)
+        staging.rename(target)
+        shutil.rmtree(before, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        # The one that was there is never lost.
+        if before.exists() and not target.exists():
+            before.rename(target)
+
+
+def define_flags() -> None:
+    """Define the command's flags; not on import, where commands would collide."""
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    flags.DEFINE_string("to", None, "folder to make", required=True)
+    flags.DEFINE_integer(
+        "step", None, "which checkpoint; by default the newest whole one"
+    )
+    flags.DEFINE_string(
+        "weights", "auto", "ema, raw, or auto: the average, where the run kept one"
+    )
+    flags.DEFINE_string(
+        "base", None, "where the run's base lies now, if not where it lay"
+    )
+    flags.DEFINE_string("dtype", "float32", f"stored as: {', '.join(_DTYPES)}")
+    flags.DEFINE_string("format", "pipeline", ", ".join(_FORMATS))
+    flags.DEFINE_boolean(
+        "parity",
+        None,
+        "measure the networks against PyTorch's; by default where torch, diffusers and "
+        "transformers are installed",
+    )
+    flags.DEFINE_boolean("overwrite", False, "replace the export in --to")
+    flags.DEFINE_string("push_to", None, "hub id to upload to; a new one is private")
+
+
+def main(_: Sequence[str]) -> None:
+    """Export as the flags say."""
+    values = flags.FLAGS
+    export(
+        values.workdir,
+        values.to,
+        step=values.step,
+        weights=values.weights,
+        base=values.base,
+        dtype=values.dtype,
+        format=values.format,
+        parity=values.parity,
+        overwrite=values.overwrite,
+        push_to=values.push_to,
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

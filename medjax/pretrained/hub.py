@@ -1,0 +1,67 @@
+"""Folders to the Hugging Face hub; what may be wrong is asked first, and said plainly.
+
+Token, cache and switches are the hub's own, as in `sources`.
+"""
+
+from pathlib import Path
+
+from medjax.errors import UserError
+from medjax.pretrained.sources import first_line, innermost
+
+_LOG_IN = "log in with 'hf auth login', or set HF_TOKEN"
+
+
+def check_upload(hub_id: str) -> None:
+    """Check, without the network, that an upload could be begun.
+
+    Args:
+        hub_id: ``owner/name``, or ``name`` for an owner that is the user.
+
+    Raises:
+        UserError: If it is no id, there is no token, or the hub is switched off.
+    """
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(hub_id)
+    except HFValidationError as error:
+        raise UserError(
+            f"--push_to={hub_id}: expected a hub id such as owner/name: {error}"
+        ) from error
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"--push_to={hub_id}: HF_HUB_OFFLINE is set; unset it")
+    if get_token() is None:
+        raise UserError(f"--push_to={hub_id}: no token: {_LOG_IN}")
+
+
+def upload(folder: Path, hub_id: str, message: str) -> str:
+    """Upload a folder; a new repository is private. Return the address.
+
+    Raises:
+        UserError: If the hub does not answer or refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        repository = api.create_repo(hub_id, private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository.repo_id, folder_path=folder, commit_message=message
+        )
+        return str(repository)
+    # Without a connection the client raises whatever its HTTP library does.
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            why = f"the hub refuses the token ({status}): {_LOG_IN}, with write access"
+        elif isinstance(error, HfHubHTTPError):
+            why = f"the hub refuses ({status}): {first_line(error)}"
+        else:
+            why = f"the hub does not answer: {first_line(innermost(error))}"
+        raise UserError(
+            f"--push_to={hub_id}: {why}; the export is complete in {folder}, and "
+            f"'hf upload {hub_id} {folder}' sends it"
+        ) from error

@@ -1,0 +1,157 @@
+"""How far what was exported is from PyTorch: each network, on small random inputs.
+
+PyTorch loads the exported folder and computes at float32, whatever is stored; the other
+side is the Stable Diffusion that was to be exported. So the figures hold what storing
+at lower precision costs, too.
+"""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from medjax.errors import UserError
+from medjax.pretrained import layout
+from medjax.pretrained.flax_pipelines import quiet
+from medjax.pretrained.networks import Network, StableDiffusion
+
+_LIBRARIES = ("torch", "diffusers", "transformers")
+_TIMESTEPS = (1, 900)
+# Of the feature maps in the middle of the U-Net.
+_SIDE = 2
+
+Inputs = Mapping[str, Any]
+Error = dict[str, float]
+
+
+def missing_libraries() -> list[str]:
+    """Return the names of what `measure_parity` needs and is not installed."""
+    return [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
+
+
+def measure_parity(folder: str | Path, sd: StableDiffusion) -> dict[str, Any]:
+    """Compare an exported folder, loaded by PyTorch, with what was exported.
+
+    Args:
+        folder: Of a pipeline, or of a ControlNet alone.
+        sd: What was exported, with its ControlNet; float32.
+
+    Returns:
+        ``networks``: for each network in the folder ``max_abs``, the largest error of
+        a value, and ``relative_l2``, the error's norm over that of PyTorch's output;
+        ``versions`` of the libraries; ``inputs`` in words.
+
+    Raises:
+        UserError: If torch, diffusers or transformers is not installed.
+    """
+    if missing := missing_libraries():
+        raise UserError(f"parity needs {', '.join(missing)}: pip install {missing[0]}")
+    inputs = _inputs(sd)
+    with jax.default_matmul_precision("highest"), quiet():
+        networks = _measure(Path(folder), sd, inputs)
+    latents, images = inputs["noisy_latents"].shape, inputs["images"].shape
+    return {
+        "networks": networks,
+        "inputs": f"random: latents {latents}, images {images}; float32",
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+
+
+def _inputs(sd: StableDiffusion) -> Inputs:
+    """Return inputs of every network, channels last."""
+    rng = np.random.default_rng(0)
+    unet, vae, text = sd.unet.module, sd.vae.module, sd.text_encoder.module.config
+    side = _SIDE * 2 ** (len(unet.block_out_channels) - 1)
+    pixels = side * vae.downsampling
+    count, length = len(_TIMESTEPS), text.max_position_embeddings
+
+    def normal(*shape: int) -> Float[np.ndarray, "..."]:
+        return rng.standard_normal((count, *shape), np.float32)
+
+    return {
+        "noisy_latents": normal(side, side, unet.in_channels),
+        "timesteps": np.array(_TIMESTEPS, np.int32),
+        "text_embeddings": normal(length, unet.cross_attention_dim),
+        "conditioning_image": rng.random((count, pixels, pixels, 3), np.float32),
+        "images": rng.uniform(-1, 1, (count, pixels, pixels, 3)).astype(np.float32),
+        "latents": normal(side, side, vae.latent_channels),
+        "text_ids": rng.integers(0, text.vocab_size, (count, length), np.int32),
+    }
+
+
+def _measure(folder: Path, sd: StableDiffusion, inputs: Inputs) -> dict[str, Error]:
+    """Return each network's error; one module of torch's is in memory at a time."""
+    import diffusers
+    import torch
+    from transformers import CLIPTextModel
+
+    def load(cls: Any, name: str) -> Any:
+        return cls.from_pretrained(folder / name).float().eval()
+
+    whole = (folder / layout.MODEL_INDEX).is_file()
+    given = {name: _to_torch(array) for name, array in inputs.items()}
+    names = ("noisy_latents", "timesteps", "text_embeddings")
+    ours, theirs = [inputs[n] for n in names], [given[n] for n in names]
+    errors, added, added_there = {}, (), {}
+    with torch.no_grad():
+        if sd.controlnet is not None:
+            added = _run(sd.controlnet, *ours, inputs["conditioning_image"])
+            module = load(diffusers.ControlNetModel, "controlnet" if whole else ".")
+            down, mid = module(*theirs, given["conditioning_image"], return_dict=False)
+            errors["controlnet"] = _error([*added[0], added[1]], [*down, mid])
+            added_there = {
+                "down_block_additional_residuals": [_to_torch(x) for x in added[0]],
+                "mid_block_additional_residual": _to_torch(added[1]),
+            }
+        if not whole:
+            return errors
+        module = load(diffusers.UNet2DConditionModel, "unet")
+        got = _run(sd.unet, *ours, *added)
+        errors["unet"] = _error([got], [module(*theirs, **added_there).sample])
+        module = load(diffusers.AutoencoderKL, "vae")
+        got = _run(sd.vae, inputs["images"], method="encode")
+        posterior = module.encode(given["images"]).latent_dist
+        errors["vae_encoder"] = _error(got, [posterior.mean, posterior.logvar])
+        got = _run(sd.vae, inputs["latents"], method="decode")
+        errors["vae_decoder"] = _error([got], [module.decode(given["latents"]).sample])
+        module = load(CLIPTextModel, "text_encoder")
+        got = _run(sd.text_encoder, inputs["text_ids"])
+        expected = module(given["text_ids"].long()).last_hidden_state
+        errors["text_encoder"] = _error([got], [expected])
+    return errors
+
+
+def _run(network: Network, *inputs: Any, method: str | None = None) -> Any:
+    """Return what a network of ours gives, on the host."""
+    module = network.module
+
+    @jax.jit
+    def run(params: Any, *inputs: Any) -> Any:
+        return module.apply({"params": params}, *inputs, method=method)
+
+    return jax.device_get(run(network.params, *inputs))
+
+
+def _to_torch(array: Any) -> Any:
+    """Return the tensor, channels first where it is a picture."""
+    import torch
+
+    axes = (0, 3, 1, 2) if array.ndim == 4 else range(array.ndim)
+    # A copy: jax's are not writable, and torch warns of those.
+    return torch.from_numpy(array.transpose(*axes).copy())
+
+
+def _error(ours: Sequence[Any], theirs: Sequence[Any]) -> Error:
+    """Return the error over all outputs of a network together."""
+    expected = np.concatenate([tensor.numpy().ravel() for tensor in theirs])
+    got = np.concatenate([_to_torch(array).numpy().ravel() for array in ours])
+    difference = got.astype(np.float64) - expected
+    return {
+        "max_abs": float(np.abs(difference).max()),
+        "relative_l2": float(np.linalg.norm(difference) / np.linalg.norm(expected)),
+    }

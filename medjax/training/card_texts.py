@@ -1,0 +1,131 @@
+"""The words of a model card; `medjax.training.model_card` fills them in."""
+
+CARD = """---
+{metadata}
+---
+
+# {title}
+
+{what}
+
+Not a medical device. No image that it makes shows a patient, and no physician has
+judged any. It may repeat what it was trained on, errors and patients included.
+
+## Use
+
+{use}
+
+It was trained on images of {size} × {size} pixels. Captions are worded as those of the
+data.
+
+## Data
+
+{data}
+
+## Base
+
+{base}
+
+## Training
+
+{weights} after {step} updates with {batch_size} images each, by medjax {version}. With
+this as `config.py`
+
+```python
+{config}
+```
+
+the command is
+
+```sh
+{command}
+```
+
+{metrics}
+"""
+
+WHAT = {
+    "pipeline": (
+        "A Stable Diffusion with a ControlNet, which makes images that follow a "
+        "picture and a caption. For PyTorch diffusers."
+    ),
+    "controlnet": (
+        "A ControlNet: with the Stable Diffusion below, it makes images that follow a "
+        "picture and a caption. For PyTorch diffusers."
+    ),
+    "single_file": (
+        "A ControlNet in one file, with the names of the original release: with the "
+        "Stable Diffusion below, it makes images that follow a picture and a caption. "
+        "For web UIs."
+    ),
+}
+UNET_TOO = " Its U-Net was trained too."
+
+_GENERATE = """edges = load_image("edges.png")
+image = pipeline("a caption", image=edges, num_inference_steps=20).images[0]
+image.save("image.png")
+```"""
+_CONTROLNET = """from diffusers import (
+    ControlNetModel,
+    StableDiffusionControlNetPipeline,
+)
+from diffusers.utils import load_image
+
+{load}
+pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+    "{{base}}", controlnet=controlnet, torch_dtype=torch.{{dtype}}
+)
+"""
+USE = {
+    "pipeline": """```python
+import torch
+from diffusers import StableDiffusionControlNetPipeline
+from diffusers.utils import load_image
+
+pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+    "{name}", torch_dtype=torch.{dtype}
+)
+"""
+    + _GENERATE,
+    "controlnet": """```python
+import torch
+"""
+    + _CONTROLNET.format(
+        load="""controlnet = ControlNetModel.from_pretrained(
+    "{name}", torch_dtype=torch.{dtype}
+)"""
+    )
+    + _GENERATE,
+    "single_file": """In a web UI, put `{file}` where its ControlNets are
+(`models/ControlNet`), and choose it, no preprocessor, and the Stable Diffusion below.
+In diffusers:
+
+```python
+import torch
+"""
+    + _CONTROLNET.format(
+        load="""controlnet = ControlNetModel.from_single_file(
+    "{name}/{file}", torch_dtype=torch.{dtype}
+)"""
+    )
+    + _GENERATE,
+}
+
+CONDITION = {
+    "edges": "The picture that steers is {edges}.",
+    "stored": "The picture that steers is the data's own `conditioning_image`.",
+    "unknown": (
+        "The picture that steers is the data's own `conditioning_image`, or, where "
+        "they have none, {edges}."
+    ),
+}
+
+CONFIG = """
+from medjax.training.config import make_config
+
+
+def get_config(variant=""):
+    config = make_config("{task}")
+{lines}
+    return config
+"""

@@ -1,0 +1,239 @@
+"""The model card of an export: what it is, what it stands on, and how it was made.
+
+Its form is the Hugging Face hub's: ``README.md`` with metadata in front. What is not
+known is said to be unknown, and no path of the machine that trained is told.
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+from medjax import __version__
+from medjax.data.pipeline import dataset_identity, dataset_metadata
+from medjax.data.prepared import Metadata, describe_splits
+from medjax.errors import UserError
+from medjax.training import card_texts
+from medjax.training.config import RunConfig, make_config, parse
+from medjax.training.runs import Run
+
+UNKNOWN = "unknown"
+# The hub's words for the licences of what is usually started from.
+LICENCES = {
+    "creativeml-openrail-m": (
+        "CompVis/stable-diffusion-v1-4",
+        "runwayml/stable-diffusion-v1-5",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    ),
+    "openrail++": (
+        "stabilityai/stable-diffusion-2",
+        "stabilityai/stable-diffusion-2-base",
+        "stabilityai/stable-diffusion-2-1",
+        "stabilityai/stable-diffusion-2-1-base",
+    ),
+    "openrail": ("lllyasviel/ControlNet", "lllyasviel/sd-controlnet-canny"),
+    # The tiny one is part of this project.
+    "apache-2.0": ("",),
+}
+_TAGS = ("controlnet", "stable-diffusion", "medical-imaging", "medjax", "jax")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# Settings that are places, and what stands for them where they are local.
+_PLACES = {
+    "data.root": "DATA",
+    "model.pretrained": "BASE",
+    "model.controlnet": "CONTROLNET",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        name: Of the folder, or its hub id.
+        format: pipeline, controlnet or single_file.
+        dtype: What weights are stored as.
+        file: Name of the single file, where it is one.
+    """
+
+    name: str
+    format: str
+    dtype: str
+    file: str = ""
+
+
+def model_card(run: Run, export: Export) -> str:
+    """Return the text of ``README.md``."""
+    return card_texts.CARD.format(
+        metadata=_metadata(run),
+        title=export.name.rpartition("/")[2],
+        what=card_texts.WHAT[export.format]
+        + (card_texts.UNET_TOO if "unet" in run.trained else ""),
+        use=card_texts.USE[export.format].format(
+            name=export.name,
+            file=export.file,
+            dtype=export.dtype,
+            base=_named(run.base["source"]) or "BASE",
+        ),
+        size=run.config.data.image_size,
+        data=_data(run),
+        base=_base(run),
+        weights=_weights(run),
+        step=run.step,
+        batch_size=run.config.data.batch_size,
+        version=__version__,
+        config=config_file(run.config),
+        command=command(run.config),
+        metrics=_metrics(run),
+    )
+
+
+def config_file(config: RunConfig) -> str:
+    """Return a config file that says all that is no default, places aside."""
+    default = parse(make_config(config.task))
+    lines = []
+    for section in dataclasses.fields(RunConfig):
+        if section.name == "task":
+            continue
+        ours, theirs = (getattr(c, section.name) for c in (config, default))
+        for field in dataclasses.fields(ours):
+            key, value = f"{section.name}.{field.name}", getattr(ours, field.name)
+            if value != getattr(theirs, field.name) and not _is_local(key, value):
+                lines.append(f"    config.{key} = {_literal(value)}")
+    return card_texts.CONFIG.format(task=config.task, lines="\n".join(lines)).strip()
+
+
+def _literal(value: object) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def command(config: RunConfig) -> str:
+    """Return the command that trains by `config_file`, as ``config.py``."""
+    flags = ["--config=config.py", "--workdir=DIR"]
+    for key, placeholder in _PLACES.items():
+        section, _, name = key.partition(".")
+        if _is_local(key, getattr(getattr(config, section), name)):
+            flags.append(f"--config.{key}={placeholder}")
+    return " ".join(["python -m medjax.train", *flags])
+
+
+def _is_local(key: str, value: object) -> bool:
+    """Tell whether a setting is a place on the machine that trained."""
+    if key not in _PLACES or not isinstance(value, str) or not value:
+        return False
+    return key == "data.root" or _hub_id(value) is None
+
+
+def _hub_id(source: str) -> str | None:
+    """Return the source if it names a model on the hub, as far as can be seen."""
+    hub = _HUB_ID.fullmatch(source) and not Path(source).expanduser().exists()
+    return source if hub else None
+
+
+def _named(source: str) -> str:
+    """Return a name of the source, without its place."""
+    return _hub_id(source) or Path(source).name
+
+
+def _metadata(run: Run) -> str:
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(
+        license=_licence(run.base["source"]),
+        base_model=_hub_id(run.base["source"]),
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=list(_TAGS),
+    ).to_yaml()
+
+
+def _licence(source: str) -> str:
+    """Return the hub's word for the licence of weights, or `UNKNOWN`."""
+    for licence, sources in LICENCES.items():
+        if source in sources:
+            return licence
+    card = Path(source).expanduser() / "README.md"
+    if not card.is_file():
+        return UNKNOWN
+    found = re.search(r"^license: *([\w.+-]+) *$", card.read_text("utf-8"), re.M)
+    return found[1] if found else UNKNOWN
+
+
+def _base(run: Run) -> str:
+    source, start = run.base["source"], run.config.model.controlnet
+    what = f"`{_named(source)}`" if source else "The tiny, random model of medjax"
+    text = (
+        f"{what}, known by the fingerprint `{run.base['fingerprint']}`. Licence: "
+        f"{_licence(source)}."
+    )
+    if start is not None:
+        text += (
+            f" The ControlNet started from `{_named(start)}`, whose licence goes on "
+            f"with it: {_licence(start)}."
+        )
+    return text
+
+
+def _data(run: Run) -> str:
+    metadata = _dataset(run)
+    known = f"known by the fingerprint `{run.dataset['fingerprint']}`"
+    if metadata is None:
+        return (
+            f"`{Path(run.dataset['source']).name}`, {known}. Licence: {UNKNOWN}: the "
+            "data were not at hand when this was written. "
+            + card_texts.CONDITION["unknown"].format(edges=_edges(run))
+        )
+    stored = "conditioning_image" in metadata.features
+    licence = metadata.licence or f"{UNKNOWN}: the prepared data record none"
+    condition = card_texts.CONDITION["stored" if stored else "edges"]
+    return " ".join(
+        [
+            f"`{metadata.name}`, {known}: {describe_splits(metadata.splits)}.",
+            " ".join(metadata.description.split()),
+            f"Licence: {licence}.",
+            condition.format(edges=_edges(run)),
+        ]
+    )
+
+
+def _dataset(run: Run) -> Metadata | None:
+    """Return what the data say of themselves, if they are still where they were."""
+    data = run.config.data
+    try:
+        if dataset_identity(data)["fingerprint"] == run.dataset["fingerprint"]:
+            return dataset_metadata(data)
+    except UserError:
+        # They are elsewhere, or damaged; an export does not need them.
+        return None
+    return None
+
+
+def _edges(run: Run) -> str:
+    data = run.config.data
+    low, high = (
+        f"{a:g}" if a == b else f"{a:g}–{b:g}"
+        for a, b in (data.canny_low, data.canny_high)
+    )
+    blur = f" after a blur of {data.canny_sigma:g} pixels" if data.canny_sigma else ""
+    backend = {"opencv": "OpenCV", "skimage": "scikit-image"}[data.canny_backend]
+    return (
+        f"{backend}'s Canny edges, white on black, at thresholds {low} and {high}{blur}"
+    )
+
+
+def _weights(run: Run) -> str:
+    if run.weights == "ema":
+        return f"The moving average of the weights (decay {run.config.optim.ema_decay})"
+    return "The weights"
+
+
+def _metrics(run: Run) -> str:
+    told = {
+        name: value
+        for name, value in sorted(run.metrics.items())
+        if name.startswith("val/") or name == "train/loss"
+    }
+    if not told:
+        return "Nothing was measured at this step."
+    rows = [f"| {name} | {value:.4g} |" for name, value in told.items()]
+    return "\n".join(["| measured at this step | |", "|---|---|", *rows])
