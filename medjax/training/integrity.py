@@ -8,6 +8,7 @@ folder without checksums, or with other ones, is damaged.
 import hashlib
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 CHECKSUMS = "checksums.json"
 # Orbax writes the time of the commit into these afterwards.
 _VOLATILE = ("_CHECKPOINT_METADATA", "commit_success.txt")
+_SMALL = 2**20
 
 
 def write_checksums(folder: Path) -> None:
@@ -26,17 +28,27 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text(json.dumps(digests, indent=1) + "\n")
 
 
-def damage(folder: Path) -> str | None:
-    """Return what is wrong with a folder that has checksums; None if nothing is."""
+def damage(folder: Path, largest: float = math.inf) -> str | None:
+    """Return what is wrong with a folder that has checksums; None if nothing is.
+
+    Args:
+        folder: Of one checkpoint.
+        largest: Files of more bytes need only be there.
+    """
+    name = CHECKSUMS
     try:
         wanted = json.loads((folder / CHECKSUMS).read_text())
+        if not wanted:
+            return f"{CHECKSUMS} lists no file"
         for name, digest in wanted.items():
-            if not (folder / name).is_file():
-                return f"{name} is missing"
+            if (folder / name).stat().st_size > largest:
+                continue
             if _digest(folder / name) != digest:
                 return f"{name} is not what was written"
     except FileNotFoundError:
-        return f"{CHECKSUMS} is missing"
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name} cannot be read: {error.strerror}"
     except (ValueError, AttributeError):
         return f"{CHECKSUMS} cannot be read"
     return None
@@ -48,7 +60,10 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 def set_damaged_aside(folder: Path) -> None:
-    """Rename the newest checkpoints in `folder` that are damaged, up to a whole one.
+    """Rename the checkpoints in `folder` that are damaged, unless none is whole.
+
+    Of those older than a whole one only the small files are looked at, for orbax reads
+    these when it opens the folder.
 
     Args:
         folder: Has a folder named by its step for each checkpoint.
@@ -56,22 +71,29 @@ def set_damaged_aside(folder: Path) -> None:
     Raises:
         UserError: If there are checkpoints, and none is whole.
     """
-    steps = [folder / str(step) for step in saved_steps(folder)]
-    reasons = []
-    while steps and (reason := damage(steps[-1])):
-        newest = steps.pop()
-        aside = newest.with_suffix(".damaged")
-        shutil.rmtree(aside, ignore_errors=True)
-        newest.rename(aside)
-        reasons.append(f"{newest.name}: {reason}")
-        logger.warning(
-            "checkpoint %s is damaged: %s; set aside as %s", newest, reason, aside.name
-        )
-    if reasons and not steps:
+    reasons: dict[Path, str] = {}
+    whole = False
+    for step in reversed(saved_steps(folder)):
+        checkpoint = folder / str(step)
+        if reason := damage(checkpoint, _SMALL if whole else math.inf):
+            reasons[checkpoint] = reason
+        else:
+            whole = True
+    if reasons and not whole:
+        named = "; ".join(f"{path.name}: {reason}" for path, reason in reasons.items())
         raise UserError(
-            f"no checkpoint in {folder} is whole ({'; '.join(reasons)}); they are set "
-            "aside as *.damaged: restore one from a copy, or give another --workdir to "
-            "begin anew"
+            f"no checkpoint in {folder} is whole ({named}); restore one from a copy, "
+            "or give another --workdir to begin anew"
+        )
+    for checkpoint, reason in reasons.items():
+        aside = checkpoint.with_suffix(".damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
+        logger.warning(
+            "checkpoint %s is damaged: %s; set aside as %s",
+            checkpoint,
+            reason,
+            aside.name,
         )
 
 

@@ -1,6 +1,8 @@
 """Every kind of damage to a checkpoint is seen, and the one before it is used."""
 
+import errno
 import json
+import os
 import shutil
 
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from medjax.errors import UserError
+from medjax.training import integrity
 from medjax.training.checkpoints import Checkpoints
 from medjax.training.integrity import CHECKSUMS, damage, write_checksums
 
@@ -77,14 +80,48 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_anew(two_steps, tmp_pat
     shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
     for step in ("1", "2"):
         (tmp_path / step / CHECKSUMS).unlink()
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole \(2: .*; 1: "):
-        Checkpoints(tmp_path, {}, INPUTS)
+    # Nor when asked again.
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"no checkpoint .* whole \(2: .*; 1: "):
+            Checkpoints(tmp_path, {}, INPUTS)
+
+
+@pytest.mark.parametrize("harm", [cut, empty])
+def test_an_older_checkpoint_that_is_damaged_is_set_aside(two_steps, tmp_path, harm):
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    metrics = tmp_path / "1" / "metrics" / "metrics"
+    metrics.write_bytes(harm(metrics.read_bytes()))
+    with Checkpoints(tmp_path, {}, INPUTS) as checkpoints:
+        assert checkpoints.latest_step == 2
+    assert (tmp_path / "1.damaged").is_dir()
+
+
+def test_a_disk_that_cannot_be_read_is_damage(two_steps, monkeypatch):
+    def fail(file):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+
+    monkeypatch.setattr(integrity, "_digest", fail)
+    assert "cannot be read: Input/output error" in damage(two_steps / "2")
+
+
+def test_large_files_of_older_checkpoints_must_only_be_there(two_steps, monkeypatch):
+    folder = two_steps / "2"
+    largest = max(folder.rglob("*"), key=lambda path: path.stat().st_size)
+    size, content = largest.stat().st_size, largest.read_bytes()
+    largest.write_bytes(flip_a_bit(content))
+    assert damage(folder, size - 1) is None
+    assert f"{largest.name} is not what was written" in damage(folder, size)
+    largest.unlink()
+    assert f"{largest.name} is missing" in damage(folder, 0)
+    largest.write_bytes(content)
 
 
 def test_a_damaged_list_of_checksums_is_damage(tmp_path):
     (tmp_path / "a").write_text("a")
     write_checksums(tmp_path)
     assert damage(tmp_path) is None
-    for text in ("", "[]", '{"a"', "3"):
+    for text in ("", "[1]", '{"a"', "3"):
         (tmp_path / CHECKSUMS).write_text(text)
         assert "cannot be read" in damage(tmp_path)
+    (tmp_path / CHECKSUMS).write_text("{}")
+    assert "lists no file" in damage(tmp_path)
