@@ -6,29 +6,26 @@ code 2; ``--debug`` shows its traceback. ml_collections raises an unknown key or
 from inside absl's parsing, so the config flags are checked here before absl sees them.
 """
 
-import errno
 import io
-import logging
 import os
 import re
 import sys
 import tempfile
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from medjax.errors import Stopped, UserError, nearest
-
-logger = logging.getLogger(__name__)
+from medjax import logs
+from medjax.errors import DISK_REFUSES, Stopped, UserError, nearest
 
 USER_ERROR_EXIT_CODE = 2
 # As sysexits.h's EX_TEMPFAIL: nothing is wrong, the same command again goes on.
 STOPPED_EXIT_CODE = 75
 # As the shell has it: 128 + SIGINT.
 INTERRUPTED_EXIT_CODE = 130
-_DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# Of what jax says when memory is short, which can be pages.
+_WIDEST = 300
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -44,7 +41,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
 
     def start(argv: Sequence[str]) -> None:
         # Only here: absl sets its own levels once the flags are parsed.
-        _set_up_logging(debug=flags.FLAGS.debug)
+        logs.set_up(debug=_debug())
         main(argv)
 
     # A name of a file may hold what a terminal cannot show.
@@ -53,27 +50,55 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(app.run(start, flags_parser=_parse_flags))
-    except UserError as error:
-        if {"--debug", "--debug=true", "-debug"} & set(sys.argv):
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = _ending(error)
+        if code is None:
+            raise
+        if code == USER_ERROR_EXIT_CODE and _debug():
             traceback.print_exc()
         else:
-            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        sys.exit(USER_ERROR_EXIT_CODE)
-    except OSError as error:
-        if error.errno not in _DISK_REFUSES or flags.FLAGS.debug:
-            raise
+            sys.stderr.write(f"{line}\n")
+    # Not above, where the error would hold on to all that the run had.
+    sys.exit(code)
+
+
+def _ending(error: BaseException) -> tuple[int | None, str]:
+    """Return the exit code and the line that end a command; None for a mistake of ours.
+
+    Args:
+        error: What ended it.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED_EXIT_CODE, "interrupted"
+    if isinstance(error, Stopped):
+        return STOPPED_EXIT_CODE, f"stopped: {error}"
+    reason = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return USER_ERROR_EXIT_CODE, f"error: {reason}"
+    if isinstance(error, OSError) and error.errno in DISK_REFUSES:
         where = f" ({error.filename})" if error.filename else ""
-        sys.stderr.write(
-            f"error: the disk refuses to be written to: {error.strerror}{where}; what "
-            "was complete stays so: make room and give the same command again\n"
+        return USER_ERROR_EXIT_CODE, (
+            f"error: the disk refuses: {error.strerror}{where}; what was complete "
+            "stays so: make room, or mend it, and give the same command again"
         )
-        sys.exit(USER_ERROR_EXIT_CODE)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(INTERRUPTED_EXIT_CODE)
-    except Stopped as stopped:
-        sys.stderr.write(f"stopped: {stopped}\n")
-        sys.exit(STOPPED_EXIT_CODE)
+    # By its name: jax is not imported for --help.
+    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in reason:
+        return USER_ERROR_EXIT_CODE, (
+            f"error: a device is out of memory: {reason[:_WIDEST]}; in training, raise "
+            "--config.train.gradient_accumulation_steps, set --config.model.remat=True "
+            "or a smaller --config.data.image_size, or share the parameters among "
+            "devices by --config.mesh.fsdp"
+        )
+    return None, ""
+
+
+def _debug() -> bool:
+    """Whether --debug was given, if only beside flags that cannot be parsed."""
+    from absl import flags
+
+    if flags.FLAGS.is_parsed():
+        return flags.FLAGS.debug
+    return bool({"--debug", "--debug=true", "-debug"} & set(sys.argv))
 
 
 def check_writable(folder: str | Path, flag: str) -> None:
@@ -252,41 +277,3 @@ def _hint(path: str, known: dict[str, bool]) -> str:
     name = path.rpartition(".")[2]
     same = [other for other in known if other.rpartition(".")[2] == name]
     return f"; did you mean '{same[0]}'?" if same else ""
-
-
-class _BarFriendlyHandler(logging.Handler):
-    """Writes log lines above a progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-def _set_up_logging(debug: bool) -> None:
-    """Log our own messages from INFO; the libraries' from WARNING unless `debug`."""
-    handler = _BarFriendlyHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    level = logging.INFO if debug else logging.WARNING
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    # What orbax logs as an error, itself or by its event loop, it raises too.
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(level if debug else logging.CRITICAL)
-    logging.getLogger("medjax").setLevel(logging.INFO)
-    if not debug:
-        sys.unraisablehook = _leave_unsaid
-        threading.excepthook = _tell_of_thread
-
-
-def _leave_unsaid(unraisable: Any) -> None:
-    """Stand in for the traceback of what a thread of a library cannot raise.
-
-    A failed save lets orbax's threads call a loop that is closed, after the failure
-    itself was raised.
-    """
-    logger.debug("in a thread: %r", unraisable.exc_value)
-
-
-def _tell_of_thread(failure: Any) -> None:
-    """Say in one line that a thread, such as TensorBoard's writer, has failed."""
-    logger.warning("%s has failed: %s", failure.thread, failure.exc_value)

@@ -1,8 +1,19 @@
 """Errors that a user can mend: one clear line, shown without a traceback."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import Any
+
+DISK_REFUSES = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EIO,
+)
+"""What the operating system says of a disk that is full, failing or not ours."""
 
 
 class UserError(ValueError):

@@ -20,7 +20,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / "medjax"
 # What may be imported from where: only what stands on a lower line. The modules of the
 # lowest line may import each other; above it, those of one line may not.
 FLOORS = (
-    ("errors", "arrays", "trees", "meshes", "configuration", "hosts", "distributed"),
+    (
+        "errors",
+        "logs",
+        "arrays",
+        "trees",
+        "meshes",
+        "configuration",
+        "hosts",
+        "distributed",
+    ),
     ("diffusion", "models", "data"),
     ("pretrained",),
     ("evaluation",),

@@ -1,5 +1,6 @@
 """Every mistake on a command line ends in one line and exit code 2."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 
 COMMAND = """
 import dataclasses
+import errno
 import logging
+import os
 from typing import Literal
 from absl import flags
 from ml_collections import config_flags
@@ -34,6 +37,15 @@ def main(argv):
     print(configuration.parse(CONFIG.value.optim, Optim, "config.optim"))
     if WORKDIR.value == "bad":
         raise UserError("workdir is bad")
+    if WORKDIR.value == "memory":
+        class JaxRuntimeError(RuntimeError): pass
+        raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+    if WORKDIR.value == "compiler":
+        class JaxRuntimeError(RuntimeError): pass
+        raise JaxRuntimeError("INTERNAL: a bug")
+    if WORKDIR.value in ("EIO", "ENOSPC", "EACCES", "ENOENT"):
+        number = getattr(errno, WORKDIR.value)
+        raise OSError(number, os.strerror(number), "some.file")
     if WORKDIR.value == "bug":
         raise RuntimeError("a bug")
 
@@ -146,3 +158,32 @@ def test_debug_shows_the_traceback_and_a_bug_always_has_one(folder):
     result = run(folder, "--config=optim.py", "--workdir=bug")
     assert result.returncode == 1
     assert "RuntimeError: a bug" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("workdir", "message"),
+    [
+        (
+            "memory",
+            "a device is out of memory: .* 9 bytes.*gradient_accumulation_steps",
+        ),
+        ("EIO", r"the disk refuses: Input/output error \(some\.file\)"),
+        ("ENOSPC", "the disk refuses: No space left"),
+        ("EACCES", "the disk refuses: Permission denied"),
+    ],
+)
+def test_what_a_machine_refuses_is_one_line(folder, workdir, message):
+    result = run(folder, "--config=optim.py", f"--workdir={workdir}")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert re.match(f"error: {message}", result.stderr.splitlines()[-1])
+    debug = run(folder, "--config=optim.py", f"--workdir={workdir}", "--debug")
+    assert debug.returncode == 2
+    assert "Traceback" in debug.stderr
+
+
+@pytest.mark.parametrize("workdir", ["compiler", "ENOENT"])
+def test_other_errors_of_theirs_are_bugs(folder, workdir):
+    result = run(folder, "--config=optim.py", f"--workdir={workdir}")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr

@@ -12,7 +12,6 @@ is an error, for the trained half means nothing without them.
 """
 
 import contextlib
-import errno
 import json
 import logging
 import math
@@ -28,7 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from medjax import trees
 from medjax.arrays import PyTree
-from medjax.errors import UserError
+from medjax.errors import DISK_REFUSES, UserError
 from medjax.training.compatibility import check_same_run
 from medjax.training.integrity import set_damaged_aside, write_checksums
 
@@ -233,7 +232,7 @@ class Checkpoints:
             yield
         except Exception as error:
             reason = _disk_error(error)
-            if reason is None:
+            if reason is None or not self._saving:
                 raise
             whole = [s for s in self._manager.all_steps() if s != self._saving]
             newest = f"step {max(whole)}" if whole else "none"
@@ -273,9 +272,9 @@ def _disk_error(error: BaseException) -> str | None:
     """Return why the disk refused, if that is what an error of orbax is about."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.strerror:
+        if isinstance(seen, OSError) and seen.errno in DISK_REFUSES:
             return seen.strerror
         seen = seen.__cause__ or seen.__context__
     # Tensorstore says it only in words.
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-    return next((w for w in map(os.strerror, codes) if w in str(error)), None)
+    words = map(os.strerror, DISK_REFUSES)
+    return next((reason for reason in words if reason in str(error)), None)

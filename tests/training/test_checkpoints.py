@@ -1,6 +1,7 @@
 """Checkpoints come back bit for bit, on any mesh, and only onto their own base."""
 
 import dataclasses
+import errno
 import functools
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -145,6 +147,31 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         checkpoints.save(1, make_state(1))
         with pytest.raises(UserError, match=r"of step 7 in .*; it has \[1\]"):
             checkpoints.restore(make_state(0), 7)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(errno.EIO, "Input/output error"),
+            "checkpoint 1 .*: Input/output error",
+        ),
+        (ValueError("RESOURCE: No space left on device"), "No space left on device; "),
+        (FileNotFoundError(errno.ENOENT, "No such file"), None),
+        (TimeoutError("the other host does not come"), None),
+    ],
+)
+def test_only_the_disk_is_told_in_a_line(tmp_path, monkeypatch, error, message):
+    def fail(manager):
+        raise error
+
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1))
+        checkpoints.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(ocp.CheckpointManager, "wait_until_finished", fail)
+            with pytest.raises(UserError if message else type(error), match=message):
+                checkpoints.wait()
 
 
 def test_keeping_none_is_refused(tmp_path):
