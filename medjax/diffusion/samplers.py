@@ -1,88 +1,131 @@
 """Samplers: from noise to latents by repeated denoising.
 
-A sampler steps a `denoise_fn(noisy_latents, timesteps) -> model_output` and knows
-neither networks nor text.
-
-DDIM without noise between the steps:
-
-    z_s = √ᾱ_s ẑ_0 + √(1 − ᾱ_s) ε̂                                                (1)
-
-Source: Song et al., "Denoising Diffusion Implicit Models", 2021, eq. 12 at η = 0.
+A sampler steps a `denoise_fn(noisy_latents, timesteps, step) -> model_output`, and
+knows neither networks nor text. `make_plan` works out on the host what it will do,
+`sample` does it, in one loop that compiles to one program. `solvers` has the
+mathematics, `schedulers` the list.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from medjax.arrays import Array
-from medjax.diffusion.schedule import Schedule, denoise
+from medjax.diffusion import solvers
+from medjax.diffusion.schedule import Schedule
+from medjax.diffusion.schedulers import find_sampler, sampler_options
 from medjax.errors import UserError
 
-DenoiseFn = Callable[[Array, Array], Array]
+DenoiseFn = Callable[[Array, Array, Array], Array]
+"""(noisy latents, timesteps (b,), number of the step) to the network's output."""
+NoiseFn = Callable[[Array], Array]
+"""From the number of a step to fresh noise for it, shaped as the latents."""
 
 
-def leading_timesteps(schedule: Schedule, steps: int) -> Int[np.ndarray, " s"]:
-    """Return `steps` evenly spaced timesteps, falling, offset as the schedule says.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """All that a sampler does, but for the network and the noise.
 
-    Source: diffusers' "leading" spacing, which SD1.x was published with
-    (`steps_offset` 1).
-
-    Raises:
-        UserError: If so many steps do not fit, or the schedule asks for other spacing.
+    Attributes:
+        timesteps: What the network is told, one an evaluation.
+        to_latents: a, b of ẑ_0 = a z + b output.
+        updates: See `solvers`.
+        clip: Largest absolute value of ẑ_0, or None.
+        first: α and σ at the first stop.
+        noise_scale: What standard normal noise is multiplied by to begin there.
+        stochastic: Whether there is fresh noise in any step.
     """
-    spaced = schedule.config.get("timestep_spacing", "leading")
-    if spaced != "leading":
-        raise UserError(
-            f"the schedule's timestep_spacing is '{spaced}'; expected 'leading'"
-        )
-    if not 1 <= steps <= schedule.num_timesteps:
-        raise UserError(
-            f"{steps} sampler steps over {schedule.num_timesteps} timesteps; expected "
-            f"1 to {schedule.num_timesteps}"
-        )
-    spacing = schedule.num_timesteps // steps
-    offset = schedule.config.get("steps_offset", 0)
-    first = (steps - 1) * spacing + offset
-    if first >= schedule.num_timesteps:
-        raise UserError(
-            f"{steps} sampler steps begin at timestep {first} of "
-            f"{schedule.num_timesteps}, because steps_offset is {offset}; take fewer"
-        )
-    return np.arange(steps)[::-1] * spacing + offset
+
+    timesteps: Float[np.ndarray, " s"]
+    to_latents: solvers.Pairs
+    updates: solvers.Updates
+    clip: float | None
+    first: tuple[float, float]
+    noise_scale: float
+    stochastic: bool
 
 
-def ddim(
-    denoise_fn: DenoiseFn,
-    schedule: Schedule,
-    noise: Float[Array, "b ..."],
-    steps: int,
-) -> Float[Array, "b ..."]:
-    """Return the latents that `noise` becomes in `steps` steps (eq. 1).
+def make_plan(
+    name: str, schedule: Schedule, steps: int, eta: float = 0.0, begin: int = 0
+) -> Plan:
+    """Work out what a sampler will do.
 
     Args:
-        denoise_fn: Gives the model's output for noisy latents at timesteps (b,).
-        schedule: Its schedule.
-        noise: Standard normal.
+        name: One of `schedulers.SAMPLERS`.
+        schedule: What the network was trained on; its configuration's keys count where
+            the sampler reads them.
         steps: From 1 to T.
+        eta: In [0, 1], for DDIM: how much fresh noise.
+        begin: How many of the steps to leave out, to begin from a noisy image.
+
+    Raises:
+        UserError: If there is no such sampler, or it cannot do what is asked.
     """
-    timesteps = leading_timesteps(schedule, steps)
-    spacing = schedule.num_timesteps // steps
-    to_one = schedule.config.get("set_alpha_to_one", True)
-    final = 1.0 if to_one else schedule.alphas_cumprod[0]
-
-    def step(latents: Array, t: Array) -> tuple[Array, None]:
-        times = jnp.full(latents.shape[:1], t)
-        output = denoise_fn(latents, times).astype(jnp.float32)
-        pred_latents, pred_noise = denoise(schedule, output, latents, times)
-        before = t - spacing
-        alpha_bar = jnp.where(
-            before >= 0, schedule.alphas_cumprod[jnp.maximum(before, 0)], final
+    sampler = find_sampler(name)
+    options = sampler_options(name, sampler, schedule, eta)
+    if begin and not 0 <= begin < steps:
+        raise UserError(
+            f"the first {begin} of {steps} steps are left out; none is left"
         )
-        latents = jnp.sqrt(alpha_bar) * pred_latents
-        return latents + jnp.sqrt(1 - alpha_bar) * pred_noise, None
+    stops = sampler.stops(schedule, options, steps, begin)
+    updates = sampler.updates(stops, schedule.prediction_type, options)
+    if sampler.by_level:
+        # In their own scale the signal is always 1, also where noise is left.
+        updates[-1] /= stops.next_alpha[-1]
+    spread = options["timestep_spacing"] in ("linspace", "trailing")
+    return Plan(
+        timesteps=stops.timesteps.astype(np.float32),
+        to_latents=solvers.latents_from_output(stops, schedule.prediction_type),
+        updates=updates,
+        clip=options["clip_sample_range"] if options.get("clip_sample") else None,
+        first=(float(stops.alpha[0]), float(stops.sigma[0])),
+        noise_scale=float(stops.sigma[0]) if sampler.by_level and spread else 1.0,
+        stochastic=bool(updates[:, :, -1].any()),
+    )
 
-    latents, _ = jax.lax.scan(step, noise, jnp.asarray(timesteps))
-    return latents
+
+def sample(
+    plan: Plan,
+    denoise_fn: DenoiseFn,
+    start: Float[Array, "b ..."],
+    noise_fn: NoiseFn | None = None,
+) -> Float[Array, "b ..."]:
+    """Return the latents that `start` becomes.
+
+    Args:
+        plan: What to do.
+        denoise_fn: The network.
+        start: z at the first stop: `plan.noise_scale` times standard normal noise, or
+            an image with noise as `plan.first` says.
+        noise_fn: Gives the fresh noise; None where the plan is not stochastic.
+    """
+    memory = jnp.zeros((plan.updates.shape[1], *start.shape), jnp.float32)
+    memory = memory.at[0].set(start)
+
+    def step(memory: Array, now: tuple[Array, ...]) -> tuple[Array, None]:
+        number, timestep, (a, b), update = now
+        z = memory[0]
+        output = denoise_fn(z, jnp.full(z.shape[:1], timestep), number)
+        output = output.astype(jnp.float32)
+        latents = a * z + b * output
+        if plan.clip is not None:
+            latents = jnp.clip(latents, -plan.clip, plan.clip)
+        fresh = noise_fn(number) if noise_fn and plan.stochastic else jnp.zeros_like(z)
+        seen = jnp.concatenate([memory, jnp.stack([output, latents, fresh])])
+        # Accelerators would else multiply in half precision.
+        return jnp.tensordot(update, seen, 1, precision=jax.lax.Precision.HIGHEST), None
+
+    count = len(plan.timesteps)
+    table = (np.arange(count), plan.timesteps, plan.to_latents, plan.updates)
+    memory, _ = jax.lax.scan(step, memory, _as_float32(table))
+    return memory[0]
+
+
+def _as_float32(table: tuple[np.ndarray, ...]) -> tuple[Array, ...]:
+    return tuple(
+        jnp.asarray(x, jnp.int32 if x.dtype.kind == "i" else jnp.float32) for x in table
+    )

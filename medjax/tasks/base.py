@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Key
 
 from medjax.arrays import Array, Batch, Params
+from medjax.tasks.latent_diffusion import SamplingConfig
 
 
 @runtime_checkable
@@ -41,8 +42,7 @@ class Task(Protocol):
         frozen: Params,
         batch: Batch,
         keys: Key[Array, " b"],
-        steps: int,
-        guidance_scale: float,
+        sampling: SamplingConfig,
     ) -> Float[Array, "b H W c"]:
         """Return images in [-1, 1] for a batch's conditions, one key an image."""
         ...

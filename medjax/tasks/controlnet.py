@@ -12,22 +12,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Key
 
 from medjax import trees
 from medjax.arrays import Array, Batch, Params
 from medjax.data.tokens import tokenize
-from medjax.diffusion import samplers
 from medjax.diffusion.objective import (
     DiffusionConfig,
     min_snr_weights,
     squared_error,
 )
-from medjax.diffusion.schedule import Schedule, add_noise, make_schedule, target
+from medjax.diffusion.schedule import add_noise, make_schedule, target
 from medjax.meshes import gather_params
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.clip_text import CLIPText
@@ -37,6 +34,12 @@ from medjax.pretrained import StableDiffusion, load_controlnet, load_stable_diff
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.tasks.base import Assembly
 from medjax.tasks.fit import check_base, check_image_size
+from medjax.tasks.latent_diffusion import (
+    LatentDiffusion,
+    SamplingConfig,
+    normal,
+    split,
+)
 
 # What `sd_locked=False` trains: the half of the U-Net that ControlNet does not copy.
 DECODER = ("up_blocks_", "conv_norm_out", "conv_out")
@@ -74,28 +77,16 @@ class ControlNetTask:
     """Loss and samples of a ControlNet (eq. 1). See `medjax.tasks.Task`.
 
     Attributes:
-        unet: Network.
-        controlnet: Network.
-        vae: Network.
-        text_encoder: Network.
-        schedule: Of the noise.
-        null_text_ids: The empty caption's tokens.
-        diffusion: What is asked of the networks.
-        only_mid_control: See `ControlNetConfig`.
+        model: Its networks.
+        diffusion: What is asked of them.
     """
 
-    unet: UNet2DCondition
-    controlnet: ControlNet
-    vae: AutoencoderKL
-    text_encoder: CLIPText
-    schedule: Schedule
-    null_text_ids: Int[np.ndarray, " l"]
+    model: LatentDiffusion
     diffusion: DiffusionConfig
-    only_mid_control: bool
 
     def check_image_size(self, size: int) -> None:
         """Raise UserError unless the networks can halve the images as they do."""
-        check_image_size(size, self.unet, self.vae)
+        check_image_size(size, self.model.unet, self.model.vae)
 
     def loss(
         self,
@@ -107,34 +98,38 @@ class ControlNetTask:
     ) -> Float[Array, " b"]:
         """Return each example's loss (eq. 1)."""
         nets = gather_params(trees.merge(params, frozen))
-        posterior, noise_key, offset, time, drop = _split(keys, 5)
-        latents = self._encode(nets, batch["images"], posterior)
-        noise = _normal(noise_key, latents.shape[1:])
+        model, schedule = self.model, self.model.schedule
+        posterior, noise_key, offset, time, drop = split(keys, 5)
+        latents = model.encode(nets, batch["images"], posterior)
+        noise = normal(noise_key, latents.shape[1:])
         if self.diffusion.noise_offset:
-            shift = _normal(offset, (1, 1, latents.shape[-1]))
+            shift = normal(offset, (1, 1, latents.shape[-1]))
             noise = noise + self.diffusion.noise_offset * shift
         timesteps = jax.vmap(
-            lambda k: jax.random.randint(k, (), 0, self.schedule.num_timesteps)
+            lambda k: jax.random.randint(k, (), 0, schedule.num_timesteps)
         )(time)
         text_ids = batch["text_ids"]
         if train and self.diffusion.caption_dropout:
             dropped = jax.vmap(jax.random.uniform)(drop)
             dropped = dropped < self.diffusion.caption_dropout
-            text_ids = jnp.where(dropped[:, None], self.null_text_ids, text_ids)
+            text_ids = jnp.where(dropped[:, None], model.null_text_ids, text_ids)
 
-        denoise_fn = self._denoise_fn(
-            nets, self._embed_text(nets, text_ids), batch["conditioning_image"]
+        output = model.denoise(
+            nets,
+            add_noise(schedule, latents, noise, timesteps),
+            timesteps,
+            model.embed_text(nets, text_ids),
+            batch["conditioning_image"],
         )
-        noisy_latents = add_noise(self.schedule, latents, noise, timesteps)
         error = squared_error(
-            denoise_fn(noisy_latents, timesteps),
-            target(self.schedule, latents, noise, timesteps),
+            output,
+            target(schedule, latents, noise, timesteps),
             _latent_mask(batch, latents.shape),
         )
         if self.diffusion.min_snr_gamma is None:
             return error
         gamma = self.diffusion.min_snr_gamma
-        return error * min_snr_weights(self.schedule, timesteps, gamma)
+        return error * min_snr_weights(schedule, timesteps, gamma)
 
     def sample(
         self,
@@ -142,83 +137,12 @@ class ControlNetTask:
         frozen: Params,
         batch: Batch,
         keys: Key[Array, " b"],
-        steps: int,
-        guidance_scale: float,
+        sampling: SamplingConfig,
     ) -> Float[Array, "b H W c"]:
-        """Return images for the batch's conditions and captions, by DDIM."""
+        """Return images for the batch's conditions and captions."""
         nets = gather_params(trees.merge(params, frozen))
-        condition = batch["conditioning_image"]
-        text = self._embed_text(nets, batch["text_ids"])
-        null = self._embed_text(nets, jnp.asarray(self.null_text_ids)[None])
-        denoise_both = self._denoise_fn(
-            nets,
-            jnp.concatenate([jnp.broadcast_to(null, text.shape), text]),
-            jnp.concatenate([condition, condition]),
-        )
-
-        def denoise_fn(noisy_latents: Array, timesteps: Array) -> Array:
-            output = denoise_both(
-                jnp.concatenate([noisy_latents, noisy_latents]),
-                jnp.concatenate([timesteps, timesteps]),
-            )
-            without, given = jnp.split(output.astype(jnp.float32), 2)
-            return without + guidance_scale * (given - without)
-
-        side = self.controlnet.downsampling
-        shape = (condition.shape[1] // side, condition.shape[2] // side)
-        noise = _normal(keys, (*shape, self.vae.latent_channels))
-        latents = samplers.ddim(denoise_fn, self.schedule, noise, steps)
-        images = _apply(
-            self.vae, nets["vae"], latents / self.vae.scaling_factor, method="decode"
-        )
-        return jnp.clip(images.astype(jnp.float32), -1, 1)
-
-    def _encode(
-        self, nets: Params, images: Array, keys: Key[Array, " b"]
-    ) -> Float[Array, "b h w c"]:
-        mean, logvar = _apply(self.vae, nets["vae"], images, method="encode")
-        draw = _normal(keys, mean.shape[1:])
-        return self.vae.scaling_factor * (mean + jnp.exp(0.5 * logvar) * draw)
-
-    def _embed_text(self, nets: Params, text_ids: Array) -> Float[Array, "b l d"]:
-        return _apply(self.text_encoder, nets["text_encoder"], text_ids)
-
-    def _denoise_fn(
-        self, nets: Params, text_embeddings: Array, conditioning_image: Array
-    ) -> samplers.DenoiseFn:
-        def denoise_fn(noisy_latents: Array, timesteps: Array) -> Array:
-            down, mid = _apply(
-                self.controlnet,
-                nets["controlnet"],
-                noisy_latents,
-                timesteps,
-                text_embeddings,
-                conditioning_image,
-            )
-            return _apply(
-                self.unet,
-                nets["unet"],
-                noisy_latents,
-                timesteps,
-                text_embeddings,
-                None if self.only_mid_control else down,
-                mid,
-            )
-
-        return denoise_fn
-
-
-def _apply(module: nn.Module, params: Params, *inputs: Any, **options: Any) -> Any:
-    return module.apply({"params": params}, *inputs, **options)
-
-
-def _split(keys: Key[Array, " b"], n: int) -> list[Key[Array, " b"]]:
-    parts = jax.vmap(lambda key: jax.random.split(key, n))(keys)
-    return [parts[:, i] for i in range(n)]
-
-
-def _normal(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b ..."]:
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        height, width = batch["conditioning_image"].shape[1:3]
+        return self.model.sample(nets, batch, keys, sampling, (height, width))
 
 
 def _latent_mask(
@@ -252,28 +176,32 @@ def make_controlnet_task(
         sd = tiny_stable_diffusion()
     options = {"dtype": jnp.dtype(model.dtype), "remat": model.remat}
     config, weights = _controlnet(model, sd, key)
-    networks = {"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text_encoder}
-    base = {name: network.params for name, network in networks.items()}
+    parts = {"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text_encoder}
+    base = {name: part.params for name, part in parts.items()}
 
-    task = ControlNetTask(
+    networks = LatentDiffusion(
         unet=UNet2DCondition.from_config(sd.unet.config, **options),
-        controlnet=ControlNet.from_config(config, **options),
         vae=AutoencoderKL.from_config(sd.vae.config, dtype=options["dtype"]),
         text_encoder=CLIPText.from_config(
             sd.text_encoder.config, dtype=options["dtype"]
         ),
+        controlnet=ControlNet.from_config(config, **options),
         schedule=make_schedule(sd.schedule.config, diffusion.prediction_type),
         null_text_ids=tokenize(sd.tokenizer, "")[0],
-        diffusion=diffusion,
         only_mid_control=model.only_mid_control,
     )
-    tokens = len(sd.tokenizer)
-    check_base(model.pretrained, task.unet, task.vae, task.text_encoder, tokens)
+    check_base(
+        model.pretrained,
+        networks.unet,
+        networks.vae,
+        networks.text_encoder,
+        len(sd.tokenizer),
+    )
     params, frozen = trees.split(
         base | {"controlnet": weights}, lambda path: _trains(path, model)
     )
     return Assembly(
-        task,
+        ControlNetTask(networks, diffusion),
         params=trees.cast(params, jnp.float32),
         frozen=trees.cast(frozen, options["dtype"]),
         tokenizer=sd.tokenizer,

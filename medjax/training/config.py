@@ -15,6 +15,7 @@ from medjax.diffusion.objective import DiffusionConfig
 from medjax.errors import UserError, check_least, nearest
 from medjax.meshes import MeshConfig
 from medjax.tasks import TASKS
+from medjax.tasks.latent_diffusion import SamplingConfig
 from medjax.training.optimizer import OptimConfig
 
 
@@ -75,7 +76,8 @@ class EvalConfig:
         examples: Validation examples, always the same, with the same noise.
         sample_every: Updates between two grids of samples; the last is always drawn.
         samples: Images of a grid.
-        sampler_steps: DDIM steps of each image.
+        sampler: One of `medjax.diffusion.schedulers.SAMPLERS`.
+        sampler_steps: Its steps.
         guidance_scale: Weight of the caption; 1 is no guidance.
         edge_tolerance_px: How far an edge of a generated image may lie from its
             condition's and still count as following it.
@@ -85,6 +87,7 @@ class EvalConfig:
     examples: int = 64
     sample_every: int = 1000
     samples: int = 8
+    sampler: str = "ddim"
     sampler_steps: int = 50
     guidance_scale: float = 7.5
     edge_tolerance_px: int = 1
@@ -99,6 +102,16 @@ class EvalConfig:
             samples=1,
             sampler_steps=1,
             edge_tolerance_px=0,
+        )
+        # Which checks them.
+        self.sampling()
+
+    def sampling(self) -> SamplingConfig:
+        """How the images of a grid are drawn."""
+        return SamplingConfig(
+            sampler=self.sampler,
+            steps=self.sampler_steps,
+            guidance_scale=self.guidance_scale,
         )
 
 

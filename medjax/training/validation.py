@@ -130,9 +130,7 @@ def make_sample(
     keys = example_keys(key, 0, rows)
 
     def generate(params: Params, frozen: Params, batch: Batch) -> Array:
-        return task.sample(
-            params, frozen, batch, keys, config.sampler_steps, config.guidance_scale
-        )
+        return task.sample(params, frozen, batch, keys, config.sampling())
 
     generate = jax.jit(meshes.on_mesh(mesh, generate))
 

@@ -13,6 +13,7 @@ from medjax.models.clip_text import CLIPText
 from medjax.models.controlnet import ControlNet, config_from_unet
 from medjax.models.unet_2d_condition import UNet2DCondition
 from medjax.tasks.controlnet import ControlNetTask
+from medjax.tasks.latent_diffusion import LatentDiffusion
 
 UNET = {
     "block_out_channels": (8, 16),
@@ -31,34 +32,38 @@ TEXT = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
 }
-SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+}
 
 
 def make(seed=0, **diffusion):
     """Return the task, and the weights of all its networks."""
-    task = ControlNetTask(
+    model = LatentDiffusion(
         unet=UNet2DCondition.from_config(UNET),
         controlnet=ControlNet.from_config(config_from_unet(UNET, 2)),
         vae=AutoencoderKL.from_config(VAE),
         text_encoder=CLIPText.from_config(TEXT),
         schedule=make_schedule(SCHEDULE),
         null_text_ids=np.zeros(77, np.int32),
-        diffusion=dataclasses.replace(DiffusionConfig(), **diffusion),
-        only_mid_control=False,
     )
     keys = jax.random.split(jax.random.key(seed), 4)
-    unet = task.unet.init_params(keys[0])
+    unet = model.unet.init_params(keys[0])
     # Not zero convolutions, for their gradient alone would be tested.
     controlnet = jax.tree.map(
-        lambda x: x + 0.02, task.controlnet.init_from_unet(unet, keys[1])
+        lambda x: x + 0.02, model.controlnet.init_from_unet(unet, keys[1])
     )
     weights = {
         "unet": unet,
         "controlnet": controlnet,
-        "vae": task.vae.init_params(keys[2]),
-        "text_encoder": task.text_encoder.init_params(keys[3]),
+        "vae": model.vae.init_params(keys[2]),
+        "text_encoder": model.text_encoder.init_params(keys[3]),
     }
-    return task, weights
+    diffusion = dataclasses.replace(DiffusionConfig(), **diffusion)
+    return ControlNetTask(model, diffusion), weights
 
 
 def split(weights):

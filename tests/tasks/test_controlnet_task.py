@@ -9,6 +9,7 @@ import pytest
 
 from medjax import trees
 from medjax.tasks.controlnet import ControlNetConfig, _trains
+from medjax.tasks.latent_diffusion import SamplingConfig
 from medjax.training.step import example_keys
 from tests.tasks import small
 
@@ -101,7 +102,8 @@ def test_only_the_networks_that_train_get_a_gradient(world):
 def test_samples_follow_their_own_key_and_condition(world):
     task, params, frozen = world
     batch, keys = small.batch(2), example_keys(jax.random.key(0), 0, 2)
-    sample = jax.jit(lambda b, k: task.sample(params, frozen, b, k, 3, 2.0))
+    sampling = SamplingConfig(steps=3, guidance_scale=2.0)
+    sample = jax.jit(lambda b, k: task.sample(params, frozen, b, k, sampling))
     images = sample(batch, keys)
     assert images.shape == (2, 8, 8, 3)
     assert jnp.abs(images).max() <= 1

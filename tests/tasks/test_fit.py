@@ -23,7 +23,7 @@ def test_parts_of_different_models_are_told(change, message):
         "vae": small.VAE,
         "text_encoder": small.TEXT,
     }
-    good = {name: getattr(task, name) for name in parts}
+    good = {name: getattr(task.model, name) for name in parts}
     check_base("x", **good, tokens=50)
     changed = {
         name: type(good[name]).from_config({**parts[name], **keys})
@@ -39,11 +39,11 @@ def test_parts_of_different_models_are_told(change, message):
 def test_sizes_that_cannot_be_halved_are_told(size, near):
     task, _ = small.make()
     for good in (4, 8, 12):
-        check_image_size(good, task.unet, task.vae)
+        check_image_size(good, task.model.unet, task.model.vae)
     with pytest.raises(
         UserError, match=f"image_size is {size}, .* multiple of 4, {near}"
     ):
-        check_image_size(size, task.unet, task.vae)
+        check_image_size(size, task.model.unet, task.model.vae)
 
 
 def test_the_task_asks_before_anything_is_placed():

@@ -1,0 +1,257 @@
+"""Latent diffusion: networks that encode, denoise and decode, and how they sample.
+
+    latents = scaling_factor · VAE(images);   output = U(z_t, t, c_text, C)          (1)
+
+with C the residuals of a ControlNet, if there is one, times its conditioning scale.
+
+Source: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models",
+2022, section 3.3 (1).
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, Key
+
+from medjax.arrays import Array, Batch, Params
+from medjax.diffusion import samplers
+from medjax.diffusion.guidance import guide
+from medjax.diffusion.schedule import Schedule
+from medjax.diffusion.schedulers import find_sampler
+from medjax.errors import UserError, check_least
+from medjax.models.autoencoder_kl import AutoencoderKL
+from medjax.models.clip_text import CLIPText
+from medjax.models.controlnet import ControlNet
+from medjax.models.unet_2d_condition import UNet2DCondition
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How images are drawn.
+
+    Attributes:
+        sampler: One of `medjax.diffusion.schedulers.SAMPLERS`.
+        steps: Of the sampler.
+        guidance_scale: Weight of the caption; 1 is no guidance.
+        guidance_rescale: How far to undo what guidance does to contrast, in [0, 1].
+        eta: Fresh noise in DDIM's steps, in [0, 1].
+        conditioning_scale: Weight of the ControlNet.
+        control_start: Fraction of the steps before the ControlNet is heard, in [0, 1].
+        control_end: Fraction of the steps after which it no longer is.
+        strength: How much of the way from noise to image is gone, in (0, 1]; below 1
+            it begins from the batch's images.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 50
+    guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
+    eta: float = 0.0
+    conditioning_scale: float = 1.0
+    control_start: float = 0.0
+    control_end: float = 1.0
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the ranges above.
+
+        Raises:
+            UserError: Starts with the name of the one that is.
+        """
+        find_sampler(self.sampler)
+        check_least(self, steps=1)
+        for name in ("guidance_rescale", "eta", "control_start", "control_end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}, expected 0 to 1")
+        if self.control_start >= self.control_end:
+            raise UserError(
+                f"control_start is {self.control_start}, expected less than "
+                f"control_end, which is {self.control_end}"
+            )
+        if not 0 < self.strength <= 1 or int(self.steps * self.strength) < 1:
+            raise UserError(
+                f"strength is {self.strength}, expected more than 0 and at most 1, and "
+                f"at least one of the {self.steps} steps"
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentDiffusion:
+    """The networks of a Stable Diffusion; their weights are given at each call.
+
+    Attributes:
+        unet: Network.
+        vae: Network.
+        text_encoder: Network.
+        controlnet: Network, or None.
+        schedule: Of the noise.
+        null_text_ids: The empty caption's tokens.
+        only_mid_control: Whether the ControlNet reaches the U-Net's middle only.
+    """
+
+    unet: UNet2DCondition
+    vae: AutoencoderKL
+    text_encoder: CLIPText
+    controlnet: ControlNet | None
+    schedule: Schedule
+    null_text_ids: Int[np.ndarray, " l"]
+    only_mid_control: bool = False
+
+    def encode(
+        self, nets: Params, images: Float[Array, "b H W c"], keys: Key[Array, " b"]
+    ) -> Float[Array, "b h w z"]:
+        """Return latents drawn for images in [-1, 1], one key an image."""
+        mean, logvar = _apply(self.vae, nets["vae"], images, method="encode")
+        draw = normal(keys, mean.shape[1:])
+        return self.vae.scaling_factor * (mean + jnp.exp(0.5 * logvar) * draw)
+
+    def decode(
+        self, nets: Params, latents: Float[Array, "b h w z"]
+    ) -> Float[Array, "b H W c"]:
+        """Return images, clipped to [-1, 1]."""
+        latents = latents / self.vae.scaling_factor
+        images = _apply(self.vae, nets["vae"], latents, method="decode")
+        return jnp.clip(images.astype(jnp.float32), -1, 1)
+
+    def embed_text(
+        self, nets: Params, text_ids: Int[Array, "b l"]
+    ) -> Float[Array, "b l d"]:
+        """Return what the U-Net reads of captions."""
+        return _apply(self.text_encoder, nets["text_encoder"], text_ids)
+
+    def denoise(
+        self,
+        nets: Params,
+        noisy_latents: Float[Array, "b h w z"],
+        timesteps: Float[Array, " b"] | Int[Array, " b"],
+        text_embeddings: Float[Array, "b l d"],
+        conditioning_image: Float[Array, "b H W 3"] | None,
+        conditioning_scale: Float[Array, ""] | float = 1.0,
+    ) -> Float[Array, "b h w z"]:
+        """Return the U-Net's output (eq. 1).
+
+        Args:
+            nets: Weights by network.
+            noisy_latents: z_t.
+            timesteps: t.
+            text_embeddings: Of the captions.
+            conditioning_image: In [0, 1]; None where there is no ControlNet.
+            conditioning_scale: Weight of the ControlNet.
+        """
+        inputs = (noisy_latents, timesteps, text_embeddings)
+        down = mid = None
+        if self.controlnet is not None:
+            down, mid = _apply(
+                self.controlnet, nets["controlnet"], *inputs, conditioning_image
+            )
+            if not isinstance(conditioning_scale, float) or conditioning_scale != 1:
+                weight = jnp.asarray(conditioning_scale, mid.dtype)
+                down, mid = [weight * residual for residual in down], weight * mid
+            down = None if self.only_mid_control else down
+        return _apply(self.unet, nets["unet"], *inputs, down, mid)
+
+    def sample(
+        self,
+        nets: Params,
+        batch: Batch,
+        keys: Key[Array, " b"],
+        sampling: SamplingConfig,
+        size: tuple[int, int],
+    ) -> Float[Array, "b H W c"]:
+        """Return images in [-1, 1] for a batch's captions and conditions.
+
+        Args:
+            nets: Weights by network.
+            batch: ``text_ids``; with a ControlNet ``conditioning_image``; with a
+                strength below 1 ``images``, to begin from. ``null_text_ids``: of
+                negative captions, else empty ones are taken. ``noise``: what to begin
+                with, else it is drawn.
+            keys: One an image, for all of its draws.
+            sampling: How.
+            size: Height and width in pixels.
+
+        Raises:
+            UserError: If the sampler cannot do what is asked.
+        """
+        begin = sampling.steps - int(sampling.steps * sampling.strength)
+        plan = samplers.make_plan(
+            sampling.sampler, self.schedule, sampling.steps, sampling.eta, begin
+        )
+        first_key, fresh_key, image_key = split(keys, 3)
+        side = self.vae.downsampling
+        shape = (size[0] // side, size[1] // side, self.vae.latent_channels)
+        noise = batch["noise"] if "noise" in batch else normal(first_key, shape)
+        start = plan.noise_scale * noise
+        if sampling.strength < 1:
+            alpha, sigma = plan.first
+            images = self.encode(nets, batch["images"], image_key)
+            start = alpha * images.astype(jnp.float32) + sigma * noise
+
+        def fresh(step: Array) -> Array:
+            fold = jax.vmap(lambda key: jax.random.fold_in(key, step))
+            return normal(fold(fresh_key), shape)
+
+        denoise_fn = self._guided(nets, batch, sampling, len(plan.timesteps))
+        return self.decode(nets, samplers.sample(plan, denoise_fn, start, fresh))
+
+    def _guided(
+        self, nets: Params, batch: Batch, sampling: SamplingConfig, steps: int
+    ) -> samplers.DenoiseFn:
+        """Return what the sampler steps: both captions go through as one batch."""
+        text = self.embed_text(nets, batch["text_ids"])
+        guides = sampling.guidance_scale != 1
+        if guides:
+            null_ids = batch.get("null_text_ids", jnp.asarray(self.null_text_ids)[None])
+            null = self.embed_text(nets, null_ids)
+            text = jnp.concatenate([jnp.broadcast_to(null, text.shape), text])
+        copies = 1 + guides
+        condition = batch.get("conditioning_image")
+        if condition is not None:
+            condition = jnp.concatenate([condition] * copies)
+        weights = jnp.asarray(_control_weights(sampling, steps), jnp.float32)
+
+        def denoise_fn(z: Array, timesteps: Array, step: Array) -> Array:
+            output = self.denoise(
+                nets,
+                jnp.concatenate([z] * copies),
+                jnp.concatenate([timesteps] * copies),
+                text,
+                condition,
+                weights[step],
+            ).astype(jnp.float32)
+            if not guides:
+                return output
+            without, given = jnp.split(output, 2)
+            return guide(
+                without, given, sampling.guidance_scale, sampling.guidance_rescale
+            )
+
+        return denoise_fn
+
+
+def _control_weights(sampling: SamplingConfig, steps: int) -> Float[np.ndarray, " s"]:
+    """Return the ControlNet's weight at each step, as diffusers' pipelines have it."""
+    number = np.arange(steps)
+    heard = (number / steps >= sampling.control_start) & (
+        (number + 1) / steps <= sampling.control_end
+    )
+    return np.where(heard, sampling.conditioning_scale, 0.0)
+
+
+def split(keys: Key[Array, " b"], n: int) -> list[Key[Array, " b"]]:
+    """Return `n` keys of each key."""
+    parts = jax.vmap(lambda key: jax.random.split(key, n))(keys)
+    return [parts[:, i] for i in range(n)]
+
+
+def normal(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b ..."]:
+    """Return standard normal noise, one draw of `shape` a key."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def _apply(module: nn.Module, params: Params, *inputs: Any, **options: Any) -> Any:
+    return module.apply({"params": params}, *inputs, **options)
