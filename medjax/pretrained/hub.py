@@ -43,7 +43,6 @@ def upload(folder: Path, hub_id: str, message: str) -> str:
         UserError: If the hub does not answer or refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi()
     try:
@@ -51,17 +50,17 @@ def upload(folder: Path, hub_id: str, message: str) -> str:
         api.upload_folder(
             repo_id=repository.repo_id, folder_path=folder, commit_message=message
         )
-        return str(repository)
-    # Without a connection the client raises whatever its HTTP library does.
+    # The client raises its own errors, or whatever its HTTP library does.
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             why = f"the hub refuses the token ({status}): {_LOG_IN}, with write access"
-        elif isinstance(error, HfHubHTTPError):
-            why = f"the hub refuses ({status}): {first_line(error)}"
+        elif status is not None:
+            why = f"the hub refuses: {first_line(error)}"
         else:
             why = f"the hub does not answer: {first_line(innermost(error))}"
         raise UserError(
             f"--push_to={hub_id}: {why}; the export is complete in {folder}, and "
             f"'hf upload {hub_id} {folder}' sends it"
         ) from error
+    return str(repository)

@@ -1,0 +1,270 @@
+"""Exports: the run's own weights, in folders and files that others load, or nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs.cxr_controlnet import get_config
+from medjax import trees
+from medjax.errors import UserError
+from medjax.export import export
+from medjax.pretrained import load_controlnet, load_stable_diffusion
+from medjax.pretrained.tiny import tiny_stable_diffusion, tiny_tokenizer
+from medjax.pretrained.tokenizer import save_tokenizer
+from medjax.tasks import TASKS
+from medjax.training.config import parse
+from medjax.training.runs import load_run
+from tests.commands import files, medjax, one_line
+from tests.pretrained import original
+from tests.pretrained.small import assert_same
+from tests.pretrained.test_single_file import write
+from tests.runs import save_run
+
+NETWORKS = ("unet", "vae", "text_encoder", "controlnet")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A run of the demo, whose U-Net trains too, and what it saved."""
+    workdir = tmp_path_factory.mktemp("runs") / "demo"
+    return workdir, save_run(workdir)
+
+
+@pytest.fixture(scope="module")
+def exported(demo, tmp_path_factory):
+    """The demo's pipeline; measured against PyTorch where that is installed."""
+    return export(demo[0], tmp_path_factory.mktemp("exported") / "x")
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory):
+    """A run upon one original file, whose U-Net stays as it is."""
+    folder = tmp_path_factory.mktemp("locked")
+    save_tokenizer(tiny_tokenizer(), folder / "tokenizer")
+    weights = original.drawn(original.whole(original.SD1))
+    base = write(folder / "base.safetensors", weights)
+    changes = {"model__train_unet": False, "diffusion__prediction_type": "epsilon"}
+    workdir = folder / "chests"
+    return workdir, save_run(workdir, model__pretrained=str(base), **changes)
+
+
+def assembled(**changes):
+    """Return what a run of the demo would start with."""
+    config = get_config("demo")
+    config.model.update(changes)
+    run = parse(config)
+    return TASKS[run.task][1](run.model, run.diffusion, jax.random.key(0))
+
+
+def expected(saved, kind="ema_params"):
+    """Return all weights that an export of the demo should have."""
+    sd = tiny_stable_diffusion()
+    base = {name: getattr(sd, name).params for name in NETWORKS[:3]}
+    return base | getattr(saved, kind)
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_pipeline_has_the_runs_weights(demo, tmp_path, weights, dtype):
+    workdir, saved = demo
+    folder = export(workdir, tmp_path / "x", weights=weights, dtype=dtype, parity=False)
+    assert folder == tmp_path / "x"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    sd = load_stable_diffusion(folder, dtype=dtype, controlnet=True)
+    wanted = expected(saved, "params" if weights == "raw" else "ema_params")
+    for name in NETWORKS:
+        assert_same(getattr(sd, name).params, trees.cast(wanted[name], dtype))
+    assert sd.schedule.prediction_type == "sample"
+
+
+def test_pytorch_loads_it_with_nothing_missing_or_left_over(demo, exported):
+    torch = pytest.importorskip("torch", reason="torch absent")
+    diffusers = pytest.importorskip("diffusers", reason="diffusers absent")
+    from medjax.pretrained import layout
+    from medjax.pretrained.diffusers_format import torch_tensors
+
+    cls = diffusers.StableDiffusionControlNetPipeline
+    pipeline = cls.from_pretrained(exported)
+    assert isinstance(pipeline.controlnet, diffusers.ControlNetModel)
+    sd = load_run(demo[0]).sd
+    parts = layout.STABLE_DIFFUSION | {"controlnet": layout.PIPELINE_CONTROLNET}
+    for name in NETWORKS:
+        module = getattr(pipeline, name)
+        _, info = type(module).from_pretrained(
+            exported / name, output_loading_info=True
+        )
+        assert not any(info.values()), info
+        ours = torch_tensors(getattr(sd, name), parts[name])
+        theirs = module.state_dict()
+        assert ours.keys() == theirs.keys()
+        for key, tensor in theirs.items():
+            assert torch.equal(tensor, torch.from_numpy(ours[key].copy())), key
+    report = json.loads((exported / "parity.json").read_text())
+    halves = {"vae_encoder", "vae_decoder"}
+    assert report["networks"].keys() == {*NETWORKS, *halves} - {"vae"}
+    for name, error in report["networks"].items():
+        assert 0 < error["relative_l2"] < 1e-5, name
+        assert 0 < error["max_abs"] < 1e-3, name
+    assert report["stored"] == "float32" and "diffusers" in report["versions"]
+
+
+def test_parity_sees_what_is_stored(demo, tmp_path):
+    pytest.importorskip("torch", reason="torch absent")
+    pytest.importorskip("diffusers", reason="diffusers absent")
+    from medjax.pretrained.parity import measure_parity
+
+    workdir, _ = demo
+    sd = load_run(workdir).sd
+    half = export(workdir, tmp_path / "half", dtype="bfloat16", parity=False)
+    raw = export(workdir, tmp_path / "raw", weights="raw", parity=False)
+    rounded = measure_parity(half, sd)["networks"]["unet"]["relative_l2"]
+    other = measure_parity(raw, sd)["networks"]["unet"]["relative_l2"]
+    assert 1e-4 < rounded < 0.05 < other
+
+
+def test_a_controlnet_alone_and_in_one_file(locked, tmp_path):
+    workdir, saved = locked
+    wanted = saved.ema_params["controlnet"]
+    folder = export(workdir, tmp_path / "folder", format="controlnet", parity=False)
+    assert_same(load_controlnet(folder).params, wanted)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    one = export(workdir, tmp_path / "one", format="single_file")
+    assert sorted(p.name for p in one.iterdir()) == [
+        "README.md",
+        "control_chests.safetensors",
+    ]
+    file = one / "control_chests.safetensors"
+    assert_same(load_controlnet(file).params, wanted)
+
+
+def test_a_controlnet_alone_has_its_parity(locked, tmp_path):
+    pytest.importorskip("torch", reason="torch absent")
+    pytest.importorskip("diffusers", reason="diffusers absent")
+    folder = export(locked[0], tmp_path / "x", format="controlnet", parity=True)
+    report = json.loads((folder / "parity.json").read_text())
+    assert list(report["networks"]) == ["controlnet"]
+    assert report["networks"]["controlnet"]["relative_l2"] < 1e-5
+
+
+def test_training_goes_on_from_what_was_exported(locked, tmp_path):
+    workdir, saved = locked
+    base = load_run(workdir).base["source"]
+    wanted = saved.ema_params["controlnet"]
+    export(workdir, tmp_path / "folder", format="controlnet", parity=False)
+    export(workdir, tmp_path / "one", format="single_file")
+    whole = export(workdir, tmp_path / "whole", parity=False)
+    for start in ("folder", "one/control_chests.safetensors", "whole/controlnet"):
+        assembly = assembled(
+            pretrained=base, controlnet=str(tmp_path / start), train_unet=False
+        )
+        assert_same(assembly.params["controlnet"], wanted)
+    # The pipeline as a base: the same one, to the bit.
+    assembly = assembled(pretrained=str(whole), train_unet=False)
+    assert assembly.base["fingerprint"] == load_run(workdir).base["fingerprint"]
+    assert load_run(workdir, base=str(whole)).step == 2
+
+
+def test_a_trained_unet_is_a_base_too(demo, exported, tmp_path):
+    workdir, saved = demo
+    assert_same(
+        assembled(pretrained=str(exported)).params["unet"], saved.ema_params["unet"]
+    )
+    for format in ("controlnet", "single_file"):
+        with pytest.raises(UserError, match="no place for the U-Net, .*--format=pipel"):
+            export(workdir, tmp_path / "y", format=format)
+
+
+def test_a_network_that_a_single_file_cannot_describe_is_refused(tmp_path):
+    save_run(tmp_path / "run", model__train_unet=False)
+    with pytest.raises(UserError, match=r"norm_num_groups=8 \(readers take 32\)"):
+        export(tmp_path / "run", tmp_path / "x", format="single_file")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_there_is_replaced_only_when_asked_and_only_an_export(demo, tmp_path):
+    workdir, saved = demo
+    target = tmp_path / "x"
+    target.mkdir()
+    export(workdir, target, weights="raw", parity=False)
+    before = files(target)
+    with pytest.raises(UserError, match=r"already has README.md .*--overwrite"):
+        export(workdir, target, parity=False)
+    with pytest.raises(UserError, match="no checkpoint of step 9"):
+        export(workdir, target, step=9, overwrite=True)
+    assert files(target) == before
+    export(workdir, target, overwrite=True, parity=False)
+    unet = load_stable_diffusion(target).unet.params
+    assert_same(unet, saved.ema_params["unet"])
+    (target / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="already has thesis.txt in it"):
+        export(workdir, target, overwrite=True, parity=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+KILLED = """
+import os, signal, sys
+from medjax.training import exporting
+exporting.model_card = lambda *_: os.kill(os.getpid(), signal.{name})
+from medjax.export import export
+export(sys.argv[1], sys.argv[2], overwrite=True, parity=False)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+def test_an_export_cut_short_leaves_what_was_there(demo, exported, tmp_path, name):
+    workdir, _ = demo
+    target = tmp_path / "x"
+    if name == "SIGINT":
+        shutil.copytree(exported, target)
+    before = files(target)
+    command = [sys.executable, "-c", KILLED.format(name=name), workdir, target]
+    done = subprocess.run(
+        command, capture_output=True, check=False, cwd=Path(__file__).parents[1]
+    )
+    assert done.returncode == -getattr(signal, name), done.stderr
+    # Nobody clears up after SIGKILL, except the next export.
+    left = ["x"] if before else [".x.incomplete"]
+    assert [p.name for p in tmp_path.iterdir()] == left
+    assert files(target) == before
+    if not before:
+        export(workdir, target, parity=False)
+        assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(demo, tmp_path):
+    limit = ("sh", "-c", 'ulimit -f 100 && exec "$@"', "sh")
+    line = one_line(
+        medjax("export", f"--workdir={demo[0]}", f"--to={tmp_path / 'x'}", before=limit)
+    )
+    assert "File too large" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_replacement_gives_the_old_one_back(
+    demo, exported, tmp_path, monkeypatch
+):
+    workdir, _ = demo
+    target = shutil.copytree(exported, tmp_path / "x")
+    before, rename = files(target), Path.rename
+
+    def failing(self, to):
+        if self.name == ".x.incomplete":
+            raise OSError(28, os.strerror(28))
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="No space left"):
+        export(workdir, target, overwrite=True, parity=False)
+    assert files(target) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
