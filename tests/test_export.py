@@ -70,8 +70,10 @@ def expected(saved, kind="ema_params"):
     return base | getattr(saved, kind)
 
 
-@pytest.mark.parametrize("weights", ["ema", "raw"])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("weights", "dtype"),
+    [("ema", "float32"), ("raw", "float32"), ("ema", "float16"), ("raw", "bfloat16")],
+)
 def test_a_pipeline_has_the_runs_weights(demo, tmp_path, weights, dtype):
     workdir, saved = demo
     folder = export(workdir, tmp_path / "x", weights=weights, dtype=dtype, parity=False)
