@@ -25,19 +25,25 @@ def fit(
         size: Side of the square, in pixels.
         mode: What to do where the image is not square.
     """
-    height, width = image.shape[:2]
     if mode == "stretch":
         return resize(image, size, size)
-    longest_or_shortest = max if mode == "letterbox" else min
-    scale = size / longest_or_shortest(height, width)
+    if mode == "center_crop":
+        return cover(image, size, size)
+    scale = size / max(image.shape[:2])
     # An extremely narrow image still keeps one pixel.
-    new_height = max(1, round(height * scale))
-    new_width = max(1, round(width * scale))
-    resized = resize(image, new_height, new_width)
-    if mode == "letterbox":
-        return resized
-    top, left = (new_height - size) // 2, (new_width - size) // 2
-    return np.ascontiguousarray(resized[top : top + size, left : left + size])
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return resize(image, height, width)
+
+
+def cover(
+    image: UInt8[np.ndarray, "H W 3"], height: int, width: int
+) -> UInt8[np.ndarray, "{height} {width} 3"]:
+    """Resize until both sides are covered, and cut what protrudes, equally."""
+    scale = max(height / image.shape[0], width / image.shape[1])
+    tall, wide = (round(side * scale) for side in image.shape[:2])
+    resized = resize(image, max(tall, height), max(wide, width))
+    top, left = (max(tall, height) - height) // 2, (max(wide, width) - width) // 2
+    return np.ascontiguousarray(resized[top : top + height, left : left + width])
 
 
 def resize(

@@ -154,13 +154,15 @@ def find_sampler(name: str) -> Sampler:
 def own_sampler(schedule: Schedule) -> str:
     """Return the name of the sampler that a schedule's configuration asks for.
 
+    It is DDIM where that one does not take what the model predicts.
+
     Raises:
         UserError: If it is none of ours.
     """
     scheduler = schedule.config.get("_class_name", "DDIMScheduler")
     for name, sampler in SAMPLERS.items():
         if sampler.scheduler == scheduler:
-            return name
+            return name if schedule.prediction_type in sampler.predictions else "ddim"
     raise UserError(
         f"the model's own scheduler is {scheduler}, which there is no sampler for; "
         f"choose one of {', '.join(SAMPLERS)}"

@@ -1,11 +1,11 @@
 """Pages of samples: what was asked for, what was made, what was there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 COLUMNS = ("condition", "generated", "target")
 
@@ -30,36 +30,48 @@ def sample_grid(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Return a page with one example a row: condition, generated image, target.
 
-    Small images are enlarged by a whole factor without smoothing, so that each pixel
-    can be seen.
-
     Args:
         condition: In [0, 1], of 1 or 3 channels.
         generated: In [-1, 1], of 1 or 3 channels.
         target: The real images, likewise.
+        captions: One text a row.
+    """
+    columns = zip(COLUMNS, (2 * condition - 1, generated, target), strict=True)
+    return image_page(dict(columns), captions)
+
+
+def image_page(
+    columns: Mapping[str, Float[np.ndarray, "b H W _"]],
+    captions: Sequence[str] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Return a page of images, with the columns' names above them.
+
+    Small images are enlarged by a whole factor without smoothing, so that each pixel
+    can be seen.
+
+    Args:
+        columns: By name; in [-1, 1], of 1 or 3 channels, all of one number and size.
         captions: One text a row, wrapped under it and cut where it is too long.
     """
-    if captions is not None and len(captions) != len(condition):
-        raise ValueError(f"{len(captions)} captions for {len(condition)} examples")
-    columns = [_tiles(2 * condition - 1), _tiles(generated), _tiles(target)]
-    height, width = columns[0].shape[1:3]
+    tiles = {name: _tiles(images) for name, images in columns.items()}
+    rows, height, width = next(iter(tiles.values())).shape[:3]
+    if captions is not None and len(captions) != rows:
+        raise ValueError(f"{len(captions)} captions for {rows} examples")
     gap = max(2, width // 64)
     size = min(max(12, width // 14), 28)
     font = ImageFont.load_default(size)
     line = round(size * 1.3)
-    page_width = 3 * width + 4 * gap
+    page_width = len(tiles) * width + (len(tiles) + 1) * gap
     texts = [_wrap(text, font, page_width - 4 * gap) for text in captions or ()]
     text_height = line * max(map(len, texts), default=0) + (gap * 3 if texts else 0)
     head = line + gap
     row = height + text_height + gap
-    page = Image.new(
-        "RGB", (page_width, head + gap + len(condition) * row), _BACKGROUND
-    )
+    page = Image.new("RGB", (page_width, head + gap + rows * row), _BACKGROUND)
     draw = ImageDraw.Draw(page)
-    for index, (name, tiles) in enumerate(zip(COLUMNS, columns, strict=True)):
+    for index, (name, column) in enumerate(tiles.items()):
         left = gap + index * (width + gap)
         draw.text((left + width // 2, head // 2 + gap), name, _INK, font, anchor="mm")
-        for number, tile in enumerate(tiles):
+        for number, tile in enumerate(column):
             page.paste(Image.fromarray(tile), (left, head + gap + number * row))
     for number, lines in enumerate(texts):
         top = head + 2 * gap + number * row + height
@@ -68,11 +80,24 @@ def sample_grid(
     return np.asarray(page)
 
 
-def save_png(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Write an image as PNG, and the folder it goes to if need be."""
+def save_png(
+    path: str | Path,
+    image: UInt8[np.ndarray, "H W 3"],
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write an image as PNG, and the folder it goes to if need be.
+
+    Args:
+        path: Of the file.
+        image: RGB.
+        about: Texts to keep in the file, by their keywords.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
+    texts = PngImagePlugin.PngInfo()
+    for keyword, text in (about or {}).items():
+        texts.add_itxt(keyword, text)
+    Image.fromarray(image).save(path, pnginfo=texts)
 
 
 def _tiles(images: np.ndarray) -> UInt8[np.ndarray, "b height width 3"]:

@@ -177,10 +177,7 @@ class LatentDiffusion:
         Raises:
             UserError: If the sampler cannot do what is asked.
         """
-        begin = sampling.steps - int(sampling.steps * sampling.strength)
-        plan = samplers.make_plan(
-            sampling.sampler, self.schedule, sampling.steps, sampling.eta, begin
-        )
+        plan = self.plan(sampling)
         first_key, fresh_key, image_key = split(keys, 3)
         side = self.vae.downsampling
         shape = (size[0] // side, size[1] // side, self.vae.latent_channels)
@@ -197,6 +194,17 @@ class LatentDiffusion:
 
         denoise_fn = self._guided(nets, batch, sampling, len(plan.timesteps))
         return self.decode(nets, samplers.sample(plan, denoise_fn, start, fresh))
+
+    def plan(self, sampling: SamplingConfig) -> samplers.Plan:
+        """Return what the sampler will do.
+
+        Raises:
+            UserError: If it cannot do what is asked.
+        """
+        begin = sampling.steps - int(sampling.steps * sampling.strength)
+        return samplers.make_plan(
+            sampling.sampler, self.schedule, sampling.steps, sampling.eta, begin
+        )
 
     def _guided(
         self, nets: Params, batch: Batch, sampling: SamplingConfig, steps: int

@@ -13,7 +13,9 @@ import numpy as np
 from medjax import trees
 from medjax.arrays import Params
 from medjax.diffusion.objective import DiffusionConfig
-from medjax.diffusion.schedule import make_schedule
+from medjax.diffusion.schedule import PredictionType, Schedule, make_schedule
+from medjax.diffusion.schedulers import SAMPLERS, scheduler_config
+from medjax.diffusion.schedulers import SAMPLERS, scheduler_config
 from medjax.errors import UserError
 from medjax.models.controlnet import ControlNet, config_from_unet
 from medjax.pretrained import (
@@ -60,13 +62,19 @@ def trained_controlnet(
     networks = trees.unflatten(flat)
     unet = trees.flatten(sd.unet.params) | trees.flatten(networks.get("unet", {}))
     config = _controlnet_config(model, sd)
+    schedule = make_schedule(sd.schedule.config, diffusion.prediction_type)
+    kind, predicted = schedule.config.get("_class_name"), schedule.prediction_type
+    known = [one.predictions for one in SAMPLERS.values() if one.scheduler == kind]
+    if known and predicted not in known[0]:
+        # Which diffusers, too, would refuse.
+        schedule = make_schedule(scheduler_config("ddim", schedule))
     return dataclasses.replace(
         sd,
         unet=dataclasses.replace(sd.unet, params=trees.unflatten(unet)),
         controlnet=Network(
             ControlNet.from_config(config), networks["controlnet"], config
         ),
-        schedule=make_schedule(sd.schedule.config, diffusion.prediction_type),
+        schedule=schedule,
     )
 
 

@@ -1,0 +1,127 @@
+"""What an image is drawn from besides its caption: a control, and a start.
+
+They come from files, as a user names them by ``--image`` and ``--edges``.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from medjax.data.edges import CannyBackend, canny
+from medjax.data.readers import read_image
+from medjax.data.transforms import cover
+from medjax.errors import UserError
+
+Size = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class CannySettings:
+    """How edges are found; see `edges.canny`."""
+
+    low: float = 100.0
+    high: float = 200.0
+    sigma: float = 0.0
+    backend: CannyBackend = "opencv"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Control:
+    """What was given.
+
+    Attributes:
+        size: Height and width of the images to draw.
+        conditioning_image: In [0, 1], or None.
+        image: To begin from, in [-1, 1], or None.
+        settings: Where they are from, to be written down.
+    """
+
+    size: Size
+    conditioning_image: Float32[np.ndarray, "H W 3"] | None
+    image: Float32[np.ndarray, "H W 3"] | None
+    settings: dict[str, Any]
+
+
+def read_control(
+    image_file: str | Path | None,
+    edges_file: str | Path | None,
+    size: Size | None,
+    default_size: Size,
+    canny_settings: CannySettings | None,
+    strength: float,
+) -> Control:
+    """Read ``--image`` and ``--edges``, and bring the first to size.
+
+    Args:
+        image_file: Its edges are the control where there are no others; with a
+            strength below 1 it is the start.
+        edges_file: Edges, or any control, to be taken as they are.
+        size: What was asked for, if anything.
+        default_size: What is taken where nothing says.
+        canny_settings: None where there is no ControlNet.
+        strength: Of the change to the image, in (0, 1].
+
+    Raises:
+        UserError: If a file cannot be read, one is missing or for nothing, or edges
+            have another size.
+    """
+    _check_needed(image_file, edges_file, canny_settings is not None, strength)
+    edges = None if edges_file is None else read_image(edges_file)
+    if edges is not None and size is not None and edges.shape[:2] != size:
+        raise UserError(
+            f"--edges={edges_file} is {edges.shape[0]}x{edges.shape[1]}, and --size "
+            f"{size[0]}x{size[1]}; expected the same, for edges do not bear resizing"
+        )
+    size = size or (default_size if edges is None else edges.shape[:2])
+    settings: dict[str, Any] = {}
+    image = None
+    if image_file is not None:
+        image = cover(read_image(image_file), *size)
+        settings["image"] = str(image_file)
+    if edges is not None:
+        settings["edges"] = str(edges_file)
+    elif canny_settings is not None and image is not None:
+        edges = _edges(image, canny_settings)
+        settings["canny"] = dataclasses.asdict(canny_settings)
+    return Control(
+        size,
+        None if edges is None else edges.astype(np.float32) / 255,
+        image.astype(np.float32) / 127.5 - 1
+        if image is not None and strength < 1
+        else None,
+        settings,
+    )
+
+
+def _check_needed(
+    image_file: str | Path | None,
+    edges_file: str | Path | None,
+    controlled: bool,
+    strength: float,
+) -> None:
+    if controlled and image_file is None and edges_file is None:
+        raise UserError(
+            "the ControlNet needs a control: --image=FILE, whose edges are found, or "
+            "--edges=FILE"
+        )
+    if edges_file is not None and not controlled:
+        raise UserError("--edges needs a ControlNet: --workdir=RUN or --controlnet=…")
+    if strength < 1 and image_file is None:
+        raise UserError(f"--strength={strength} needs --image=FILE to begin from")
+    if image_file is None or strength < 1:
+        return
+    if edges_file is not None or not controlled:
+        raise UserError(
+            "--image has no effect here: give --strength below 1 to begin from it"
+            + (", or leave it out, since --edges are given" if edges_file else "")
+        )
+
+
+def _edges(
+    image: UInt8[np.ndarray, "H W 3"], settings: CannySettings
+) -> UInt8[np.ndarray, "H W 3"]:
+    found = canny(image, settings.low, settings.high, settings.sigma, settings.backend)
+    return np.repeat(found[:, :, None], 3, axis=2)

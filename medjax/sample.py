@@ -1,0 +1,154 @@
+r"""Draw images from what a run trained, or from any Stable Diffusion.
+
+    python -m medjax.sample --workdir=RUN --prompt="cardiomegaly" --image=XRAY.png
+
+With a ControlNet, edges are found in --image, or given by --edges=FILE. Without one:
+
+    python -m medjax.sample --pretrained=FOLDER_OR_HUB_ID --prompt="…" --num=4
+
+--pretrained takes what `medjax.export` writes too; --controlnet=FOLDER_OR_HUB_ID puts a
+ControlNet to it. To begin from an image rather than from noise: --image=FILE
+--strength=0.6. Many prompts: --prompts=FILE, one a line.
+
+The images, with all settings in their metadata, and a page of them go to --out. The
+same seed gives the same image, whatever the batch or the devices.
+"""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from medjax import cli
+from medjax.errors import UserError
+
+if TYPE_CHECKING:
+    from medjax.data.controls import CannySettings, Size
+
+_LOGGER = logging.getLogger(__name__)
+# Written out, for --help need not import what samples.
+_SAMPLERS = (
+    *("ddpm", "ddim", "pndm", "euler", "euler_ancestral"),
+    *("dpmpp_2m", "dpmpp_2m_karras", "unipc"),
+)
+
+
+def _prompts(prompt: str, file: str | None) -> list[str]:
+    if file is None:
+        return [prompt]
+    if prompt:
+        raise UserError("give either --prompt or --prompts, not both")
+    try:
+        text = Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--prompts={file}: cannot be read: {error}") from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise UserError(f"--prompts={file}: holds no prompt; expected one a line")
+    return prompts
+
+
+def _size(text: str | None) -> "Size | None":
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
+    if match is None:
+        raise UserError(f"--size={text}: expected pixels, as 512, or height x width")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _canny(values: Sequence[str] | None, default: "CannySettings") -> "CannySettings":
+    if not values:
+        return default
+    try:
+        low, high = (float(value) for value in values)
+    except ValueError as error:
+        raise UserError(
+            f"--canny={','.join(values)}: expected two thresholds, as 100,200"
+        ) from error
+    return dataclasses.replace(default, low=low, high=high)
+
+
+def define_flags() -> None:
+    """Define the command's flags; not on import, where commands would collide."""
+    string, integer, number = (
+        flags.DEFINE_string,
+        flags.DEFINE_integer,
+        flags.DEFINE_float,
+    )
+    string("workdir", None, "folder of a run, to draw from what it trained")
+    integer("step", None, "its checkpoint; by default the newest whole one")
+    string("weights", "auto", "ema, raw, or auto: the average, where the run kept one")
+    string("base", None, "where the run's base lies now, if not where it lay")
+    string("pretrained", None, "folder, hub id or file of a Stable Diffusion")
+    string("controlnet", None, "a ControlNet for --pretrained, likewise")
+    string("prompt", "", "caption of the images")
+    string("prompts", None, "file of captions, one a line")
+    string("negative_prompt", "", "what guidance leads away from")
+    string("image", None, "its edges control; with --strength it is the start")
+    string("edges", None, "image of edges, or of any control, taken as it is")
+    flags.DEFINE_list("canny", None, "thresholds of --image's edges, as 100,200")
+    string("sampler", None, f"{', '.join(_SAMPLERS)}; by default the model's own")
+    integer("steps", 30, "of the sampler", lower_bound=1)
+    number("guidance_scale", 7.5, "weight of the caption; 1 is no guidance")
+    number("guidance_rescale", 0, "how far to undo guidance's contrast, 0 to 1")
+    number("eta", 0, "fresh noise in DDIM's steps, 0 to 1")
+    number("conditioning_scale", 1, "weight of the ControlNet")
+    number("control_start", 0, "fraction of the steps before the ControlNet is heard")
+    number("control_end", 1, "fraction of the steps after which it no longer is")
+    number("strength", 1, "below 1: begin from --image, and change it this much")
+    integer("seed", 0, "of all noise", lower_bound=0)
+    integer("num", 1, "images of each prompt", lower_bound=1)
+    string("size", None, "pixels, as 512, or 512x768: height x width")
+    integer("batch_size", None, "images at a time", lower_bound=1)
+    string("dtype", "auto", "float32, bfloat16, or auto: bfloat16 except on the CPU")
+    string("out", "samples", "folder for the images")
+
+
+def main(_: Sequence[str]) -> None:
+    """Draw as the flags say."""
+    asked: dict[str, Any] = flags.FLAGS.flag_values_dict()
+
+    def only(*names: str) -> dict[str, Any]:
+        return {name: asked[name] for name in names}
+
+    cli.check_writable(asked["out"], "--out")
+    prompts = _prompts(asked["prompt"], asked["prompts"])
+    size = _size(asked["size"])
+    from medjax.data.controls import read_control
+    from medjax.diffusion.schedulers import find_sampler, own_sampler
+    from medjax.tasks.latent_diffusion import SamplingConfig
+    from medjax.training.sampling import load_source, sample
+
+    if asked["sampler"] is not None:
+        find_sampler(asked["sampler"])
+    source = load_source(
+        **only("workdir", "step", "weights", "base", "pretrained", "controlnet")
+    )
+    asked["sampler"] = asked["sampler"] or own_sampler(source.sd.schedule)
+    sampling = SamplingConfig(
+        **only(*(field.name for field in dataclasses.fields(SamplingConfig)))
+    )
+    controlled = source.sd.controlnet is not None
+    if asked["canny"] and (asked["edges"] or not controlled):
+        raise UserError("--canny is for the edges of --image with a ControlNet")
+    control = read_control(
+        asked["image"],
+        asked["edges"],
+        size,
+        source.size,
+        _canny(asked["canny"], source.canny) if controlled else None,
+        sampling.strength,
+    )
+    options = only("negative_prompt", "num", "seed", "batch_size", "dtype")
+    files = sample(source, prompts, control, sampling, asked["out"], **options)
+    _LOGGER.info("%d images, and %s", len(files) - 1, files[-1])
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

@@ -1,0 +1,177 @@
+"""Images from a Stable Diffusion, one request an image, in batches over a mesh.
+
+An image's noise comes from (seed, its number) alone, so that it is the same whatever
+the batch, the mesh or the number of devices.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Float32
+
+from medjax import meshes, trees
+from medjax.arrays import Array, Batch, Params
+from medjax.data.tokens import tokenize
+from medjax.errors import UserError
+from medjax.models.controlnet import ControlNet
+from medjax.pretrained import StableDiffusion
+from medjax.tasks.fit import check_base
+from medjax.tasks.latent_diffusion import LatentDiffusion, SamplingConfig
+
+logger = logging.getLogger(__name__)
+
+_PARTS = ("unet", "vae", "text_encoder", "controlnet")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+    """What one image is to be.
+
+    Attributes:
+        number: Tells its noise from that of other images of the same seed.
+        prompt: Its caption.
+        negative_prompt: What guidance leads away from.
+        conditioning_image: The control, in [0, 1]; with a ControlNet.
+        image: To begin from, in [-1, 1]; with a strength below 1.
+        noise: To begin from, rather than what is drawn.
+    """
+
+    number: int
+    prompt: str
+    negative_prompt: str = ""
+    conditioning_image: Float32[np.ndarray, "H W 3"] | None = None
+    image: Float32[np.ndarray, "H W 3"] | None = None
+    noise: Float32[np.ndarray, "h w z"] | None = None
+
+
+def latent_diffusion(sd: StableDiffusion, dtype: Any) -> LatentDiffusion:
+    """Return a Stable Diffusion's networks, computing in `dtype`.
+
+    Raises:
+        UserError: If they do not fit each other.
+    """
+
+    def network(name: str) -> Any:
+        part = getattr(sd, name)
+        return part and type(part.module).from_config(part.config, dtype=dtype)
+
+    model = LatentDiffusion(
+        unet=network("unet"),
+        vae=network("vae"),
+        text_encoder=network("text_encoder"),
+        controlnet=network("controlnet"),
+        schedule=sd.schedule,
+        null_text_ids=tokenize(sd.tokenizer, "")[0],
+    )
+    check_base("", model.unet, model.vae, model.text_encoder, len(sd.tokenizer))
+    if isinstance(model.controlnet, ControlNet):
+        model.controlnet.check_fits(model.unet, model.vae.downsampling)
+    return model
+
+
+def generate(
+    sd: StableDiffusion,
+    requests: Sequence[Request],
+    sampling: SamplingConfig,
+    size: tuple[int, int],
+    mesh: Mesh,
+    *,
+    seed: int = 0,
+    batch_size: int = 1,
+    dtype: Any = jnp.float32,
+) -> Iterator[Float[np.ndarray, "H W 3"]]:
+    """Return images in [-1, 1], one for each request, in their order.
+
+    Args:
+        sd: The networks.
+        requests: All alike in what they have besides a prompt.
+        sampling: How to draw.
+        size: Height and width in pixels.
+        mesh: Which devices; its batch axes divide `batch_size`.
+        seed: Of all noise.
+        batch_size: Images at a time.
+        dtype: To compute in; noise and sampler are float32.
+
+    Raises:
+        UserError: If the sampler, the networks and the sizes do not fit.
+    """
+    model = latent_diffusion(sd, dtype)
+    check_size(size, model)
+    # What cannot be done is said here, and not when the first image is asked for.
+    model.plan(sampling)
+    return _generate(
+        model, sd, requests, sampling, size, mesh, seed, batch_size, jnp.dtype(dtype)
+    )
+
+
+def _generate(
+    model: LatentDiffusion,
+    sd: StableDiffusion,
+    requests: Sequence[Request],
+    sampling: SamplingConfig,
+    size: tuple[int, int],
+    mesh: Mesh,
+    seed: int,
+    batch_size: int,
+    dtype: np.dtype,
+) -> Iterator[Float[np.ndarray, "H W 3"]]:
+    parts = {n: getattr(sd, n).params for n in _PARTS if getattr(sd, n) is not None}
+    nets = meshes.place_params(trees.cast(parts, dtype), mesh)
+    key = jax.random.key(seed)
+
+    def draw(nets: Params, batch: Batch, numbers: Array) -> Array:
+        keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+        whole = meshes.gather_params(nets)
+        return model.sample(whole, batch, keys, sampling, size)
+
+    draw = jax.jit(meshes.on_mesh(mesh, draw))
+    for start in range(0, len(requests), batch_size):
+        asked = requests[start : start + batch_size]
+        # The last batch is filled up, or it would be compiled anew.
+        filled = [*asked, *[asked[-1]] * (batch_size - len(asked))]
+        batch = meshes.place_batch(_batch(filled, sd.tokenizer), mesh)
+        numbers = np.array([request.number for request in filled], np.uint32)
+        placed = jax.device_put(numbers, meshes.batch_sharding(mesh))
+        images = np.asarray(draw(nets, batch, placed))
+        yield from images[: len(asked)]
+
+
+def check_size(size: tuple[int, int], model: LatentDiffusion) -> None:
+    """Check that images of this height and width have whole latents.
+
+    Raises:
+        UserError: Names the nearest sizes that do.
+    """
+    side = model.vae.downsampling
+    for pixels in size:
+        below = pixels // side * side
+        if pixels != below or not below:
+            near = " or ".join(str(x) for x in (below, below + side) if x)
+            raise UserError(
+                f"size is {size[0]}x{size[1]}, expected multiples of {side}, as {near}"
+            )
+
+
+def _batch(requests: Sequence[Request], tokenizer: Any) -> dict[str, np.ndarray]:
+    def ids(texts: Sequence[str]) -> np.ndarray:
+        found = [tokenize(tokenizer, text) for text in texts]
+        for lost in dict.fromkeys(lost for _, lost in found if lost):
+            logger.warning("the text encoder takes no more, left out: '%s'", lost)
+        return np.stack([ids for ids, _ in found])
+
+    batch = {
+        "text_ids": ids([request.prompt for request in requests]),
+        "null_text_ids": ids([request.negative_prompt for request in requests]),
+    }
+    names = {"conditioning_image": "conditioning_image", "images": "image"}
+    for key, name in (names | {"noise": "noise"}).items():
+        given = [getattr(request, name) for request in requests]
+        if given[0] is not None:
+            batch[key] = np.stack(given)
+    return batch
