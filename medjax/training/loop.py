@@ -36,7 +36,7 @@ from medjax.training.step import (
     init_state,
     make_train_step,
 )
-from medjax.training.stopping import stop_on_signals
+from medjax.training.stopping import StopRequest, stop_on_signals
 from medjax.training.validation import make_sample, make_validate
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
     """Train until `config.train.steps`, from the newest checkpoint in `workdir` on.
 
     The last step always validates, samples and saves. SIGTERM or Ctrl-C saves after the
-    update under way. The workdir gets `config.json`, `metrics.csv`, `tensorboard/`,
-    `samples/` and `checkpoints/`.
+    update under way, and waits for what is being saved. The workdir gets `config.json`,
+    `metrics.csv`, `tensorboard/`, `samples/` and `checkpoints/`.
 
     Returns:
         The state after the last update.
@@ -60,7 +60,12 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
             is full, or too many updates were not finite.
         Stopped: If a signal ended the run before its last step.
     """
-    workdir, data, plan = Path(workdir), config.data, config.train
+    with stop_on_signals() as stop:
+        return _train(config, Path(workdir), stop)
+
+
+def _train(config: RunConfig, workdir: Path, stop: StopRequest) -> TrainState:
+    data, plan = config.data, config.train
     hours = math.inf if plan.max_hours is None else plan.max_hours
     deadline = time.monotonic() + 3600 * hours
     mesh = meshes.make_mesh(config.mesh)
@@ -110,7 +115,7 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
         found = nonfinite_examples(task, state.params, frozen, batch, keys, mesh)
         return [ids[number] for number in found]
 
-    with checkpoints, stop_on_signals() as stop:
+    with checkpoints:
         start = checkpoints.latest_step
         if start is not None:
             like = jax.tree.map(
@@ -182,9 +187,10 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
             asked = (
                 stop.signal.name if stop.signal else "another host was asked to stop"
             )
+            saved = f"saved in {workdir}" if step else "nothing to save yet"
             raise Stopped(
-                f"{asked} at step {step} of {plan.steps}, saved in "
-                f"{workdir}; the same command goes on from here"
+                f"{asked} at step {step} of {plan.steps}, {saved}; the same command "
+                "goes on from here"
             )
         if step < plan.steps:
             logger.info(

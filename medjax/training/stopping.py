@@ -32,7 +32,7 @@ class StopRequest:
             signal.raise_signal(number)
         self.signal = signal.Signals(number)
         logger.warning(
-            "%s: saving after this update, then stopping; a second one stops at once",
+            "%s: saving what is done, then stopping; a second one stops at once",
             self.signal.name,
         )
 

@@ -156,7 +156,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
             OSError(errno.EIO, "Input/output error"),
             "checkpoint 1 .*: Input/output error",
         ),
-        (ValueError("RESOURCE: No space left on device"), "No space left on device; "),
+        (ValueError("RESOURCE: No space left on device"), "No space left on"),
         (FileNotFoundError(errno.ENOENT, "No such file"), None),
         (TimeoutError("the other host does not come"), None),
     ],

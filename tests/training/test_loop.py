@@ -3,16 +3,19 @@
 import csv
 import dataclasses
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from medjax import trees
-from medjax.errors import UserError
+from medjax.errors import Stopped, UserError
 from medjax.training import loop
 from medjax.training.checkpoints import Checkpoints
 from medjax.training.config import parse
+from medjax.training.integrity import damage
 from medjax.training.loop import train
 from tests.test_configs import FILES, load
 
@@ -109,6 +112,42 @@ def test_a_diverging_run_stops_with_the_examples_named(tmp_path):
         train(dataclasses.replace(config, optim=huge), tmp_path)
     with Checkpoints(tmp_path / "checkpoints", {}, {}) as checkpoints:
         assert checkpoints.latest_step in (None, 2)
+
+
+@pytest.fixture
+def signal_at(monkeypatch):
+    """Send this process a SIGTERM at a call; where nobody listens, the test fails."""
+
+    def fail(number, frame):
+        raise AssertionError("nobody listens")
+
+    def signal_at(owner, name):
+        original = getattr(owner, name)
+
+        def call(*args, **options):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    before = signal.signal(signal.SIGTERM, fail)
+    yield signal_at
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_while_loading_stops_before_the_first_step(tmp_path, signal_at):
+    signal_at(loop, "make_optimizer")
+    with pytest.raises(Stopped, match="SIGTERM at step 0 of 4, nothing to save yet"):
+        train(small_config(), tmp_path)
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_waits_for_it(
+    tmp_path, signal_at
+):
+    signal_at(Checkpoints, "close")
+    state = train(small_config(max_hours=1e-9), tmp_path)
+    assert int(state.step) == 1
+    assert damage(tmp_path / "checkpoints" / "1") is None
 
 
 def test_batches_that_do_not_divide_are_refused_before_anything_is_loaded(tmp_path):
