@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from jax.sharding import Mesh
 from medjax import distributed, trees
 from medjax.arrays import Params
 from medjax.errors import UserError
+from medjax.training.compatibility import PER_HOST
 from medjax.training.config import RunConfig
 
 logger = logging.getLogger(__name__)
 
-# The hosts may keep the same data and weights in other places.
-_PER_HOST = ("data/root", "data/workers", "model/pretrained", "model/controlnet")
+# A shared folder may show a new file late.
+_SECONDS_UNTIL_SEEN = 60.0
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def check_hosts(
@@ -37,18 +40,30 @@ def check_hosts(
         UserError: If they are not, or the workdir cannot be written to.
     """
     file = workdir / "config.json"
-    if not file.exists():
+    first = jax.process_index() == 0
+    # The others must not look yet: NFS remembers for a while that nothing was there.
+    if first and not file.exists():
         write_about(config, workdir)
-    facts = {
-        f"config.{path.replace('/', '.')}": value
-        for path, value in trees.flatten(dataclasses.asdict(config)).items()
-        if path not in _PER_HOST
-    }
+    if jax.process_count() == 1:
+        return
+    flat = trees.flatten(dataclasses.asdict(config))
+    keys = {path.replace("/", "."): value for path, value in flat.items()}
+    facts = {f"config.{key}": x for key, x in keys.items() if key not in PER_HOST}
     facts |= {name: about["fingerprint"] for name, about in inputs.items()}
     facts |= {"start": trees.fingerprint(params), "jax": jax.__version__}
     distributed.check_same("run", facts)
-    there = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    there = digest_of(file, 0 if first else _SECONDS_UNTIL_SEEN)
     distributed.check_same("--workdir", {f"what lies in {file}": there})
+
+
+def digest_of(file: Path, seconds: float) -> str | None:
+    """Return the digest of what lies in `file`; None if it is not there in time."""
+    end = time.monotonic() + seconds
+    while not file.is_file():
+        if time.monotonic() >= end:
+            return None
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def tell(

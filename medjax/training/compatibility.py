@@ -13,14 +13,14 @@ from medjax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# Keys of where a host keeps what is known by its fingerprint, and how it reads it.
+PER_HOST = ("data.root", "data.workers", "model.controlnet", "model.pretrained")
 # Keys that may be others when a run goes on. The mesh and accumulation change rounding
-# alone; the base and the data are known by their fingerprints, wherever they lie.
+# alone; what training began with is in the checkpoint.
 MAY_DIFFER = (
-    "data.root",
-    "data.workers",
+    *PER_HOST,
     "eval.*",
     "mesh.*",
-    "model.pretrained",
     "model.remat",
     "model.route",
     "train.checkpoint_every",

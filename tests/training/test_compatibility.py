@@ -12,7 +12,12 @@ from medjax.training.compatibility import MAY_DIFFER, check_same_run, difference
 from tests.training.test_loop import small_config
 
 SAVED = {
-    "config": {"optim": {"b1": 0.9}, "train": {"steps": 3}, "mesh": {"data": 8}},
+    "config": {
+        "optim": {"b1": 0.9},
+        "train": {"steps": 3},
+        "mesh": {"data": 8},
+        "model": {"controlnet": None},
+    },
     "inputs": {
         "base": {"source": "some/base", "fingerprint": "aaaa"},
         "dataset": {"source": "/data", "fingerprint": "cccc"},
@@ -56,6 +61,7 @@ def test_what_decides_the_result_must_stay(own, told):
     [
         changed("config", "train", "steps", 9),
         changed("config", "mesh", "data", 4),
+        changed("config", "model", "controlnet", "/a/copy"),
         changed("inputs", "base", "source", "/a/copy"),
     ],
 )
