@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from configs.cxr_controlnet import get_config
 from medjax import trees
@@ -115,6 +117,27 @@ def test_pytorch_loads_it_with_nothing_missing_or_left_over(demo, exported):
         assert 0 < error["relative_l2"] < 1e-5, name
         assert 0 < error["max_abs"] < 1e-3, name
     assert report["stored"] == "float32" and "diffusers" in report["versions"]
+
+
+def test_the_cards_code_draws_an_image(exported, tmp_path):
+    pytest.importorskip("torch", reason="torch absent")
+    pytest.importorskip("diffusers", reason="diffusers absent")
+    shutil.copytree(exported, tmp_path / "x")
+    edges = np.zeros((64, 64, 3), np.uint8)
+    edges[20:40, 30] = 255
+    Image.fromarray(edges).save(tmp_path / "edges.png")
+    card = (exported / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    drawn = np.asarray(Image.open(tmp_path / "image.png"))
+    assert drawn.shape == (64, 64, 3) and drawn.std() > 5
 
 
 def test_parity_sees_what_is_stored(demo, tmp_path):

@@ -15,7 +15,6 @@ from medjax.arrays import Params
 from medjax.diffusion.objective import DiffusionConfig
 from medjax.diffusion.schedule import PredictionType, Schedule, make_schedule
 from medjax.diffusion.schedulers import SAMPLERS, scheduler_config
-from medjax.diffusion.schedulers import SAMPLERS, scheduler_config
 from medjax.errors import UserError
 from medjax.models.controlnet import ControlNet, config_from_unet
 from medjax.pretrained import (
@@ -62,20 +61,29 @@ def trained_controlnet(
     networks = trees.unflatten(flat)
     unet = trees.flatten(sd.unet.params) | trees.flatten(networks.get("unet", {}))
     config = _controlnet_config(model, sd)
-    schedule = make_schedule(sd.schedule.config, diffusion.prediction_type)
-    kind, predicted = schedule.config.get("_class_name"), schedule.prediction_type
-    known = [one.predictions for one in SAMPLERS.values() if one.scheduler == kind]
-    if known and predicted not in known[0]:
-        # Which diffusers, too, would refuse.
-        schedule = make_schedule(scheduler_config("ddim", schedule))
     return dataclasses.replace(
         sd,
         unet=dataclasses.replace(sd.unet, params=trees.unflatten(unet)),
         controlnet=Network(
             ControlNet.from_config(config), networks["controlnet"], config
         ),
-        schedule=schedule,
+        schedule=_schedule(sd.schedule, diffusion.prediction_type),
     )
+
+
+def _schedule(base: Schedule, prediction_type: PredictionType | None) -> Schedule:
+    """Return the base's schedule for a model that predicts this; None is the base's.
+
+    Where the base's scheduler, diffusers' own too, takes no such model, it is DDIM's.
+    """
+    schedule = make_schedule(base.config, prediction_type)
+    kind = schedule.config.get("_class_name")
+    known = [one.predictions for one in SAMPLERS.values() if one.scheduler == kind]
+    if not known or schedule.prediction_type in known[0]:
+        return schedule
+    # DDIM clips by default, and latents go beyond ±1.
+    unclipped = make_schedule({"clip_sample": False, **schedule.config})
+    return make_schedule(scheduler_config("ddim", unclipped))
 
 
 def _read_base(base: Mapping[str, str], source: str | None) -> StableDiffusion:

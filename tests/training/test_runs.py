@@ -11,6 +11,7 @@ from medjax import trees
 from medjax.errors import UserError
 from medjax.pretrained import load_controlnet, save_controlnet, save_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion
+from medjax.tasks.trained import _schedule
 from medjax.training.runs import load_run
 from tests.commands import files
 from tests.pretrained.small import assert_same
@@ -35,6 +36,21 @@ def test_the_newest_average_is_read_in_place_of_the_base(world):
     assert_same(run.sd.vae.params, tiny_stable_diffusion().vae.params)
     assert run.sd.schedule.prediction_type == "sample"
     assert run.sd.schedule.config["beta_schedule"] == "scaled_linear"
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheduler"),
+    [(None, "PNDM"), ("epsilon", "PNDM"), ("v_prediction", "PNDM"), ("sample", "DDIM")],
+)
+def test_the_scheduler_is_the_bases_unless_it_takes_no_such_model(kind, scheduler):
+    base = tiny_stable_diffusion().schedule
+    schedule = _schedule(base, kind)
+    wanted = kind or "epsilon"
+    assert schedule.prediction_type == schedule.config["prediction_type"] == wanted
+    assert schedule.config["_class_name"] == f"{scheduler}Scheduler"
+    assert schedule.config["clip_sample"] is False
+    assert schedule.config["steps_offset"] == 1
+    np.testing.assert_array_equal(schedule.alphas_cumprod, base.alphas_cumprod)
 
 
 def test_weights_and_step_are_those_asked_for(world):
