@@ -21,7 +21,7 @@ import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -86,13 +86,16 @@ def stored_tensors(file: Path) -> dict[str, StoredTensor]:
     """
     if file.suffix != ".json":
         return _header(file)
-    weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
-    shards = {
-        shard: _header(file.parent / shard)
-        for shard in sorted(set(weight_map.values()))
-    }
+    try:
+        weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({str(shard) for shard in weight_map.values()})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} is damaged, or no index of shards: {error}; copy it anew"
+        ) from error
+    shards = {shard: _header(file.parent / shard) for shard in names}
     if lost := [
-        name for name, shard in weight_map.items() if name not in shards[shard]
+        name for name, shard in weight_map.items() if name not in shards[str(shard)]
     ]:
         raise UserError(f"{file} places {', '.join(lost)} in files that lack them")
     return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
@@ -213,18 +216,28 @@ def _header(file: Path) -> dict[str, StoredTensor]:
                 f"{file} is damaged, or no safetensors file: {error}"
             ) from error
     header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in DTYPES:
-            raise UserError(
-                f"{file}: {name} is stored as {entry['dtype']}; "
-                f"expected one of {', '.join(DTYPES)}"
-            )
+    return {name: _entry(file, name, entry, length) for name, entry in header.items()}
+
+
+def _entry(file: Path, name: str, entry: Any, header_bytes: int) -> StoredTensor:
+    """Return what a header says of one tensor, once it can be true."""
+    try:
+        code, shape = entry["dtype"], tuple(entry["shape"])
         first, last = entry["data_offsets"]
-        tensor = StoredTensor(
-            file, 8 + length + first, tuple(entry["shape"]), DTYPES[entry["dtype"]]
+        known = code in DTYPES
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} is damaged at {name}: got {entry!r:.200}, expected dtype, shape "
+            "and data_offsets"
+        ) from error
+    if not known:
+        raise UserError(
+            f"{file}: {name} is stored as {code}; expected one of {', '.join(DTYPES)}"
         )
-        if tensor.size != last - first or 8 + length + last > file.stat().st_size:
-            raise UserError(f"{file} is damaged or not all there, at {name}")
-        tensors[name] = tensor
-    return tensors
+    start = 8 + header_bytes
+    numbers = (first, last, *shape)
+    if all(isinstance(number, int) and number >= 0 for number in numbers):
+        tensor = StoredTensor(file, start + first, shape, DTYPES[code])
+        if tensor.size == last - first and start + last <= file.stat().st_size:
+            return tensor
+    raise UserError(f"{file} is damaged or not all there, at {name}")

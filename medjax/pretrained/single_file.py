@@ -262,8 +262,12 @@ def _network(
 def _scaling_factor(stored: Mapping[str, StoredTensor]) -> float | None:
     """Return what latents are multiplied by, where it was measured in training."""
     found = {name: stored[name] for name in ("scale_factor",) if name in stored}
-    for _, value in safetensors_io.read_tensors(found):
-        return float(value.reshape(-1)[0])
+    for name, value in safetensors_io.read_tensors(found):
+        if value.size != 1 or not np.isfinite(value).all():
+            raise UserError(
+                f"{stored[name].file}: {name} is {value}, expected one finite number"
+            )
+        return float(value.item())
     return None
 
 

@@ -91,6 +91,53 @@ def test_another_kind_of_file_is_an_error(tmp_path):
             stored_tensors(file)
 
 
+GOOD = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        1,
+        [],
+        {},
+        "F32",
+        {"dtype": "F32", "shape": [2, 2]},
+        GOOD | {"dtype": ["F32"]},
+        GOOD | {"dtype": "F33"},
+        GOOD | {"shape": 4},
+        GOOD | {"shape": [2, "2"]},
+        GOOD | {"shape": [-2, -2]},
+        GOOD | {"shape": [-2, -2], "data_offsets": [-16, 0]},
+        GOOD | {"shape": [2.0, 2]},
+        GOOD | {"data_offsets": [0]},
+        GOOD | {"data_offsets": [0, 16, 16]},
+        GOOD | {"data_offsets": [-16, 0]},
+        GOOD | {"data_offsets": [16, 32]},
+        GOOD | {"data_offsets": [None, 16]},
+    ],
+)
+def test_what_a_header_cannot_say_is_an_error(tmp_path, entry):
+    file = tmp_path / "x.safetensors"
+
+    def write(entry):
+        header = json.dumps({"a": entry}).encode()
+        file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
+
+    write(GOOD)
+    assert read_all(file)["a"].shape == (2, 2)
+    write(entry)
+    with pytest.raises(UserError, match=r"x\.safetensors.* a\b"):
+        stored_tensors(file)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"weight_map": [1]}'])
+def test_a_damaged_index_is_an_error(tmp_path, text):
+    index = tmp_path / "x.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(UserError, match=r"index\.json is damaged"):
+        stored_tensors(index)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     file = tmp_path / "x.safetensors"
     write_tensors(file, TENSORS)

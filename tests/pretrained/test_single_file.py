@@ -173,6 +173,15 @@ def test_a_measured_scale_of_the_latents_is_kept(beside):
     assert sd.vae.module.scaling_factor == 0.5
 
 
+@pytest.mark.parametrize("scale", [[], [1.0, 2.0], np.nan, np.inf])
+def test_a_scale_of_the_latents_that_is_none_is_refused(beside, scale):
+    weights = original.drawn(original.whole(original.SD1))
+    weights["scale_factor"] = np.asarray(scale, np.float32)
+    file = write(beside / "x.safetensors", weights)
+    with pytest.raises(UserError, match="scale_factor is .*expected one finite number"):
+        load_stable_diffusion(file)
+
+
 def test_the_text_encoders_shorter_names_are_read(beside):
     weights = original.drawn(original.whole(original.SD1))
     short = {name.replace("text_model.", ""): x for name, x in weights.items()}
