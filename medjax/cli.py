@@ -6,6 +6,7 @@ code 2; ``--debug`` shows its traceback. ml_collections raises an unknown key or
 from inside absl's parsing, so the config flags are checked here before absl sees them.
 """
 
+import gc
 import io
 import os
 import re
@@ -58,7 +59,9 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
             traceback.print_exc()
         else:
             sys.stderr.write(f"{line}\n")
-    # Not above, where the error would hold on to all that the run had.
+    # The error and absl's frames hold each other, and batches in shared memory, about
+    # which multiprocessing would warn in the end.
+    gc.collect()
     sys.exit(code)
 
 

@@ -150,15 +150,18 @@ def test_kills_at_any_moment(run, reference):
 def test_asked_to_stop(run, reference):
     """Its data workers hear the signal too."""
     random_ = random.Random(1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGTERM)
+    for count, number in enumerate(signals, 1):
         process = run.start("--config.data.workers=2")
         run.wait_for_step(process, max(run.saved(), default=0) + random_.randint(2, 90))
         seen = max(run.rows())
         os.killpg(process.pid, number)
         assert process.wait(timeout=60) == STOPPED, run.log()
         assert max(run.saved()) == max(run.rows()) in range(seen, seen + 3)
-        last = run.log().splitlines()[-1]
-        assert last.startswith(f"stopped: {signal.Signals(number).name} at step")
+        # multiprocessing may have a last word, on a batch that grain left in memory.
+        said = [line for line in run.log().splitlines() if line.startswith("stopped:")]
+        assert said[-1].startswith(f"stopped: {signal.Signals(number).name} at step")
+        assert len(said) == count
     assert "Traceback" not in run.log()
     assert run.start().wait() == 0, run.log()
     assert_ended_as(run, reference)

@@ -254,8 +254,8 @@ def _stream(
     try:
         # The workers start with the first batch.
         with born_deaf():
-            first = list(itertools.islice(iterator, 1))
-        for batch, lost in itertools.chain(first, iterator):
+            made = itertools.chain(list(itertools.islice(iterator, 1)), iterator)
+        for batch, lost in made:
             if lost and not warned:
                 _LOGGER.warning(
                     "a caption is longer than 77 tokens; cut off: '%s' (further ones "
