@@ -105,8 +105,14 @@ def test_pytorch_loads_it_with_nothing_missing_or_left_over(demo, exported):
             exported / name, output_loading_info=True
         )
         assert not any(info.values()), info
-        ours = torch_tensors(getattr(sd, name), parts[name])
-        theirs = module.state_dict()
+        # transformers 5 leaves the text encoder's first word away.
+        ours, theirs = (
+            {key.removeprefix("text_model."): x for key, x in tensors.items()}
+            for tensors in (
+                torch_tensors(getattr(sd, name), parts[name]),
+                module.state_dict(),
+            )
+        )
         assert ours.keys() == theirs.keys()
         for key, tensor in theirs.items():
             assert torch.equal(tensor, torch.from_numpy(ours[key].copy())), key
