@@ -1,6 +1,6 @@
 """Measure what checkpoints cost: how long training stands still, and writing takes.
 
-    python -m bench.checkpoints --folder=DISK      a ControlNet's state, 4.3 GB
+    python -m bench.checkpoints --folder=DISK      a ControlNet's state, 5.8 GB
     python -m bench.checkpoints --network=tiny --step_seconds=0.02
 
 The share of a run needs the seconds of a step: `--step_seconds`, or else the result of
@@ -24,9 +24,9 @@ from medjax.errors import UserError
 
 PACKAGES = ("jax", "orbax-checkpoint", "tensorstore", "numpy")
 ABOUT = """
-A checkpoint holds the trained weights and AdamW's two moments, float32. Saving is
-asynchronous: training stands still while the arrays are copied from the device, and
-goes on while they are written.
+A checkpoint holds the trained weights, their average (as in the recommended config) and
+AdamW's two moments, float32. Saving is asynchronous: training stands still while the
+arrays are copied from the device, and goes on while they are written.
 
 * **stall**: seconds in which `Checkpoints.save` does not return.
 * **until on disk**: seconds from the call until the checkpoint is complete, checksums
@@ -48,7 +48,7 @@ def make_state(settings: Settings) -> Any:
     params = {"controlnet": draw_controlnet(settings)}
     optimizer = make_optimizer(OptimConfig(), 1, params)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    state = init_state(params, optimizer, mesh, ema=False)
+    state = init_state(params, optimizer, mesh, ema=True)
 
     random = np.random.default_rng(0)
 

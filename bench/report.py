@@ -26,6 +26,9 @@ from medjax.errors import UserError
 
 RESULTS = Path(__file__).parent / "results"
 GIB = 2**30
+# More processes than this, at first, or fewer repeats leave a page in doubt.
+MOST_LOAD = 0.5
+LEAST_REPEATS = 3
 # Asked of a process of its own: whoever imports jax holds a GPU's memory.
 _ASK_JAX = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep=':')"
 _USER_ERROR_EXIT_CODE = 2
@@ -76,11 +79,13 @@ class Machine:
             of the accelerator.
         accelerated: Whether that is no CPU.
         described: All there is to say, by what it is.
+        load: Processes that wanted to run in the minute before.
     """
 
     device: str
     accelerated: bool
     described: dict[str, str]
+    load: float = 0.0
 
 
 def machine() -> Machine:
@@ -90,17 +95,18 @@ def machine() -> Machine:
     )
     kind, device = said.stdout.splitlines()[-1].split(":", 1)
     accelerated = kind != "cpu"
+    load = os.getloadavg()[0]
     described = {
         "CPU": _cpu_model(),
         "cores for this process": str(len(os.sched_getaffinity(0))),
         "memory": f"{_memory_bytes() / GIB:.1f} GiB",
         "accelerator": device if accelerated else "none",
-        "load when it began": f"{os.getloadavg()[0]:.1f} processes in the last minute",
+        "load when it began": f"{load:.1f} processes in the last minute",
         "system": platform.platform(),
         "date": datetime.date.today().isoformat(),
     }
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    return Machine(name if accelerated else "cpu", accelerated, described)
+    return Machine(name if accelerated else "cpu", accelerated, described, load)
 
 
 def _cpu_model() -> str:
@@ -164,6 +170,7 @@ def write_results(
     content = {
         "title": title,
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "doubts": _doubts(tables, on.load),
         "tables": tables,
         "machine": on.described,
         "versions": versions(packages),
@@ -175,8 +182,24 @@ def write_results(
     return page
 
 
+def _doubts(tables: Mapping[str, Sequence[Row]], load: float) -> list[str]:
+    """Return why nobody should rely on these figures; nothing where one may."""
+    cells = [cell for rows in tables.values() for row in rows for cell in row.values()]
+    repeats = [len(cell.values) for cell in cells if isinstance(cell, Spread)]
+    fewest = min(repeats, default=LEAST_REPEATS)
+    doubts = []
+    if fewest < LEAST_REPEATS:
+        doubts.append(f"repeats: {fewest}, where {LEAST_REPEATS} are the least")
+    if load > MOST_LOAD:
+        doubts.append(f"load when it began: {load:.1f}, where {MOST_LOAD} is the most")
+    return doubts
+
+
 def _markdown(content: Mapping[str, Any], about: str) -> str:
-    parts = [f"# {content['title']}", about.strip()]
+    parts = [f"# {content['title']}"]
+    if content["doubts"]:
+        parts.append(f"**Do not rely on this page.** {'; '.join(content['doubts'])}.")
+    parts.append(about.strip())
     for caption, rows in content["tables"].items():
         parts += [f"## {caption}", _table(rows)]
     for caption in ("machine", "versions"):

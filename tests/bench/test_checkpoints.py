@@ -18,9 +18,9 @@ def state():
     return checkpoints.make_state(Settings("tiny"))
 
 
-def test_the_state_is_weights_and_two_moments_that_do_not_compress(state):
+def test_the_state_is_weights_average_and_moments_that_do_not_compress(state):
     leaves = [x for x in jax.tree.leaves(state) if x.dtype == np.float32]
-    assert sum(x.size for x in leaves) == 3 * trees.count(state.params)
+    assert sum(x.size for x in leaves) == 4 * trees.count(state.params)
     assert all(np.unique(x).size > 1 for x in leaves if x.size > 1)
 
 

@@ -1,5 +1,6 @@
 """Results say what was measured, alike in both files."""
 
+import dataclasses
 import json
 
 import pytest
@@ -42,6 +43,19 @@ def test_the_page_and_the_json_file_have_the_same_content(tmp_path):
     content = json.loads(page.with_suffix(".json").read_text())
     assert content["tables"]["T"][0]["seconds"]["median"] == 1.5
     assert set(content["versions"]) == {"python", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("repeats", "load", "doubts"),
+    [(3, 0.5, []), (2, 0.0, ["repeats: 2"]), (3, 0.6, ["load when it began: 0.6"])],
+)
+def test_a_page_says_itself_that_it_is_in_doubt(tmp_path, repeats, load, doubts):
+    on = dataclasses.replace(MACHINE, load=load)
+    rows = [{"steps": Spread((1.0,) * 5), "seconds": Spread((1.0,) * repeats)}]
+    page = report.write_results("x", "T", "Read.", {"T": rows}, on, [], tmp_path)
+    found = json.loads(page.with_suffix(".json").read_text())["doubts"]
+    assert [said.partition(",")[0] for said in found] == doubts
+    assert ("Do not rely on this page" in page.read_text()) == bool(doubts)
 
 
 def test_this_machine_is_described():
