@@ -99,11 +99,6 @@ def parse(section: Any, cls: type[T], where: str) -> T:
         raise UserError(f"{where}.{error}") from error
 
 
-def to_json_dict(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parsed sections as plain nested dicts and lists, ready for JSON."""
-    return {name: dataclasses.asdict(section) for name, section in sections.items()}
-
-
 def _check_names(names: Iterable[str], known: Mapping[str, Any], where: str) -> None:
     names = list(names)
     for name in names:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from medjax.configuration import parse, parse_config, to_config_dict, to_json_dict
+from medjax.configuration import parse, parse_config, to_config_dict
 from medjax.errors import UserError
 
 
@@ -104,9 +104,3 @@ def test_a_field_that_no_config_can_hold_is_a_programming_error():
     bad = dataclasses.make_dataclass("Bad", [("a", dict[str, int])])
     with pytest.raises(TypeError, match=r"Bad\.a"):
         to_config_dict({"bad": bad({})})
-
-
-def test_json_dict_is_plain():
-    plain = to_json_dict({"sub": Sub()})
-    assert plain["sub"]["pair"] == (1.0, 2.0)
-    assert plain["sub"]["limit"] is None
