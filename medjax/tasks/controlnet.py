@@ -170,14 +170,10 @@ def make_controlnet_task(
     Raises:
         UserError: If weights are not found or do not fit.
     """
-    if model.pretrained:
-        sd = load_stable_diffusion(model.pretrained, route=model.route)
-    else:
-        sd = tiny_stable_diffusion()
+    sd = load_base(model.pretrained, model.route)
     options = {"dtype": jnp.dtype(model.dtype), "remat": model.remat}
     config, weights = _controlnet(model, sd, key)
-    parts = {"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text_encoder}
-    base = {name: part.params for name, part in parts.items()}
+    base = base_weights(sd)
 
     networks = LatentDiffusion(
         unet=UNet2DCondition.from_config(sd.unet.config, **options),
@@ -207,6 +203,21 @@ def make_controlnet_task(
         tokenizer=sd.tokenizer,
         base={"source": model.pretrained, "fingerprint": trees.fingerprint(base)},
     )
+
+
+def load_base(source: str, route: str = "auto") -> StableDiffusion:
+    """Return the Stable Diffusion that a run stands on, the tiny one for ""."""
+    return (
+        load_stable_diffusion(source, route=route)
+        if source
+        else tiny_stable_diffusion()
+    )
+
+
+def base_weights(sd: StableDiffusion) -> Params:
+    """Return the weights by network; a run knows its base by their fingerprint."""
+    parts = {"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text_encoder}
+    return {name: part.params for name, part in parts.items()}
 
 
 def _controlnet(

@@ -17,14 +17,8 @@ from medjax.diffusion.schedule import PredictionType, Schedule, make_schedule
 from medjax.diffusion.schedulers import SAMPLERS, scheduler_config
 from medjax.errors import UserError
 from medjax.models.controlnet import ControlNet, config_from_unet
-from medjax.pretrained import (
-    Network,
-    StableDiffusion,
-    load_controlnet_config,
-    load_stable_diffusion,
-)
-from medjax.pretrained.tiny import tiny_stable_diffusion
-from medjax.tasks.controlnet import ControlNetConfig
+from medjax.pretrained import Network, StableDiffusion, load_controlnet_config
+from medjax.tasks.controlnet import ControlNetConfig, base_weights, load_base
 
 # The connections that `only_mid_control` leaves unused.
 _UNUSED = "controlnet/controlnet_down_blocks_"
@@ -90,14 +84,13 @@ def _read_base(base: Mapping[str, str], source: str | None) -> StableDiffusion:
     """Return the base, whose weights are those that the run stood on."""
     place = base["source"] if source is None else source
     try:
-        sd = load_stable_diffusion(place) if place else tiny_stable_diffusion()
+        sd = load_base(place)
     except UserError as error:
         raise UserError(
             f"the base that the run was trained on: {error}; --base=… says where it "
             "lies now"
         ) from error
-    parts = {"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text_encoder}
-    found = trees.fingerprint({name: part.params for name, part in parts.items()})
+    found = trees.fingerprint(base_weights(sd))
     if found != base["fingerprint"]:
         raise UserError(
             f"the base at '{place}' ({found}) is not the one that the run was trained "
@@ -110,6 +103,12 @@ def _read_base(base: Mapping[str, str], source: str | None) -> StableDiffusion:
 def _controlnet_config(
     model: ControlNetConfig, sd: StableDiffusion
 ) -> Mapping[str, Any]:
-    if model.controlnet is not None:
+    if model.controlnet is None:
+        return config_from_unet(sd.unet.config, sd.vae.module.downsampling)
+    try:
         return load_controlnet_config(model.controlnet)
-    return config_from_unet(sd.unet.config, sd.vae.module.downsampling)
+    except UserError as error:
+        raise UserError(
+            "the ControlNet that the run started from has the configuration, and its "
+            f"weights are not needed: {error}"
+        ) from error

@@ -131,6 +131,9 @@ def test_what_the_controlnet_started_from_gives_its_configuration_alone(tmp_path
     read = load_run(workdir).sd.controlnet
     assert read.module.controlnet_conditioning_channel_order == "bgr"
     assert_same(read.params, saved.ema_params["controlnet"])
+    (start / "config.json").unlink()
+    with pytest.raises(UserError, match=r"started from has the conf.*json is missing"):
+        load_run(workdir)
 
 
 def test_a_base_is_known_by_its_weights_wherever_it_lies(tmp_path):
