@@ -8,9 +8,13 @@ import pytest
 from medjax.prepare import prepare
 from tests.commands import files, medjax, one_line
 from tests.images import write_image
-from tests.mistakes import Mistake, exporting, preparing, training
+from tests.mistakes import Mistake, exporting, preparing, sampling, training
 
-MISTAKES = [*training.MISTAKES, *preparing.MISTAKES, *exporting.MISTAKES]
+MISTAKES = [
+    mistake
+    for table in (training, preparing, exporting, sampling)
+    for mistake in table.MISTAKES
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def test_a_mistake_is_one_line_and_nothing_is_lost(mistake: Mistake, base: Path)
     assert before == {path: after.get(path) for path in before}
     new = {path.relative_to(folder).parts for path in after.keys() - before.keys()}
     assert not any("checkpoints" in parts for parts in new)
-    if mistake.command in ("prepare", "export"):
+    if mistake.command in ("prepare", "export", "sample"):
         assert after.keys() == before.keys()
 
 

@@ -78,5 +78,5 @@ def test_loading_takes_little_more_memory_than_the_weights(folder):
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["weights"] > 3.9 * GIB
     assert said["peak"] <= 1.5 * said["weights"]
-    # Measured: 17 s on two cores at work; a limit for a slower disk.
-    assert said["seconds"] < 60
+    # Measured: 17 s on two cores, 71 s with other work on them; by way of torch 82 s.
+    assert said["seconds"] < 180

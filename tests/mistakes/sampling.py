@@ -1,0 +1,91 @@
+"""Mistakes in `python -m medjax.sample`."""
+
+from pathlib import Path
+
+from medjax.pretrained import save_stable_diffusion
+from medjax.pretrained.tiny import tiny_stable_diffusion
+from tests.mistakes import Mistake
+from tests.mistakes.exporting import run, run_without_its_base
+
+RUN, PLAIN = "--workdir={dir}/run", "--pretrained={dir}/sd"
+
+
+def sample(name: str, *arguments: str, says: tuple[str, ...], **more) -> Mistake:
+    """Return a mistake in drawing images."""
+    typed = ("--out={dir}/out", *arguments)
+    return Mistake(name, typed, says, command="sample", **more)
+
+
+def plain(folder: Path) -> None:
+    """Put a Stable Diffusion without a ControlNet there."""
+    save_stable_diffusion(tiny_stable_diffusion(), folder / "sd")
+
+
+MISTAKES = [
+    sample("nothing to draw from", says=("--workdir=RUN", "--pretrained=")),
+    sample("two things to draw from", RUN, PLAIN, says=("give either --workdir",)),
+    sample("sampler", RUN, "--sampler=unipic", says=("'unipic'", "mean 'unipc'?")),
+    sample("run to draw from", RUN, says=("--workdir={dir}/run: no such folder",)),
+    sample(
+        "run without a checkpoint", "--workdir={raw}", says=("holds no checkpoint",)
+    ),
+    sample(
+        "run whose base has gone",
+        RUN,
+        says=("the base that the run was trained on", "--base=…"),
+        setup=run_without_its_base,
+    ),
+    sample("weights to draw from", "--pretrained=a/b", says=("cannot load 'a/b'",)),
+    sample("two ControlNets", RUN, "--controlnet=x", says=("a run has its own",)),
+    sample("step of no run", PLAIN, "--step=2", says=("--step and --base go with",)),
+    sample("no control", RUN, says=("--image=FILE", "--edges=FILE"), setup=run),
+    sample(
+        "image that is not there",
+        RUN,
+        "--image={dir}/x.png",
+        says=("{dir}/x.png: cannot be read: No such file",),
+        setup=run,
+    ),
+    sample(
+        "edges of another size",
+        RUN,
+        "--edges={raw}/0.png",
+        "--size=64",
+        says=("--edges={raw}/0.png is 24x24, and --size 64x64",),
+        setup=run,
+    ),
+    sample("size", RUN, "--size=big", says=("--size=big: expected pixels",)),
+    sample(
+        "size that is no multiple",
+        PLAIN,
+        "--size=63",
+        says=("size is 63x63, expected multiples of 2, as 62 or 64",),
+        setup=plain,
+    ),
+    sample(
+        "edges without a ControlNet",
+        PLAIN,
+        "--edges={raw}/0.png",
+        says=("--edges needs a ControlNet",),
+        setup=plain,
+    ),
+    sample(
+        "image that has no effect",
+        PLAIN,
+        "--image={raw}/0.png",
+        says=("--strength below 1",),
+        setup=plain,
+    ),
+    sample(
+        "thresholds of the edges",
+        RUN,
+        "--image={raw}/0.png",
+        "--canny=low",
+        says=("--canny=low: expected two thresholds",),
+        setup=run,
+    ),
+    sample("prompts", "--prompts={raw}/x.txt", says=("x.txt: cannot be read",)),
+    sample("prompt twice", "--prompts=x", "--prompt=y", says=("not both",)),
+    sample("steps of the sampler", RUN, "--steps=0", says=("--steps=0",)),
+    sample("where to draw", RUN, "--out=/proc/x", says=("cannot be written to",)),
+]

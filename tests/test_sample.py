@@ -1,0 +1,136 @@
+"""`python -m medjax.sample`: what it draws, and what the files say of themselves."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medjax import sample as command
+from medjax.data.config import DataConfig
+from medjax.data.controls import CannySettings, read_control
+from medjax.data.edges import canny
+from medjax.data.pipeline import open_dataset
+from medjax.diffusion.schedulers import SAMPLERS
+from medjax.errors import UserError
+from medjax.pretrained import save_stable_diffusion
+from medjax.pretrained.tiny import tiny_stable_diffusion
+from tests.commands import medjax, one_line
+from tests.runs import save_run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a run, an X-ray, and a Stable Diffusion."""
+    folder = tmp_path_factory.mktemp("sample")
+    save_run(folder / "run")
+    save_stable_diffusion(tiny_stable_diffusion(), folder / "sd")
+    record = open_dataset(DataConfig(image_size=40, phantoms=1), "train")[0]
+    Image.fromarray(record["image"]).save(folder / "xray.png")
+    return folder
+
+
+def test_a_run_draws_what_it_is_asked(place):
+    typed = (
+        f"--workdir={place}/run",
+        f"--image={place}/xray.png",
+        f"--out={place}/drawn",
+        "--prompt=cardiomegaly, of any size",
+        "--num=2",
+        "--steps=2",
+        "--seed=3",
+        "--canny=50,120",
+    )
+    done = medjax("sample", *typed)
+    assert done.returncode == 0, done.stderr
+    assert "2 images of 64 × 64 by ddim in 2 steps" in done.stderr
+    out = place / "drawn"
+    names = ["0000.png", "0001.png", "grid-0000.png"]
+    assert sorted(file.name for file in out.iterdir()) == names
+    with Image.open(out / "0001.png") as image:
+        about = json.loads(image.text["medjax"])
+        first = np.asarray(image)
+        assert (
+            "cardiomegaly, of any size\nNegative prompt: \n" in image.text["parameters"]
+        )
+    assert first.shape == (64, 64, 3)
+    assert about["seed"] == 3
+    assert about["number"] == 1
+    assert about["canny"]["low"] == 50
+    assert about["source"].endswith("run, step 2, ema weights")
+    # The same again goes beside, and its images are the same.
+    done = medjax("sample", *typed, "--num=1")
+    assert done.returncode == 0, done.stderr
+    again, before = (np.asarray(Image.open(out / n)) for n in ("0002.png", "0000.png"))
+    np.testing.assert_array_equal(again, before)
+    assert np.abs(before.astype(int) - first).max() > 20
+
+
+def test_a_folder_draws_a_line_a_prompt(place):
+    (place / "prompts.txt").write_text("no finding\n\ncardiomegaly\n")
+    typed = (
+        f"--pretrained={place}/sd",
+        f"--prompts={place}/prompts.txt",
+        f"--out={place}/plain",
+        "--size=16x24",
+        "--steps=2",
+        "--sampler=unipc",
+    )
+    done = medjax("sample", *typed)
+    assert done.returncode == 0, done.stderr
+    with Image.open(place / "plain" / "0001.png") as image:
+        assert image.size == (24, 16)
+        assert json.loads(image.text["medjax"])["prompt"] == "cardiomegaly"
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_in_one_line(place):
+    limited = ("sh", "-c", 'ulimit -f 1 && exec "$@"', "sh")
+    typed = (f"--pretrained={place}/sd", f"--out={place}/full", "--steps=1")
+    done = medjax("sample", *typed, before=limited)
+    assert "File too large" in one_line(done)
+
+
+def test_the_flag_lists_the_samplers():
+    assert tuple(SAMPLERS) == command._SAMPLERS
+
+
+def control(place, image=True, edges=None, size=(32, 48), canny=True, strength=1.0):
+    return read_control(
+        place / "xray.png" if image else None,
+        edges,
+        size,
+        (64, 64),
+        CannySettings(50, 100) if canny else None,
+        strength,
+    )
+
+
+def test_edges_are_found_in_the_resized_image(place):
+    got = control(place)
+    assert got.size == (32, 48)
+    assert got.image is None
+    with Image.open(place / "xray.png") as image:
+        wide = image.convert("RGB").resize((48, 48), Image.Resampling.BICUBIC)
+    want = canny(np.asarray(wide)[8:40], 50, 100) > 0
+    assert got.conditioning_image.shape == (32, 48, 3)
+    assert ((got.conditioning_image[..., 0] > 0) == want).mean() > 0.9
+
+
+def test_given_edges_are_taken_as_they_are(place, tmp_path):
+    drawn = (np.arange(16 * 16 * 3) % 256).astype(np.uint8).reshape(16, 16, 3)
+    Image.fromarray(drawn).save(tmp_path / "edges.png")
+    got = control(place, image=False, edges=tmp_path / "edges.png", size=None)
+    assert got.size == (16, 16)
+    np.testing.assert_allclose(got.conditioning_image * 255, drawn, atol=1e-4)
+
+
+def test_an_image_to_begin_from_is_in_the_range_of_images(place):
+    got = control(place, canny=False, strength=0.5)
+    assert got.conditioning_image is None
+    assert -1 <= got.image.min() < -0.5 < got.image.max() <= 1
+
+
+def test_edges_and_an_image_without_effect_are_refused(place):
+    with pytest.raises(UserError, match="or leave it out, since --edges are given"):
+        control(place, edges=place / "xray.png", size=None)
