@@ -111,7 +111,7 @@ def make_flax(settings: Settings) -> Step:
         params=jax.device_put(draw_controlnet(settings)),
         tx=optimizer,
     )
-    batch = {name: jnp.asarray(_channels_first(x)) for name, x in _batch(settings)}
+    batch = {name: jnp.asarray(channels_first(x)) for name, x in _batch(settings)}
 
     def loss(params: Any, frozen: Any, batch: Any) -> Any:
         inputs = [batch[k] for k in ("noisy_latents", "timesteps", "text_embeddings")]
@@ -162,8 +162,8 @@ def make_torch(settings: Settings) -> Step:
     with torch.device("meta"):
         unet: Any = UNet2DConditionModel(**settings.unet_config)
         controlnet: Any = ControlNetModel(**settings.controlnet_config)
-    _load(unet, draw_unet(settings))
-    _load(controlnet, draw_controlnet(settings))
+    load_torch(unet, draw_unet(settings))
+    load_torch(controlnet, draw_controlnet(settings))
     unet.requires_grad_(False).to(device, dtype)
     controlnet.train().to(device)
     if gpu:
@@ -176,7 +176,7 @@ def make_torch(settings: Settings) -> Step:
         controlnet.parameters(), LEARNING_RATE, BETAS, weight_decay=DECAY, fused=True
     )
     batch = {
-        name: torch.from_numpy(_channels_first(x)).to(device)
+        name: torch.from_numpy(channels_first(x)).to(device)
         for name, x in _batch(settings)
     }
     inputs = [batch[k] for k in ("noisy_latents", "timesteps", "text_embeddings")]
@@ -203,7 +203,7 @@ def make_torch(settings: Settings) -> Step:
     return step
 
 
-def _load(module: Any, params: Any) -> None:
+def load_torch(module: Any, params: Any) -> None:
     """Put our tree into a torch module, every weight of it."""
     import torch
 
@@ -222,7 +222,8 @@ def _batch(settings: Settings) -> Any:
     return draw_batch(settings).items()
 
 
-def _channels_first(x: np.ndarray) -> np.ndarray:
+def channels_first(x: np.ndarray) -> np.ndarray:
+    """Return images as torch has them, b c h w; other arrays as they are."""
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x
 
 

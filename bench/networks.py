@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from medjax.arrays import Params
+from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.controlnet import ControlNet
 from medjax.models.initial import draw_params
 from medjax.models.unet_2d_condition import UNet2DCondition
@@ -34,6 +35,22 @@ UNETS: dict[str, dict[str, Any]] = {
         "layers_per_block": 1,
         "attention_head_dim": 4,
         "cross_attention_dim": 32,
+    },
+}
+VAES: dict[str, dict[str, Any]] = {
+    "sd15": {
+        "block_out_channels": (128, 256, 512, 512),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+    },
+    "tiny": {
+        "block_out_channels": (32, 32, 32, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 1,
+        "latent_channels": 4,
     },
 }
 # Pixels of an image for one latent, and CLIP's tokens.
@@ -63,6 +80,11 @@ class Settings:
         return UNETS[self.network]
 
     @property
+    def vae_config(self) -> dict[str, Any]:
+        """Of diffusers' `AutoencoderKL`."""
+        return VAES[self.network]
+
+    @property
     def controlnet_config(self) -> dict[str, Any]:
         """Of diffusers' `ControlNetModel`."""
         config = dict(self.unet_config)
@@ -84,6 +106,12 @@ def draw_controlnet(settings: Settings) -> Params:
     """
     module = ControlNet.from_config(settings.controlnet_config)
     return draw_params(module.param_shapes(), jax.random.key(1))
+
+
+def draw_vae(settings: Settings) -> Params:
+    """Return the autoencoder's weights, float32."""
+    module = AutoencoderKL.from_config(settings.vae_config)
+    return draw_params(module.param_shapes(), jax.random.key(3))
 
 
 def draw_batch(settings: Settings) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 
 from bench import report
+from bench.competitors import make_medjax
 from bench.networks import UNETS, Settings
 from bench.report import Row, Spread
 from bench.workers import Worker
@@ -79,7 +80,7 @@ def measure_first_step(settings: Settings) -> list[Row]:
         environment = {"JAX_COMPILATION_CACHE_DIR": cache}
         for state in ("cold", "warm"):
             print(f"first step, {state} …", file=sys.stderr, flush=True)
-            with Worker("medjax", settings, environment) as worker:
+            with Worker("medjax", make_medjax, settings, environment) as worker:
                 first, _ = worker.step()
                 second, _ = worker.step()
                 rows.append(

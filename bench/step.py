@@ -79,7 +79,9 @@ def measure(
     with tempfile.TemporaryDirectory() as cache:
         for _ in range(repeats):
             for name in names:
-                turns[name].append(take_turn(name, settings, steps, cache))
+                turns[name].append(
+                    take_turn(name, COMPETITORS[name][0], settings, steps, cache)
+                )
                 print(name, *turns[name][-1].seconds, file=sys.stderr, flush=True)
             check_losses(
                 {name: turns[name][0].losses[0] for name in names},

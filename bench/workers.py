@@ -11,13 +11,12 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 from unittest import mock
 
-from bench.competitors import COMPETITORS
 from bench.networks import Settings
 from bench.report import GIB
 from medjax.errors import UserError
@@ -25,6 +24,8 @@ from medjax.errors import UserError
 # jax would else take most of a GPU at once, also where torch holds a part of it.
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 _SECONDS_TO_STOP = 30
+# From settings to a function that does one step, and returns a figure to compare.
+Make = Callable[[Settings], Callable[[], float]]
 # The first step compiles, the second still fills caches.
 WARM_UP = 2
 
@@ -52,14 +53,16 @@ class Worker:
     def __init__(
         self,
         name: str,
+        make: Make,
         settings: Settings,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start the process, and wait until the weights are in place.
 
         Args:
-            name: Key of `bench.competitors.COMPETITORS`.
-            settings: What it trains.
+            name: What it is called.
+            make: Makes it: a function of a module.
+            settings: What it works on.
             environment: Variables that it sees besides.
 
         Raises:
@@ -70,7 +73,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, name, settings), daemon=True
+            target=_serve, args=(theirs, name, make, settings), daemon=True
         )
         start = time.perf_counter()
         # jax reads some of them when it is imported: they must be there before.
@@ -81,7 +84,7 @@ class Worker:
         self.start_seconds = time.perf_counter() - start
 
     def step(self) -> tuple[float, float]:
-        """Do one update; return its seconds and its loss."""
+        """Do one step; return its seconds and what it returns."""
         return self._ask("step")
 
     def peak_gib(self) -> float:
@@ -135,7 +138,7 @@ class Turn:
     Attributes:
         first: Seconds of the first step.
         seconds: Of the steps after those that warm up.
-        losses: Before every step.
+        losses: What every step returned: its loss, or another figure.
         peak: Memory in GiB.
     """
 
@@ -145,28 +148,38 @@ class Turn:
     peak: float
 
 
-def take_turn(name: str, settings: Settings, steps: int, cache: str) -> Turn:
+def take_turn(
+    name: str,
+    make: Make,
+    settings: Settings,
+    steps: int,
+    cache: str,
+    warm_up: int = WARM_UP,
+) -> Turn:
     """Start a competitor, take `steps` steps that count, and end it.
 
     Args:
-        name: Key of `COMPETITORS`.
-        settings: What it trains.
+        name: What it is called.
+        make: Makes it.
+        settings: What it works on.
         steps: How many count.
         cache: Folder of what jax compiled in turns before.
+        warm_up: How many come before.
     """
-    with Worker(name, settings, {"JAX_COMPILATION_CACHE_DIR": cache}) as worker:
+    environment = {"JAX_COMPILATION_CACHE_DIR": cache}
+    with Worker(name, make, settings, environment) as worker:
         seconds, losses = zip(
-            *(worker.step() for _ in range(WARM_UP + steps)), strict=True
+            *(worker.step() for _ in range(warm_up + steps)), strict=True
         )
-        return Turn(seconds[0], seconds[WARM_UP:], losses, worker.peak_gib())
+        return Turn(seconds[0], seconds[warm_up:], losses, worker.peak_gib())
 
 
-def _serve(pipe: Connection, name: str, settings: Settings) -> None:
+def _serve(pipe: Connection, name: str, make: Make, settings: Settings) -> None:
     """Be a competitor: make it, then answer until the pipe is closed."""
     # diffusers warns that Flax goes, jax that there is no accelerator.
     logging.disable(logging.WARNING)
     try:
-        step = COMPETITORS[name][0](settings)
+        step = make(settings)
         pipe.send(("done", None))
         while True:
             question = pipe.recv()

@@ -1,0 +1,138 @@
+r"""Measure the time of an image with guidance and a ControlNet: medjax against torch.
+
+20 steps of DDIM, with the same weights and noise, in turns. On the CPU that is 256² in
+float32, one at a time; on an accelerator 512² in bfloat16.
+
+    python -m bench.sample                           all of it
+    python -m bench.sample --network=tiny --size=64  a minute, to try it out
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+
+from bench import report
+from bench.networks import DOWNSAMPLING, UNETS, Settings
+from bench.painters import PAINTERS
+from bench.report import Row, Spread
+from bench.workers import Turn, take_turn
+from medjax.errors import UserError
+
+DTYPES = ("float32", "bfloat16")
+# How far the images' means, in [0, 1], may lie apart.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
+PACKAGES = ("jax", "jaxlib", "flax", "diffusers", "torch", "numpy")
+ABOUT = """
+The time of an image: 20 steps of DDIM with guidance, each with the U-Net and the
+ControlNet at twice the batch, and the decoder. Text embeddings, edges and noise are
+given. Both have the same weights and inputs, which was checked by their images' mean.
+They take turns, A B A B …, each turn a process of its own that draws once to compile
+and to fill caches, and then some batches that count.
+
+* **seconds per image**: median (least–largest) over all turns.
+* **medjax / it**: our time divided by this one's, each the median of its turn; of the
+  turns the median (least–largest). Below 1 means that medjax is faster.
+* **first**: the first batch of the first turn, with its compilation.
+* **torch** is `StableDiffusionControlNetPipeline`, on an accelerator compiled and with
+  channels last.
+"""
+
+
+def measure(settings: Settings, images: int, repeats: int) -> list[Row]:
+    """Return one row a painter.
+
+    Args:
+        settings: What they draw.
+        images: Batches of a turn that count.
+        repeats: Turns of each.
+
+    Raises:
+        UserError: If the images differ.
+    """
+    turns: dict[str, list[Turn]] = {name: [] for name in PAINTERS}
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(repeats):
+            for name, painter in PAINTERS.items():
+                turn = take_turn(name, painter.make, settings, images, cache, warm_up=1)
+                turns[name].append(turn)
+                print(settings, name, turn, file=sys.stderr, flush=True)
+    means = {name: turns[name][0].losses[0] for name in turns}
+    apart = max(means.values()) - min(means.values())
+    # Written so that NaN fails.
+    if not apart <= TOLERANCE[settings.dtype]:
+        raise UserError(f"the images differ: their means are {means}")
+    return [_row(name, turns, settings) for name in turns]
+
+
+def _row(name: str, turns: dict[str, list[Turn]], settings: Settings) -> Row:
+    own = turns[name]
+    each = tuple(s / settings.batch for turn in own for s in turn.seconds)
+    medians = {
+        who: Spread(tuple(statistics.median(turn.seconds) for turn in turns[who]))
+        for who in turns
+    }
+    return {
+        "dtype": settings.dtype,
+        "batch": settings.batch,
+        "painter": name,
+        "seconds per image": Spread(each),
+        "medjax / it": medians["medjax"] / medians[name],
+        "first, s": own[0].first,
+        "peak memory, GiB": max(turn.peak for turn in own),
+        "mean of the images": own[0].losses[0],
+    }
+
+
+def _flags() -> argparse.Namespace:
+    flags = report.parser(__doc__)
+    flags.add_argument("--network", choices=sorted(UNETS), default="sd15")
+    flags.add_argument("--size", type=int, help="pixels (256; on an accelerator 512)")
+    flags.add_argument("--batch", type=int, default=1, help="images at a time")
+    flags.add_argument(
+        "--dtype", help="by commas (float32; on an accelerator bfloat16)"
+    )
+    flags.add_argument("--images", type=int, default=1, help="batches of a turn")
+    flags.add_argument("--repeats", type=int, default=3, help="turns (%(default)s)")
+    return flags.parse_args()
+
+
+def main() -> None:
+    """Measure as the flags say, and write the results."""
+    flags = _flags()
+    on = report.machine()
+    for name, painter in PAINTERS.items():
+        report.need(painter.packages, name)
+    size = flags.size or (512 if on.accelerated else 256)
+    step = DOWNSAMPLING * 2 ** (len(UNETS[flags.network]["block_out_channels"]) - 1)
+    if size < step or size % step:
+        raise UserError(f"--size={size}: expected a multiple of {step}")
+    for name in ("batch", "images", "repeats"):
+        if getattr(flags, name) < 1:
+            raise UserError(f"--{name}={getattr(flags, name)}: expected at least 1")
+    dtypes = (flags.dtype or DTYPES[on.accelerated]).split(",")
+    if unknown := set(dtypes) - set(DTYPES):
+        raise UserError(f"--dtype={unknown.pop()}: expected {' or '.join(DTYPES)}")
+    rows = [
+        row
+        for dtype in dtypes
+        for row in measure(
+            Settings(flags.network, size, flags.batch, dtype),
+            flags.images,
+            flags.repeats,
+        )
+    ]
+    page = report.write_results(
+        "sample" if flags.network == "sd15" else f"sample-{flags.network}",
+        "An image with guidance and a ControlNet",
+        ABOUT,
+        {f"{flags.network}, {size}²: {flags.repeats} turns of {flags.images}": rows},
+        on,
+        PACKAGES,
+        flags.out,
+    )
+    print(page.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    report.run(main)
