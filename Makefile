@@ -40,7 +40,7 @@ test-slow: $(STAMP)  ## run the tests that are slow or large, one at a time
 	$(BIN)/python -m pytest -n 0 -m slow $(PYTEST_ARGS)
 
 bench: $(STAMP)  ## measure against the peers, an hour on a quiet machine; see bench/README.md
-	for b in step input startup "startup --network=sd15" checkpoints; do \
+	for b in step input startup "startup --network=sd15" checkpoints sample; do \
 		$(BIN)/python -m bench.$$b || exit 1; done
 
 lint: $(STAMP)  ## check style and format

@@ -123,27 +123,49 @@ def test_pytorch_loads_it_with_nothing_missing_or_left_over(demo, exported):
         assert 0 < error["relative_l2"] < 1e-5, name
         assert 0 < error["max_abs"] < 1e-3, name
     assert report["stored"] == "float32" and "diffusers" in report["versions"]
+    assert report["image"]["psnr_db"] >= 50
+    assert 0 < report["image"]["max_abs"] < 0.01
 
 
-def test_the_cards_code_draws_an_image(exported, tmp_path):
+def drawn_by_the_card(folder: Path, side: int) -> np.ndarray:
+    """Run the code of an export's card, as a user would, and return its image."""
     pytest.importorskip("torch", reason="torch absent")
     pytest.importorskip("diffusers", reason="diffusers absent")
-    shutil.copytree(exported, tmp_path / "x")
-    edges = np.zeros((64, 64, 3), np.uint8)
-    edges[20:40, 30] = 255
-    Image.fromarray(edges).save(tmp_path / "edges.png")
-    card = (exported / "README.md").read_text()
-    code = card.partition("```python\n")[2].partition("```")[0]
+    edges = np.zeros((side, side, 3), np.uint8)
+    edges[side // 4 : side // 2, side // 2] = 255
+    Image.fromarray(edges).save(folder.parent / "edges.png")
+    card = (folder / "README.md").read_text()
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
+        [sys.executable, "-c", card.partition("```python\n")[2].partition("```")[0]],
+        cwd=folder.parent,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    drawn = np.asarray(Image.open(tmp_path / "image.png"))
+    return np.asarray(Image.open(folder.parent / "image.png"))
+
+
+def test_the_cards_code_draws_an_image(exported, tmp_path):
+    drawn = drawn_by_the_card(shutil.copytree(exported, tmp_path / "x"), 64)
     assert drawn.shape == (64, 64, 3) and drawn.std() > 5
+
+
+@pytest.mark.slow
+def test_from_training_to_an_image_by_pytorch(tmp_path):
+    small = ["data.image_size=16", "train.steps=2", "eval.examples=8", "eval.samples=8"]
+    done = medjax(
+        "train",
+        "--config=configs/cxr_controlnet.py:demo",
+        f"--workdir={tmp_path / 'run'}",
+        *(f"--config.{flag}" for flag in [*small, "eval.sampler_steps=2"]),
+    )
+    assert done.returncode == 0, done.stderr
+    done = medjax("export", f"--workdir={tmp_path / 'run'}", f"--to={tmp_path / 'x'}")
+    assert done.returncode == 0, done.stderr
+    assert f"step 2 (ema weights) is in {tmp_path / 'x'}" in done.stderr
+    assert "| val/edge_f1 |" in (tmp_path / "x" / "README.md").read_text()
+    assert drawn_by_the_card(tmp_path / "x", 16).shape == (16, 16, 3)
 
 
 def test_parity_sees_what_is_stored(demo, tmp_path):

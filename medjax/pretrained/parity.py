@@ -62,6 +62,43 @@ def measure_parity(folder: str | Path, sd: StableDiffusion) -> dict[str, Any]:
     }
 
 
+def sample_by_torch(
+    folder: str | Path,
+    prompt: str,
+    conditioning_image: Float[np.ndarray, "H W 3"],
+    noise: Float[np.ndarray, "h w c"],
+    steps: int,
+    guidance_scale: float,
+) -> Float[np.ndarray, "H W 3"]:
+    """Return the image, in [-1, 1], that PyTorch diffusers draws at float32.
+
+    Args:
+        folder: Of an exported pipeline with a ControlNet; its own scheduler samples.
+        prompt: Caption.
+        conditioning_image: In [0, 1].
+        noise: To begin with.
+        steps: Of the scheduler.
+        guidance_scale: Weight of the caption.
+    """
+    import torch
+    from diffusers import StableDiffusionControlNetPipeline
+
+    with quiet():
+        pipeline: Any = StableDiffusionControlNetPipeline.from_pretrained(
+            folder, torch_dtype=torch.float32
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        images = pipeline(
+            prompt,
+            image=_to_torch(conditioning_image[None]),
+            latents=_to_torch(noise[None]),
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            output_type="np",
+        ).images
+    return 2 * images[0] - 1
+
+
 def _inputs(sd: StableDiffusion) -> Inputs:
     """Return inputs of every network, channels last."""
     rng = np.random.default_rng(0)

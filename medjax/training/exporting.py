@@ -2,18 +2,27 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from medjax import meshes
+from medjax.diffusion.schedulers import own_sampler
 from medjax.errors import UserError
 from medjax.pretrained import save_controlnet, save_stable_diffusion
 from medjax.pretrained.diffusers_format import write_json
-from medjax.pretrained.parity import measure_parity
+from medjax.pretrained.parity import measure_parity, sample_by_torch
 from medjax.pretrained.single_file_out import save_controlnet_file
+from medjax.tasks.generation import Request, generate
+from medjax.tasks.latent_diffusion import SamplingConfig
 from medjax.training.model_card import Export, model_card
 from medjax.training.runs import Run
 
 logger = logging.getLogger(__name__)
+
+_PROMPT, _STEPS = "chest x-ray", 20
 
 
 def check_holds(run: Run, export: Export) -> None:
@@ -59,6 +68,8 @@ def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
 def _write_parity(run: Run, folder: Path, export: Export) -> None:
     try:
         report = measure_parity(folder, run.sd)
+        if export.format == "pipeline":
+            report["image"] = _image_parity(run, folder)
     # Whatever the libraries raise, the export is not what they load.
     except Exception as error:
         raise UserError(
@@ -70,3 +81,46 @@ def _write_parity(run: Run, folder: Path, export: Export) -> None:
         logger.info(
             "%s: PyTorch differs by %.1e of its norm", name, measured["relative_l2"]
         )
+    if "psnr_db" in report.get("image", {}):
+        logger.info("an image: PSNR %.0f dB", report["image"]["psnr_db"])
+
+
+def _image_parity(run: Run, folder: Path) -> dict[str, Any]:
+    """Draw an image by our sampler and by PyTorch's, of the same noise."""
+    try:
+        sampler = own_sampler(run.sd.schedule)
+    except UserError as error:
+        return {"left out": str(error)}
+    # As few latents as the U-Net can halve, four times over.
+    side = 4 * 2 ** (len(run.sd.unet.module.block_out_channels) - 1)
+    vae = run.sd.vae.module
+    pixels = side * vae.downsampling
+    rng = np.random.default_rng(0)
+    request = Request(
+        number=0,
+        prompt=_PROMPT,
+        conditioning_image=(rng.random((pixels, pixels, 3)) < 0.1).astype(np.float32),
+        noise=rng.standard_normal((side, side, vae.latent_channels), np.float32),
+    )
+    sampling = SamplingConfig(sampler=sampler, steps=_STEPS)
+    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
+    with jax.default_matmul_precision("highest"):
+        (ours,) = generate(run.sd, [request], sampling, (pixels, pixels), mesh)
+    assert request.conditioning_image is not None
+    assert request.noise is not None
+    theirs = sample_by_torch(
+        folder,
+        request.prompt,
+        request.conditioning_image,
+        request.noise,
+        sampling.steps,
+        sampling.guidance_scale,
+    )
+    # Of images in [0, 1].
+    apart = (ours.astype(np.float64) - theirs) / 2
+    return {
+        "psnr_db": float(-10 * np.log10(max(np.mean(apart**2), 1e-12))),
+        "max_abs": float(np.abs(apart).max()),
+        "what": f"{pixels}² pixels, {sampler}, {_STEPS} steps, guidance "
+        f"{sampling.guidance_scale}; in [0, 1]",
+    }
