@@ -1,11 +1,14 @@
 """The commands as a user types them: real processes, real X-rays where present."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = [
@@ -56,6 +59,37 @@ def test_from_a_folder_of_xrays_to_a_checkpoint(shared_data, tmp_path):
             assert [row["step"] for row in csv.DictReader(file)] == ["1", "2"]
         assert (workdir / "samples" / "0000002.png").is_file()
         assert (workdir / "checkpoints" / "2").is_dir()
+
+
+@pytest.mark.slow
+def test_from_the_demo_to_images_here_and_in_torch(tmp_path):
+    config = "--config=configs/cxr_controlnet.py:demo"
+    run, out = tmp_path / "run", tmp_path / "out"
+    done = medjax("train", config, f"--workdir={run}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    done = medjax("export", f"--workdir={run}", f"--to={out}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "parity.json").read_text())
+    # Torch has loaded it, and sampled.
+    assert report["image"]["psnr_db"] >= 50
+    edges = np.zeros((16, 16, 3), np.uint8)
+    edges[4:12, 8] = 255
+    Image.fromarray(edges).save(tmp_path / "edges.png")
+    images = []
+    for source in (f"--workdir={run}", f"--pretrained={out}"):
+        drawn = tmp_path / str(len(images))
+        done = medjax(
+            "sample",
+            source,
+            f"--edges={tmp_path / 'edges.png'}",
+            "--prompt=cardiomegaly",
+            "--steps=5",
+            f"--out={drawn}",
+        )
+        assert done.returncode == 0, done.stderr
+        images.append(np.asarray(Image.open(drawn / "0000.png")).astype(int))
+    assert images[0].shape == (16, 16, 3)
+    assert np.abs(images[0] - images[1]).max() <= 1
 
 
 def test_help_shows_examples():
