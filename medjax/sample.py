@@ -29,7 +29,8 @@ from medjax.errors import UserError
 if TYPE_CHECKING:
     from medjax.data.controls import CannySettings, Size
 
-_LOGGER = logging.getLogger(__name__)
+# By name, for as a command this module is "__main__".
+_LOGGER = logging.getLogger("medjax.sample")
 # Written out, for --help need not import what samples.
 _SAMPLERS = (
     *("ddpm", "ddim", "pndm", "euler", "euler_ancestral"),
