@@ -24,7 +24,8 @@ from absl import flags
 from medjax import cli
 from medjax.errors import UserError, nearest
 
-_LOGGER = logging.getLogger(__name__)
+# By name, for as a command this module is "__main__".
+_LOGGER = logging.getLogger("medjax.export")
 _FORMATS = ("pipeline", "controlnet", "single_file")
 _DTYPES = ("float32", "float16", "bfloat16")
 # All that an export writes; a folder with anything else in it is never replaced.

@@ -104,16 +104,19 @@ def _load(folder: Path, parts: Mapping[str, Part], from_torch: bool) -> dict[str
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence diffusers and transformers, which call Flax deprecated at each import."""
+    """Silence diffusers and transformers: notes at each import, bars at each load."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
     modules = (diffusers.utils.logging, transformers.utils.logging)
-    before = [module.get_verbosity() for module in modules]
+    before = [(m.get_verbosity(), m.is_progress_bar_enabled()) for m in modules]
     for module in modules:
         module.set_verbosity_error()
+        module.disable_progress_bar()
     try:
         yield
     finally:
-        for module, level in zip(modules, before, strict=True):
+        for module, (level, bar) in zip(modules, before, strict=True):
             module.set_verbosity(level)
+            if bar:
+                module.enable_progress_bar()
