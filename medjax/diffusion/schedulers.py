@@ -71,7 +71,11 @@ _DPM = Sampler(
     | {
         "algorithm_type": ("dpmsolver++", "deis"),
         "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
-        "variance_type": (None,),
+        # DDPM's, which mean nothing here; those that are learned would.
+        "variance_type": (
+            *("fixed_small", "fixed_small_log"),
+            *("fixed_large", "fixed_large_log"),
+        ),
     },
 )
 SAMPLERS: dict[str, Sampler] = {

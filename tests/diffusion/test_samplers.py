@@ -232,6 +232,7 @@ def test_the_configuration_that_is_written_samples_the_same(name):
             "pndm takes no model that predicts",
         ),
         ("dpmpp_2m", {"thresholding": True}, 10, "thresholding=True; expected False"),
+        ("dpmpp_2m", {"variance_type": "learned"}, 10, "variance_type='learned'"),
         ("unipc", {"solver_order": 3}, 10, "solver_order=3; expected 2"),
         (
             "ddim",
