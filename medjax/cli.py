@@ -27,6 +27,8 @@ STOPPED_EXIT_CODE = 75
 INTERRUPTED_EXIT_CODE = 130
 # Of what jax says when memory is short, which can be pages.
 _WIDEST = 300
+# Of the compiled programs that are kept.
+_CACHE_BYTES = 10 * 10**9
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -90,7 +92,8 @@ def _ending(error: BaseException) -> tuple[int | None, str]:
             f"error: a device is out of memory: {reason[:_WIDEST]}; in training, raise "
             "--config.train.gradient_accumulation_steps, set --config.model.remat=True "
             "or a smaller --config.data.image_size, or share the parameters among "
-            "devices by --config.mesh.fsdp"
+            "devices by --config.mesh.fsdp; in sampling, lower --batch_size or --size, "
+            "or take --dtype=bfloat16"
         )
     return None, ""
 
@@ -102,6 +105,16 @@ def _debug() -> bool:
     if flags.FLAGS.is_parsed():
         return flags.FLAGS.debug
     return bool({"--debug", "--debug=true", "-debug"} & set(sys.argv))
+
+
+def keep_compiled() -> None:
+    """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", f"{caches}/medjax/compiled")
+        jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
 
 
 def check_writable(folder: str | Path, flag: str) -> None:

@@ -194,6 +194,10 @@ def define_flags() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Export as the flags say."""
+    from medjax.hosts import refuse_several
+
+    refuse_several("python -m medjax.export")
+    cli.keep_compiled()
     values = flags.FLAGS
     export(
         values.workdir,

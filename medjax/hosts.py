@@ -106,6 +106,19 @@ def connect(hosts: Hosts) -> bool:
     return True
 
 
+def refuse_several(command: str) -> None:
+    """Check that this process is the only one that was started.
+
+    Raises:
+        UserError: If it is one of several of a cluster, which would all do the same.
+    """
+    if _detected() is not None:
+        raise UserError(
+            f"{command} runs in one process, and several were started here; start one "
+            "(with SLURM: srun --ntasks=1)"
+        )
+
+
 def _check_free(address: str) -> None:
     """Check that the port can be listened at, where jax (0.10.2) would crash.
 

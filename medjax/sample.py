@@ -27,7 +27,7 @@ from medjax import cli
 from medjax.errors import UserError
 
 if TYPE_CHECKING:
-    from medjax.data.controls import CannySettings, Size
+    from medjax.data.controls import Size
 
 # By name, for as a command this module is "__main__".
 _LOGGER = logging.getLogger("medjax.sample")
@@ -62,16 +62,17 @@ def _size(text: str | None) -> "Size | None":
     return int(match[1]), int(match[2] or match[1])
 
 
-def _canny(values: Sequence[str] | None, default: "CannySettings") -> "CannySettings":
+def _canny(values: Sequence[str] | None) -> dict[str, Any]:
+    """Return the thresholds, by their names in `controls.Preparation`."""
     if not values:
-        return default
+        return {}
     try:
         low, high = (float(value) for value in values)
     except ValueError as error:
         raise UserError(
             f"--canny={','.join(values)}: expected two thresholds, as 100,200"
         ) from error
-    return dataclasses.replace(default, low=low, high=high)
+    return {"low": low, "high": high}
 
 
 def define_flags() -> None:
@@ -102,7 +103,7 @@ def define_flags() -> None:
     number("control_start", 0, "fraction of the steps before the ControlNet is heard")
     number("control_end", 1, "fraction of the steps after which it no longer is")
     number("strength", 1, "below 1: begin from --image, and change it this much")
-    integer("seed", 0, "of all noise", lower_bound=0)
+    integer("seed", 0, "of all noise", lower_bound=0, upper_bound=2**32 - 1)
     integer("num", 1, "images of each prompt", lower_bound=1)
     string("size", None, "pixels, as 512, or 512x768: height x width")
     integer("batch_size", None, "images at a time", lower_bound=1)
@@ -117,32 +118,45 @@ def main(_: Sequence[str]) -> None:
     def only(*names: str) -> dict[str, Any]:
         return {name: asked[name] for name in names}
 
+    # What can be wrong is looked at before gigabytes are loaded.
     cli.check_writable(asked["out"], "--out")
     prompts = _prompts(asked["prompt"], asked["prompts"])
-    size = _size(asked["size"])
+    size, canny = _size(asked["size"]), _canny(asked["canny"])
+    for flag in ("image", "edges"):
+        if asked[flag] is not None and not Path(asked[flag]).is_file():
+            raise UserError(f"--{flag}={asked[flag]}: no such file")
+    if asked["negative_prompt"] and asked["guidance_scale"] == 1:
+        raise UserError("--negative_prompt needs guidance: a --guidance_scale above 1")
     from medjax.data.controls import read_control
-    from medjax.diffusion.schedulers import find_sampler, own_sampler
+    from medjax.diffusion.schedulers import own_sampler
+    from medjax.hosts import refuse_several
     from medjax.tasks.latent_diffusion import SamplingConfig
-    from medjax.training.sampling import load_source, sample
+    from medjax.training.sampling import check_dtype, load_source, sample
 
-    if asked["sampler"] is not None:
-        find_sampler(asked["sampler"])
-    source = load_source(
-        **only("workdir", "step", "weights", "base", "pretrained", "controlnet")
-    )
-    asked["sampler"] = asked["sampler"] or own_sampler(source.sd.schedule)
+    refuse_several("python -m medjax.sample")
+    check_dtype(asked["dtype"])
+    chosen = asked["sampler"]
+    asked["sampler"] = chosen or "ddim"
     sampling = SamplingConfig(
         **only(*(field.name for field in dataclasses.fields(SamplingConfig)))
     )
+    cli.keep_compiled()
+    source = load_source(
+        **only("workdir", "step", "weights", "base", "pretrained", "controlnet")
+    )
     controlled = source.sd.controlnet is not None
-    if asked["canny"] and (asked["edges"] or not controlled):
+    if chosen is None:
+        own = own_sampler(source.sd.schedule)
+        sampling = dataclasses.replace(sampling, sampler=own)
+    if canny and (asked["edges"] or not controlled):
         raise UserError("--canny is for the edges of --image with a ControlNet")
     control = read_control(
         asked["image"],
         asked["edges"],
         size,
         source.size,
-        _canny(asked["canny"], source.canny) if controlled else None,
+        dataclasses.replace(source.preparation, **canny),
+        controlled,
         sampling.strength,
     )
     options = only("negative_prompt", "num", "seed", "batch_size", "dtype")

@@ -17,15 +17,10 @@ share. SLURM, Open MPI and TPU pods say by themselves who takes part; elsewhere:
         --num_processes=2 --process_id=0     # and 1 on the other
 """
 
-import os
-from pathlib import Path
-
 from absl import flags
 from ml_collections import config_flags
 
 from medjax import cli
-
-_CACHE_BYTES = 10 * 10**9
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with :variant where it has some."
@@ -68,21 +63,11 @@ def main(_: object) -> None:
         detect=_DETECT.value,
         timeout_seconds=_HOST_TIMEOUT.value,
     )
-    _keep_compiled()
+    cli.keep_compiled()
     with joined(hosts):
         config = parse(_CONFIG.value)
         cli.check_writable(_WORKDIR.value, "--workdir")
         train(config, _WORKDIR.value)
-
-
-def _keep_compiled() -> None:
-    """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", f"{caches}/medjax/compiled")
-        jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
 
 
 if __name__ == "__main__":

@@ -73,9 +73,14 @@ def count(tree: PyTree) -> int:
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
     """Return the tree with its floating-point leaves in `dtype`; others unchanged."""
-    return jax.tree.map(
-        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
-    )
+    dtype = jnp.dtype(dtype)
+
+    def cast_leaf(x: Any) -> Any:
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        # What has the dtype is not copied, for it may be gigabytes.
+        return x.astype(dtype) if floating and x.dtype != dtype else x
+
+    return jax.tree.map(cast_leaf, tree)
 
 
 def fingerprint(tree: Mapping[str, Any]) -> str:

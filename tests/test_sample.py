@@ -1,6 +1,7 @@
 """`python -m medjax.sample`: what it draws, and what the files say of themselves."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from medjax import sample as command
 from medjax.data.config import DataConfig
-from medjax.data.controls import CannySettings, read_control
+from medjax.data.controls import Preparation, read_control
 from medjax.data.edges import canny
 from medjax.data.pipeline import open_dataset
 from medjax.diffusion.schedulers import SAMPLERS
@@ -56,8 +57,9 @@ def test_a_run_draws_what_it_is_asked(place):
     assert first.shape == (64, 64, 3)
     assert about["seed"] == 3
     assert about["number"] == 1
-    assert about["canny"]["low"] == 50
-    assert about["source"].endswith("run, step 2, ema weights")
+    assert about["canny"] == [50, 120]
+    assert about["source"] == "run, step 2, ema weights"
+    assert str(place) not in json.dumps(about)
     # The same again goes beside, and its images are the same.
     done = medjax("sample", *typed, "--num=1")
     assert done.returncode == 0, done.stderr
@@ -95,13 +97,16 @@ def test_the_flag_lists_the_samplers():
     assert tuple(SAMPLERS) == command._SAMPLERS
 
 
-def control(place, image=True, edges=None, size=(32, 48), canny=True, strength=1.0):
+def control(
+    place, image=True, edges=None, size=(32, 48), controlled=True, strength=1.0, **how
+):
     return read_control(
         place / "xray.png" if image else None,
         edges,
         size,
         (64, 64),
-        CannySettings(50, 100) if canny else None,
+        Preparation(**{"low": 50, "high": 100} | how),
+        controlled,
         strength,
     )
 
@@ -126,7 +131,7 @@ def test_given_edges_are_taken_as_they_are(place, tmp_path):
 
 
 def test_an_image_to_begin_from_is_in_the_range_of_images(place):
-    got = control(place, canny=False, strength=0.5)
+    got = control(place, controlled=False, strength=0.5)
     assert got.conditioning_image is None
     assert -1 <= got.image.min() < -0.5 < got.image.max() <= 1
 
@@ -134,3 +139,38 @@ def test_an_image_to_begin_from_is_in_the_range_of_images(place):
 def test_edges_and_an_image_without_effect_are_refused(place):
     with pytest.raises(UserError, match="or leave it out, since --edges are given"):
         control(place, edges=place / "xray.png", size=None)
+
+
+def test_an_image_is_resized_as_in_training(place, tmp_path):
+    wide = np.zeros((20, 40, 3), np.uint8)
+    wide[:, 20:] = 255
+    Image.fromarray(wide).save(tmp_path / "xray.png")
+    crop, padded, stretched = (
+        control(tmp_path, size=(40, 40), strength=0.5, resize=mode)
+        for mode in ("center_crop", "letterbox", "stretch")
+    )
+    assert (crop.image[:, 25:] > 0.9).all()
+    # The padding is black, and has no edges.
+    assert (padded.image[:9] == -1).all()
+    assert (padded.image[15:25, 25:] > 0.9).all()
+    assert padded.conditioning_image[:10].max() == 0
+    assert padded.conditioning_image.max() == 1
+    assert (stretched.image[:, 25:] > 0.9).all()
+
+
+def test_a_run_on_stored_controls_is_not_given_edges(place):
+    with pytest.raises(UserError, match="trained on stored controls"):
+        control(place, stored=True)
+    got = control(place, image=False, edges=place / "xray.png", size=None, stored=True)
+    assert got.conditioning_image.max() > 0.5
+
+
+def test_one_of_several_processes_is_refused(place):
+    slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_JOB_ID": "7"}
+    slurm |= {
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NODELIST": "a",
+        "SLURM_LOCALID": "1",
+    }
+    done = medjax("sample", f"--workdir={place}/run", env=os.environ | slurm)
+    assert "several were started here" in one_line(done)

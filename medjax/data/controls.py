@@ -12,20 +12,31 @@ from jaxtyping import Float32, UInt8
 
 from medjax.data.edges import CannyBackend, canny
 from medjax.data.readers import read_image
-from medjax.data.transforms import cover
+from medjax.data.transforms import ResizeMode, cover, fit, pad, resize
 from medjax.errors import UserError
 
 Size = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class CannySettings:
-    """How edges are found; see `edges.canny`."""
+class Preparation:
+    """What is done to an image, which should be what was done in training.
 
+    Attributes:
+        resize: How it is brought to size; see `transforms`.
+        low: Weaker threshold of its edges; see `edges.canny`.
+        high: Stronger one.
+        sigma: Blur before, in pixels.
+        backend: Whose Canny.
+        stored: Whether the controls of training were no edges, but stored images.
+    """
+
+    resize: ResizeMode = "center_crop"
     low: float = 100.0
     high: float = 200.0
     sigma: float = 0.0
     backend: CannyBackend = "opencv"
+    stored: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +61,8 @@ def read_control(
     edges_file: str | Path | None,
     size: Size | None,
     default_size: Size,
-    canny_settings: CannySettings | None,
+    preparation: Preparation,
+    controlled: bool,
     strength: float,
 ) -> Control:
     """Read ``--image`` and ``--edges``, and bring the first to size.
@@ -61,14 +73,20 @@ def read_control(
         edges_file: Edges, or any control, to be taken as they are.
         size: What was asked for, if anything.
         default_size: What is taken where nothing says.
-        canny_settings: None where there is no ControlNet.
+        preparation: What is done to the image.
+        controlled: Whether there is a ControlNet.
         strength: Of the change to the image, in (0, 1].
 
     Raises:
         UserError: If a file cannot be read, one is missing or for nothing, or edges
             have another size.
     """
-    _check_needed(image_file, edges_file, canny_settings is not None, strength)
+    _check_needed(image_file, edges_file, controlled, strength)
+    if controlled and preparation.stored and edges_file is None:
+        raise UserError(
+            "the ControlNet was trained on stored controls, not on edges; give one by "
+            "--edges=FILE"
+        )
     edges = None if edges_file is None else read_image(edges_file)
     if edges is not None and size is not None and edges.shape[:2] != size:
         raise UserError(
@@ -79,13 +97,15 @@ def read_control(
     settings: dict[str, Any] = {}
     image = None
     if image_file is not None:
-        image = cover(read_image(image_file), *size)
-        settings["image"] = str(image_file)
-    if edges is not None:
-        settings["edges"] = str(edges_file)
-    elif canny_settings is not None and image is not None:
-        edges = _edges(image, canny_settings)
-        settings["canny"] = dataclasses.asdict(canny_settings)
+        content = _resized(read_image(image_file), size, preparation.resize)
+        image = _padded(content, size)
+        settings["image"] = Path(image_file).name
+        if controlled and edges is None:
+            # Before padding, which would have an edge of its own.
+            edges = _padded(_edges(content, preparation), size)
+            settings["canny"] = [preparation.low, preparation.high]
+    if edges_file is not None:
+        settings["edges"] = Path(edges_file).name
     return Control(
         size,
         None if edges is None else edges.astype(np.float32) / 255,
@@ -120,8 +140,25 @@ def _check_needed(
         )
 
 
+def _resized(
+    image: UInt8[np.ndarray, "_ _ 3"], size: Size, mode: ResizeMode
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Return the image as in training; letterbox leaves it smaller than `size`."""
+    if mode == "stretch":
+        return resize(image, *size)
+    if mode == "letterbox" and size[0] == size[1]:
+        return fit(image, size[0], mode)
+    return cover(image, *size)
+
+
+def _padded(
+    content: UInt8[np.ndarray, "h w 3"], size: Size
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    return content if content.shape[:2] == size else pad(content, size[0])
+
+
 def _edges(
-    image: UInt8[np.ndarray, "H W 3"], settings: CannySettings
+    image: UInt8[np.ndarray, "H W 3"], settings: Preparation
 ) -> UInt8[np.ndarray, "H W 3"]:
     found = canny(image, settings.low, settings.high, settings.sigma, settings.backend)
     return np.repeat(found[:, :, None], 3, axis=2)

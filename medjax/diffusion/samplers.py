@@ -76,6 +76,11 @@ def make_plan(
     if sampler.by_level:
         # In their own scale the signal is always 1, also where noise is left.
         updates[-1] /= stops.next_alpha[-1]
+    if not np.isfinite(updates).all():
+        raise UserError(
+            f"sampler {name} cannot take {steps} steps, two of which would stop at one "
+            "level of noise; take fewer"
+        )
     spread = options["timestep_spacing"] in ("linspace", "trailing")
     return Plan(
         timesteps=stops.timesteps.astype(np.float32),

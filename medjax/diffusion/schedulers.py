@@ -1,7 +1,9 @@
 """Which samplers there are: each is diffusers' scheduler of a class.
 
 It reads the same keys of a ``scheduler_config.json``, with the same defaults, and gives
-the same numbers; a configuration that asks for something else is refused.
+the same numbers; a configuration that asks for something else is refused. Pipelines of
+diffusers may change a configuration first (``StableDiffusionPipeline`` makes its
+``steps_offset`` 1), and begin PNDM from an image at a stop of its own.
 """
 
 import dataclasses
@@ -65,7 +67,7 @@ _DPM = Sampler(
         "euler_at_final": False,
         "lambda_min_clipped": -float("inf"),
     },
-    {"whole": True},
+    {"whole": True, "cuts_cosine": True},
     # diffusers takes the names of other classes' solvers for its own.
     _MULTISTEP
     | {

@@ -116,7 +116,8 @@ def stops_at_levels(
         schedule: Of the training.
         options: ``timestep_spacing``, ``steps_offset``, ``use_karras_sigmas``,
             ``final_sigmas_type``, ``lambda_min_clipped``, and ``whole``: whether
-            timesteps are whole numbers, spaced as for one step more.
+            timesteps are whole numbers, spaced as for one step more; ``cuts_cosine``:
+            whether Karras's are cut, not rounded, on the cosine schedule.
         steps: From 1 to T.
         begin: How many of them to leave out.
 
@@ -137,7 +138,10 @@ def stops_at_levels(
         ends = (noise[-1], noise[0]) if whole else (levels[0], levels[-1])
         levels = _karras(*ends, len(timesteps))
         timesteps = np.interp(np.log(levels), np.log(noise), np.arange(len(noise)))
-        timesteps = timesteps.round() if whole else timesteps
+        if whole:
+            cosine = schedule.config.get("beta_schedule") == "squaredcos_cap_v2"
+            cut = cosine and options.get("cuts_cosine")
+            timesteps = np.trunc(timesteps) if cut else timesteps.round()
     final = noise[0] if options.get("final_sigmas_type") == "sigma_min" else 0.0
     levels = np.append(levels, final)
     bars = 1 / (1 + levels**2)

@@ -187,7 +187,7 @@ def make_controlnet_task(
         only_mid_control=model.only_mid_control,
     )
     check_base(
-        model.pretrained,
+        f"config.model.pretrained={model.pretrained}",
         networks.unet,
         networks.vae,
         networks.text_encoder,

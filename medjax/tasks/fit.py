@@ -11,7 +11,7 @@ from medjax.models.unet_2d_condition import UNet2DCondition
 
 
 def check_base(
-    source: str,
+    where: str,
     unet: UNet2DCondition,
     vae: AutoencoderKL,
     text_encoder: CLIPText,
@@ -20,7 +20,7 @@ def check_base(
     """Check that the parts of a Stable Diffusion fit each other.
 
     Args:
-        source: Where they come from, for the error.
+        where: What they are parts of, for the error.
         unet: Network.
         vae: Network.
         text_encoder: Network.
@@ -29,7 +29,6 @@ def check_base(
     Raises:
         UserError: If its U-Net takes other latents or texts than the others give.
     """
-    where = f"config.model.pretrained={source}"
     if unet.in_channels != vae.latent_channels:
         raise UserError(
             f"{where}: its U-Net takes {unet.in_channels} channels, its autoencoder "

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Key
 
 from medjax import meshes, trees
 from medjax.arrays import Array, Batch, Params
@@ -69,7 +69,8 @@ def latent_diffusion(sd: StableDiffusion, dtype: Any) -> LatentDiffusion:
         schedule=sd.schedule,
         null_text_ids=tokenize(sd.tokenizer, "")[0],
     )
-    check_base("", model.unet, model.vae, model.text_encoder, len(sd.tokenizer))
+    parts = (model.unet, model.vae, model.text_encoder)
+    check_base("the model", *parts, len(sd.tokenizer))
     if isinstance(model.controlnet, ControlNet):
         model.controlnet.check_fits(model.unet, model.vae.downsampling)
     return model
@@ -123,10 +124,11 @@ def _generate(
 ) -> Iterator[Float[np.ndarray, "H W 3"]]:
     parts = {n: getattr(sd, n).params for n in _PARTS if getattr(sd, n) is not None}
     nets = meshes.place_params(trees.cast(parts, dtype), mesh)
+    del parts
     key = jax.random.key(seed)
+    fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 
-    def draw(nets: Params, batch: Batch, numbers: Array) -> Array:
-        keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+    def draw(nets: Params, batch: Batch, keys: Key[Array, " b"]) -> Array:
         whole = meshes.gather_params(nets)
         return model.sample(whole, batch, keys, sampling, size)
 
@@ -137,9 +139,16 @@ def _generate(
         filled = [*asked, *[asked[-1]] * (batch_size - len(asked))]
         batch = meshes.place_batch(_batch(filled, sd.tokenizer), mesh)
         numbers = np.array([request.number for request in filled], np.uint32)
-        placed = jax.device_put(numbers, meshes.batch_sharding(mesh))
-        images = np.asarray(draw(nets, batch, placed))
-        yield from images[: len(asked)]
+        # The keys are an argument, or each seed would be compiled anew.
+        keys = fold_in(key, jax.device_put(numbers, meshes.batch_sharding(mesh)))
+        images = np.asarray(draw(nets, batch, keys))[: len(asked)]
+        for request, image in zip(asked, images, strict=True):
+            if not np.isfinite(image).all():
+                raise UserError(
+                    f"image {request.number} is not finite: the weights are broken, or "
+                    f"overflow in {dtype}; try --dtype=float32"
+                )
+            yield image
 
 
 def check_size(size: tuple[int, int], model: LatentDiffusion) -> None:

@@ -36,7 +36,7 @@ class SamplingConfig:
     Attributes:
         sampler: One of `medjax.diffusion.schedulers.SAMPLERS`.
         steps: Of the sampler.
-        guidance_scale: Weight of the caption; 1 is no guidance.
+        guidance_scale: Weight of the caption, from 1, which is no guidance.
         guidance_rescale: How far to undo what guidance does to contrast, in [0, 1].
         eta: Fresh noise in DDIM's steps, in [0, 1].
         conditioning_scale: Weight of the ControlNet.
@@ -63,7 +63,7 @@ class SamplingConfig:
             UserError: Starts with the name of the one that is.
         """
         find_sampler(self.sampler)
-        check_least(self, steps=1)
+        check_least(self, steps=1, guidance_scale=1)
         for name in ("guidance_rescale", "eta", "control_start", "control_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, expected 0 to 1")
@@ -202,9 +202,11 @@ class LatentDiffusion:
             UserError: If it cannot do what is asked.
         """
         begin = sampling.steps - int(sampling.steps * sampling.strength)
-        return samplers.make_plan(
+        plan = samplers.make_plan(
             sampling.sampler, self.schedule, sampling.steps, sampling.eta, begin
         )
+        # Latents have no range, though schedulers clip where a file says nothing.
+        return dataclasses.replace(plan, clip=None)
 
     def _guided(
         self, nets: Params, batch: Batch, sampling: SamplingConfig, steps: int

@@ -1,6 +1,8 @@
 """What an export's folder holds, in each of the formats."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +68,11 @@ def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
 
 
 def _write_parity(run: Run, folder: Path, export: Export) -> None:
-    try:
+    logger.info("comparing it with PyTorch; --noparity leaves that out")
+    with _told_of_torch():
         report = measure_parity(folder, run.sd)
-        if export.format == "pipeline":
-            report["image"] = _image_parity(run, folder)
-    # Whatever the libraries raise, the export is not what they load.
-    except Exception as error:
-        raise UserError(
-            f"PyTorch cannot load what would be exported: {error}; --noparity writes "
-            "it without asking PyTorch"
-        ) from error
+    if export.format == "pipeline":
+        report["image"] = _image_parity(run, folder)
     write_json(folder / "parity.json", {"stored": export.dtype, **report})
     for name, measured in report["networks"].items():
         logger.info(
@@ -83,6 +80,18 @@ def _write_parity(run: Run, folder: Path, export: Export) -> None:
         )
     if "psnr_db" in report.get("image", {}):
         logger.info("an image: PSNR %.0f dB", report["image"]["psnr_db"])
+
+
+@contextlib.contextmanager
+def _told_of_torch() -> Iterator[None]:
+    """Say that PyTorch's libraries fail, whatever they raise."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"PyTorch cannot load what would be exported: {error}; --noparity writes "
+            "it without asking PyTorch"
+        ) from error
 
 
 def _image_parity(run: Run, folder: Path) -> dict[str, Any]:
@@ -108,14 +117,15 @@ def _image_parity(run: Run, folder: Path) -> dict[str, Any]:
         (ours,) = generate(run.sd, [request], sampling, (pixels, pixels), mesh)
     assert request.conditioning_image is not None
     assert request.noise is not None
-    theirs = sample_by_torch(
-        folder,
-        request.prompt,
-        request.conditioning_image,
-        request.noise,
-        sampling.steps,
-        sampling.guidance_scale,
-    )
+    with _told_of_torch():
+        theirs = sample_by_torch(
+            folder,
+            request.prompt,
+            request.conditioning_image,
+            request.noise,
+            sampling.steps,
+            sampling.guidance_scale,
+        )
     # Of images in [0, 1].
     apart = (ours.astype(np.float64) - theirs) / 2
     return {

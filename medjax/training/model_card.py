@@ -196,6 +196,12 @@ def _data(run: Run) -> str:
     )
 
 
+def has_stored_controls(run: Run) -> bool:
+    """Tell whether the data, if they are at hand, held controls beside the images."""
+    metadata = _dataset(run)
+    return metadata is not None and "conditioning_image" in metadata.features
+
+
 def _dataset(run: Run) -> Metadata | None:
     """Return what the data say of themselves, if they are still where they were."""
     data = run.config.data

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import medjax
 from medjax import meshes
-from medjax.data.controls import CannySettings, Control, Size
+from medjax.data.controls import Control, Preparation, Size
 from medjax.errors import UserError, nearest
 from medjax.evaluation.grids import image_page, save_png, to_uint8
 from medjax.pretrained import (
@@ -24,6 +24,7 @@ from medjax.pretrained import (
 )
 from medjax.tasks.generation import Request, generate
 from medjax.tasks.latent_diffusion import SamplingConfig
+from medjax.training.model_card import has_stored_controls
 from medjax.training.runs import load_run
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 _DTYPES = ("auto", "float32", "bfloat16")
 # At once, unless told: on the CPU more are no faster.
 _BATCH_ON_CPU, _BATCH = 1, 4
+# Images on a page, at most.
+_ON_PAGE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +44,13 @@ class Source:
         sd: The networks.
         name: What the images' metadata call it.
         size: Height and width of images by default.
-        canny: How edges are found by default, which is as in training.
+        preparation: What is done to images by default, which is as in training.
     """
 
     sd: StableDiffusion
     name: str
     size: Size
-    canny: CannySettings
+    preparation: Preparation
 
 
 def load_source(
@@ -80,11 +83,15 @@ def load_source(
     if pretrained is not None:
         if step is not None or base is not None:
             raise UserError("--step and --base go with --workdir, not --pretrained")
+        if weights != "auto":
+            raise UserError("--weights goes with --workdir, not --pretrained")
         sd = load_stable_diffusion(pretrained, controlnet=controlnet is None)
         if controlnet is not None:
             sd = dataclasses.replace(sd, controlnet=load_controlnet(controlnet))
         side = sd.unet.config.get("sample_size", 64) * sd.vae.module.downsampling
-        return Source(sd, pretrained, (side, side), CannySettings())
+        # No place of this machine goes into the images.
+        name = Path(pretrained).name if Path(pretrained).exists() else pretrained
+        return Source(sd, name, (side, side), Preparation())
     if controlnet is not None:
         raise UserError("--controlnet goes with --pretrained; a run has its own")
     assert workdir is not None
@@ -93,9 +100,16 @@ def load_source(
     low, high = (sum(ends) / 2 for ends in (data.canny_low, data.canny_high))
     return Source(
         run.sd,
-        f"{workdir}, step {run.step}, {run.weights} weights",
+        f"{Path(workdir).resolve().name}, step {run.step}, {run.weights} weights",
         (data.image_size, data.image_size),
-        CannySettings(low, high, data.canny_sigma, data.canny_backend),
+        Preparation(
+            data.resize,
+            low,
+            high,
+            data.canny_sigma,
+            data.canny_backend,
+            stored=has_stored_controls(run),
+        ),
     )
 
 
@@ -112,7 +126,7 @@ def sample(
     batch_size: int | None = None,
     dtype: str = "auto",
 ) -> list[Path]:
-    """Draw images to a folder, with a page of all of them, and a progress bar.
+    """Draw images to a folder, with a page of the first ones, and a progress bar.
 
     Args:
         source: What to draw from.
@@ -132,11 +146,7 @@ def sample(
     Raises:
         UserError: If the sampler, the networks and the sizes do not fit.
     """
-    if dtype not in _DTYPES:
-        raise UserError(
-            f"--dtype={dtype}: expected one of {', '.join(_DTYPES)}"
-            + nearest(dtype, _DTYPES)
-        )
+    check_dtype(dtype)
     on_cpu = jax.default_backend() == "cpu"
     if dtype == "auto":
         dtype = "float32" if on_cpu else "bfloat16"
@@ -150,7 +160,7 @@ def sample(
         )
         for number in range(len(prompts) * num)
     ]
-    mesh = meshes.make_mesh(meshes.MeshConfig())
+    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices())
     shards = meshes.batch_shards(mesh)
     batch_size = min(batch_size or (_BATCH_ON_CPU if on_cpu else _BATCH), len(requests))
     batch_size = -(-batch_size // shards) * shards
@@ -182,20 +192,33 @@ def sample(
     }
     out = Path(out).expanduser()
     first = _next_number(out)
-    images, files = [], []
-    shown = tqdm(drawn, "images", len(requests), unit="image")
-    for request, image in zip(requests, shown, strict=True):
+    rows = max(1, min(len(prompts), _ON_PAGE // num))
+    files: list[Path] = []
+    shown: list[np.ndarray] = []
+    bar = tqdm(drawn, "images", len(requests), unit="image")
+    for request, image in zip(requests, bar, strict=True):
         about = {"prompt": request.prompt, "number": request.number, **settings}
-        images.append(image)
         files.append(out / f"{first + request.number:04d}.png")
         save_png(files[-1], to_uint8(image), _metadata(about))
-    columns = {str(n + 1): np.stack(images[n::num]) for n in range(num)}
+        if request.number < min(rows * num, _ON_PAGE):
+            shown.append(image)
+    each = len(shown) // rows
+    columns = {str(n + 1): np.stack(shown[n::each]) for n in range(each)}
     if control.conditioning_image is not None:
         condition = 2 * control.conditioning_image - 1
-        columns = {"condition": np.stack([condition] * len(prompts)), **columns}
+        columns = {"condition": np.stack([condition] * rows), **columns}
     page = out / f"grid-{first:04d}.png"
-    save_png(page, image_page(columns, prompts))
+    save_png(page, image_page(columns, prompts[:rows]))
     return [*files, page]
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise UserError if images cannot be computed in `dtype`."""
+    if dtype not in _DTYPES:
+        raise UserError(
+            f"--dtype={dtype}: expected one of {', '.join(_DTYPES)}"
+            + nearest(dtype, _DTYPES)
+        )
 
 
 def _next_number(out: Path) -> int:
@@ -210,7 +233,7 @@ def _metadata(about: dict[str, Any]) -> dict[str, str]:
     line = (
         f"{about['prompt']}\nNegative prompt: {about['negative_prompt']}\n"
         f"Steps: {about['steps']}, Sampler: {about['sampler']}, CFG scale: "
-        f"{about['guidance_scale']}, Seed: {about['seed']}, Size: {width}x{height}, "
-        f"Model: {about['source']}"
+        f"{about['guidance_scale']}, Seed: {about['seed']}, Image: {about['number']}, "
+        f"Size: {width}x{height}, Model: {about['source']}"
     )
     return {"medjax": json.dumps(about, ensure_ascii=False), "parameters": line}

@@ -24,13 +24,13 @@ def test_parts_of_different_models_are_told(change, message):
         "text_encoder": small.TEXT,
     }
     good = {name: getattr(task.model, name) for name in parts}
-    check_base("x", **good, tokens=50)
+    check_base("the one at x", **good, tokens=50)
     changed = {
         name: type(good[name]).from_config({**parts[name], **keys})
         for name, keys in change.items()
     }
-    with pytest.raises(UserError, match=rf"config\.model\.pretrained=x: .*{message}"):
-        check_base("x", **good | changed, tokens=50)
+    with pytest.raises(UserError, match=rf"the one at x: .*{message}"):
+        check_base("the one at x", **good | changed, tokens=50)
 
 
 @pytest.mark.parametrize(
