@@ -72,7 +72,8 @@ def make_plan(
             f"the first {begin} of {steps} steps are left out; none is left"
         )
     stops = sampler.stops(schedule, options, steps, begin)
-    updates = sampler.updates(stops, schedule.prediction_type, options)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        updates = sampler.updates(stops, schedule.prediction_type, options)
     if sampler.by_level:
         # In their own scale the signal is always 1, also where noise is left.
         updates[-1] /= stops.next_alpha[-1]

@@ -145,7 +145,10 @@ def test_latents_are_clipped_as_those_of_diffusers(name):
         ("dpmpp_2m", {"final_sigmas_type": "sigma_min"}),
         ("dpmpp_2m", {"final_sigmas_type": "sigma_min", "euler_at_final": True}),
         ("dpmpp_2m", {"lambda_min_clipped": -2.0}),
-        ("dpmpp_2m_karras", {"beta_schedule": "squaredcos_cap_v2"}),
+        (
+            "dpmpp_2m_karras",
+            {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"},
+        ),
         ("unipc", {"use_karras_sigmas": True}),
         ("unipc", {"lower_order_final": False, "final_sigmas_type": "sigma_min"}),
         ("ddpm", {"variance_type": "fixed_large"}),
