@@ -27,8 +27,6 @@ STOPPED_EXIT_CODE = 75
 INTERRUPTED_EXIT_CODE = 130
 # Of what jax says when memory is short, which can be pages.
 _WIDEST = 300
-# Of the compiled programs that are kept.
-_CACHE_BYTES = 10 * 10**9
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -107,16 +105,6 @@ def _debug() -> bool:
     return bool({"--debug", "--debug=true", "-debug"} & set(sys.argv))
 
 
-def keep_compiled() -> None:
-    """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", f"{caches}/medjax/compiled")
-        jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-
-
 def check_writable(folder: str | Path, flag: str) -> None:
     """Check, without leaving anything, that `folder` is there or can be made.
 
@@ -150,7 +138,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
         for name in _config_flags():
             argv, nones[name] = _check_config(name, argv)
-        extra = flags.FLAGS(argv)
+        extra = _parsed(argv)
     except UserError:
         raise
     except flags.UnrecognizedFlagError as error:
@@ -166,6 +154,17 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         for path in paths:
             config.update_from_flattened_dict({path: None})
     return extra
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
+    """Let absl parse the flags; its --help would count as a failure."""
+    from absl import flags
+
+    try:
+        return flags.FLAGS(argv)
+    except SystemExit as ending:
+        # Nothing but help ends a process while flags are parsed.
+        raise SystemExit(0) from ending
 
 
 def _parsing_error(message: str) -> str:

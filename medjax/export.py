@@ -30,7 +30,7 @@ _FORMATS = ("pipeline", "controlnet", "single_file")
 _DTYPES = ("float32", "float16", "bfloat16")
 # All that an export writes; a folder with anything else in it is never replaced.
 _OWN = (
-    *("README.md", "parity.json", "model_index.json", "config.json"),
+    *("README.md", "parity.json", "medjax.json", "model_index.json", "config.json"),
     *("unet", "vae", "text_encoder", "tokenizer", "scheduler", "controlnet"),
     *("diffusion_pytorch_model.safetensors", "control_*.safetensors"),
 )
@@ -194,10 +194,11 @@ def define_flags() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Export as the flags say."""
+    from medjax.compilation import keep_compiled
     from medjax.hosts import refuse_several
 
     refuse_several("python -m medjax.export")
-    cli.keep_compiled()
+    keep_compiled()
     values = flags.FLAGS
     export(
         values.workdir,

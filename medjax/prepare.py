@@ -206,6 +206,11 @@ def summary(report: Mapping[str, Any], out: str | Path) -> str:
             f"  no {group} fell into {' and '.join(absent)}; training needs one in "
             "validation: larger shares (--split_percent) or more data make it"
         )
+    if report["dataset"] == "folder" and not report["settings"]["group_column"]:
+        lines.append(
+            "  split image by image: a patient's may fall into several splits; "
+            "--group_column keeps them together"
+        )
     for name, count in report["counts"].items():
         lines.append(f"  {name.replace('_', ' ')}: {count}")
     for kind, what in _KINDS.items():
@@ -239,7 +244,10 @@ def define_flags() -> None:
         "keeps together",
     )
     flags.DEFINE_list(
-        "split_percent", ["80", "10", "10"], "shares of train, validation and test"
+        "split_percent",
+        ["80", "10", "10"],
+        "expected shares of train, validation and test; each group is drawn by itself, "
+        "so small sets stray from them",
     )
     flags.DEFINE_bool("overwrite", False, "replace the data set in --out")
 

@@ -83,28 +83,51 @@ def define_flags() -> None:
         flags.DEFINE_float,
     )
     string("workdir", None, "folder of a run, to draw from what it trained")
-    integer("step", None, "its checkpoint; by default the newest whole one")
+    integer(
+        "step",
+        None,
+        "with --workdir: which checkpoint; by default the newest whole one",
+    )
     string("weights", "auto", "ema, raw, or auto: the average, where the run kept one")
     string("base", None, "where the run's base lies now, if not where it lay")
     string("pretrained", None, "folder, hub id or file of a Stable Diffusion")
-    string("controlnet", None, "a ControlNet for --pretrained, likewise")
+    string(
+        "controlnet",
+        None,
+        "with --pretrained: folder, hub id or file of a ControlNet for it",
+    )
     string("prompt", "", "caption of the images")
-    string("prompts", None, "file of captions, one a line")
+    string(
+        "prompts", None, "file of captions, one a line; each line has noise of its own"
+    )
     string("negative_prompt", "", "what guidance leads away from")
     string("image", None, "its edges control; with --strength it is the start")
-    string("edges", None, "image of edges, or of any control, taken as it is")
+    string(
+        "edges",
+        None,
+        "image of edges, or of any control, as it is: its size is the images'",
+    )
     flags.DEFINE_list("canny", None, "thresholds of --image's edges, as 100,200")
     string("sampler", None, f"{', '.join(_SAMPLERS)}; by default the model's own")
-    integer("steps", 30, "of the sampler", lower_bound=1)
-    number("guidance_scale", 7.5, "weight of the caption; 1 is no guidance")
+    integer("steps", 30, "steps of the sampler", lower_bound=1)
+    number(
+        "guidance_scale",
+        None,
+        "weight of the caption; 1 is no guidance; by default as in the run's own "
+        "samples, else 7.5",
+    )
     number("guidance_rescale", 0, "how far to undo guidance's contrast, 0 to 1")
     number("eta", 0, "fresh noise in DDIM's steps, 0 to 1")
     number("conditioning_scale", 1, "weight of the ControlNet")
     number("control_start", 0, "fraction of the steps before the ControlNet is heard")
-    number("control_end", 1, "fraction of the steps after which it no longer is")
+    number(
+        "control_end",
+        1,
+        "fraction of the steps after which the ControlNet is not heard",
+    )
     number("strength", 1, "below 1: begin from --image, and change it this much")
-    integer("seed", 0, "of all noise", lower_bound=0, upper_bound=2**32 - 1)
-    integer("num", 1, "images of each prompt", lower_bound=1)
+    integer("seed", 0, "seed of all noise", lower_bound=0, upper_bound=2**32 - 1)
+    integer("num", 1, "number of images of each prompt", lower_bound=1)
     string("size", None, "pixels, as 512, or 512x768: height x width")
     integer("batch_size", None, "images at a time", lower_bound=1)
     string("dtype", "auto", "float32, bfloat16, or auto: bfloat16 except on the CPU")
@@ -125,8 +148,7 @@ def main(_: Sequence[str]) -> None:
     for flag in ("image", "edges"):
         if asked[flag] is not None and not Path(asked[flag]).is_file():
             raise UserError(f"--{flag}={asked[flag]}: no such file")
-    if asked["negative_prompt"] and asked["guidance_scale"] == 1:
-        raise UserError("--negative_prompt needs guidance: a --guidance_scale above 1")
+    from medjax.compilation import keep_compiled
     from medjax.data.controls import read_control
     from medjax.diffusion.schedulers import own_sampler
     from medjax.hosts import refuse_several
@@ -135,19 +157,26 @@ def main(_: Sequence[str]) -> None:
 
     refuse_several("python -m medjax.sample")
     check_dtype(asked["dtype"])
-    chosen = asked["sampler"]
-    asked["sampler"] = chosen or "ddim"
+    chosen = {name: asked[name] for name in ("sampler", "guidance_scale")}
+    asked["sampler"] = chosen["sampler"] or "ddim"
+    if chosen["guidance_scale"] is None:
+        asked["guidance_scale"] = SamplingConfig.guidance_scale
     sampling = SamplingConfig(
         **only(*(field.name for field in dataclasses.fields(SamplingConfig)))
     )
-    cli.keep_compiled()
+    keep_compiled()
     source = load_source(
         **only("workdir", "step", "weights", "base", "pretrained", "controlnet")
     )
     controlled = source.sd.controlnet is not None
-    if chosen is None:
+    if chosen["sampler"] is None:
         own = own_sampler(source.sd.schedule)
         sampling = dataclasses.replace(sampling, sampler=own)
+    if chosen["guidance_scale"] is None:
+        scale = source.guidance_scale
+        sampling = dataclasses.replace(sampling, guidance_scale=scale)
+    if asked["negative_prompt"] and sampling.guidance_scale == 1:
+        raise UserError("--negative_prompt needs guidance: a --guidance_scale above 1")
     if canny and (asked["edges"] or not controlled):
         raise UserError("--canny is for the edges of --image with a ControlNet")
     control = read_control(
@@ -159,6 +188,11 @@ def main(_: Sequence[str]) -> None:
         controlled,
         sampling.strength,
     )
+    if control.size != source.size:
+        _LOGGER.warning(
+            "images of %d x %d, and it was trained at %d x %d: they may be poor",
+            *(*control.size, *source.size),
+        )
     options = only("negative_prompt", "num", "seed", "batch_size", "dtype")
     files = sample(source, prompts, control, sampling, asked["out"], **options)
     _LOGGER.info("%d images, and %s", len(files) - 1, files[-1])

@@ -51,6 +51,7 @@ _HOST_TIMEOUT = flags.DEFINE_integer(
 def main(_: object) -> None:
     """Train as the flags say."""
     # Imported here so that --help and mistakes in flags answer at once.
+    from medjax.compilation import keep_compiled
     from medjax.distributed import joined
     from medjax.hosts import Hosts
     from medjax.training.config import parse
@@ -63,7 +64,7 @@ def main(_: object) -> None:
         detect=_DETECT.value,
         timeout_seconds=_HOST_TIMEOUT.value,
     )
-    cli.keep_compiled()
+    keep_compiled()
     with joined(hosts):
         config = parse(_CONFIG.value)
         cli.check_writable(_WORKDIR.value, "--workdir")

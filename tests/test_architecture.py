@@ -27,6 +27,7 @@ FLOORS = (
         "trees",
         "meshes",
         "configuration",
+        "compilation",
         "hosts",
         "distributed",
     ),

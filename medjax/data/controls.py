@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from medjax.data.config import DataConfig
 from medjax.data.edges import CannyBackend, canny
 from medjax.data.readers import read_image
 from medjax.data.transforms import ResizeMode, cover, fit, pad, resize
@@ -37,6 +38,12 @@ class Preparation:
     sigma: float = 0.0
     backend: CannyBackend = "opencv"
     stored: bool = False
+
+    @classmethod
+    def of_training(cls, data: DataConfig, stored: bool) -> "Preparation":
+        """Return what a run did, at the middle of its thresholds."""
+        low, high = (sum(ends) / 2 for ends in (data.canny_low, data.canny_high))
+        return cls(data.resize, low, high, data.canny_sigma, data.canny_backend, stored)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -84,7 +84,7 @@ def dataset_metadata(config: DataConfig) -> Metadata:
         name="phantoms",
         splits=_phantom_splits(config),
         features=("id", "image", "text", "labels"),
-        licence="computed by medjax: no rights attached",
+        licence="Apache-2.0: computed by medjax",
         description="Frontal chest radiographs computed from ellipsoids.",
     )
 

@@ -138,7 +138,9 @@ class PreparedSource:
         if self.split not in splits:
             raise UserError(
                 f"{self.folder}: no split '{self.split}', only "
-                f"{describe_splits(splits)}{nearest(self.split, splits)}"
+                f"{describe_splits(splits)}{nearest(self.split, splits)}; "
+                "medjax.prepare with more data, or larger shares (--split_percent), "
+                "makes one"
             )
         if "image" not in self.metadata.features:
             raise UserError(

@@ -152,7 +152,7 @@ def find_sampler(name: str) -> Sampler:
     if name not in SAMPLERS:
         raise UserError(
             f"there is no sampler '{name}'; expected one of {', '.join(SAMPLERS)}"
-            + nearest(name, SAMPLERS)
+            + nearest(name.replace("+", "p"), SAMPLERS)
         )
     return SAMPLERS[name]
 

@@ -46,24 +46,26 @@ the command is
 
 WHAT = {
     "pipeline": (
-        "A Stable Diffusion with a ControlNet, which makes images that follow a "
+        "A Stable Diffusion with a ControlNet, which is to make images that follow a "
         "picture and a caption. For PyTorch diffusers."
     ),
     "controlnet": (
-        "A ControlNet: with the Stable Diffusion below, it makes images that follow a "
-        "picture and a caption. For PyTorch diffusers."
+        "A ControlNet: with the Stable Diffusion below, it is to make images that "
+        "follow a picture and a caption. For PyTorch diffusers."
     ),
     "single_file": (
         "A ControlNet in one file, with the names of the original release: with the "
-        "Stable Diffusion below, it makes images that follow a picture and a caption. "
-        "For web UIs."
+        "Stable Diffusion below, it is to make images that follow a picture and a "
+        "caption. For web UIs."
     ),
 }
 UNET_TOO = " Its U-Net was trained too."
 
 _GENERATE = """edges = load_image("edges.png")
-image = pipeline("a caption", image=edges, num_inference_steps=20).images[0]
-image.save("image.png")
+images = pipeline(
+    "a caption", image=edges, num_inference_steps=20, guidance_scale={guidance}
+).images
+images[0].save("image.png")
 ```"""
 _CONTROLNET = """from diffusers import (
     ControlNetModel,
@@ -119,6 +121,12 @@ CONDITION = {
         "they have none, {edges}."
     ),
 }
+
+ADHERENCE = """
+
+`val/edge_f1` is how well the edges of generated images match those that they were
+given, 1 being perfectly; `val/edge_f1_chance` the same against other images' edges.
+Where the two are equal, the edges are not followed."""
 
 CONFIG = """
 from medjax.training.config import make_config

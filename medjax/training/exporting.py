@@ -1,6 +1,7 @@
 """What an export's folder holds, in each of the formats."""
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import meshes
+from medjax.data.controls import Preparation
 from medjax.diffusion.schedulers import own_sampler
 from medjax.errors import UserError
 from medjax.pretrained import save_controlnet, save_stable_diffusion
@@ -19,10 +21,13 @@ from medjax.pretrained.parity import measure_parity, sample_by_torch
 from medjax.pretrained.single_file_out import save_controlnet_file
 from medjax.tasks.generation import Request, generate
 from medjax.tasks.latent_diffusion import SamplingConfig
-from medjax.training.model_card import Export, model_card
+from medjax.training.model_card import Export, has_stored_controls, model_card
 from medjax.training.runs import Run
 
 logger = logging.getLogger(__name__)
+
+ABOUT = "medjax.json"
+"""What `medjax.sample` has to know of an export beside what diffusers knows."""
 
 _PROMPT, _STEPS = "chest x-ray", 20
 
@@ -62,6 +67,14 @@ def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
         save_controlnet(run.sd.controlnet, folder, dtype)
     else:
         save_controlnet_file(run.sd.controlnet, folder / export.file, dtype)
+    data = run.config.data
+    preparation = Preparation.of_training(data, has_stored_controls(run))
+    about = {
+        "image_size": data.image_size,
+        "preparation": dataclasses.asdict(preparation),
+        "guidance_scale": run.config.eval.guidance_scale,
+    }
+    write_json(folder / ABOUT, about)
     (folder / "README.md").write_text(model_card(run, export), encoding="utf-8")
     if parity:
         _write_parity(run, folder, export)

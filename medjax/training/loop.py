@@ -200,4 +200,6 @@ def _train(config: RunConfig, workdir: Path, stop: StopRequest) -> TrainState:
                 plan.steps,
                 plan.max_hours,
             )
+        else:
+            logger.info("done: %d steps, in %s", step, workdir)
     return state

@@ -74,6 +74,7 @@ def model_card(run: Run, export: Export) -> str:
             file=export.file,
             dtype=export.dtype,
             base=_named(run.base["source"]) or "BASE",
+            guidance=run.config.eval.guidance_scale,
         ),
         size=run.config.data.image_size,
         data=_data(run),
@@ -242,4 +243,5 @@ def _metrics(run: Run) -> str:
     if not told:
         return "Nothing was measured at this step."
     rows = [f"| {name} | {value:.4g} |" for name, value in told.items()]
-    return "\n".join(["| measured at this step | |", "|---|---|", *rows])
+    table = "\n".join(["| measured at this step | |", "|---|---|", *rows])
+    return table + (card_texts.ADHERENCE if "val/edge_f1" in told else "")

@@ -22,8 +22,10 @@ from medjax.pretrained import (
     load_controlnet,
     load_stable_diffusion,
 )
+from medjax.pretrained.sources import read_json
 from medjax.tasks.generation import Request, generate
 from medjax.tasks.latent_diffusion import SamplingConfig
+from medjax.training.exporting import ABOUT
 from medjax.training.model_card import has_stored_controls
 from medjax.training.runs import load_run
 
@@ -45,12 +47,14 @@ class Source:
         name: What the images' metadata call it.
         size: Height and width of images by default.
         preparation: What is done to images by default, which is as in training.
+        guidance_scale: By default, which is as in the run's own samples.
     """
 
     sd: StableDiffusion
     name: str
     size: Size
     preparation: Preparation
+    guidance_scale: float = 7.5
 
 
 def load_source(
@@ -91,25 +95,24 @@ def load_source(
         side = sd.unet.config.get("sample_size", 64) * sd.vae.module.downsampling
         # No place of this machine goes into the images.
         name = Path(pretrained).name if Path(pretrained).exists() else pretrained
-        return Source(sd, name, (side, side), Preparation())
+        made = Path(pretrained).expanduser() / ABOUT
+        if not made.is_file():
+            return Source(sd, name, (side, side), Preparation())
+        about = read_json(made)
+        side = about["image_size"]
+        preparation = Preparation(**about["preparation"])
+        return Source(sd, name, (side, side), preparation, about["guidance_scale"])
     if controlnet is not None:
         raise UserError("--controlnet goes with --pretrained; a run has its own")
     assert workdir is not None
     run = load_run(workdir, step, weights, base)
     data = run.config.data
-    low, high = (sum(ends) / 2 for ends in (data.canny_low, data.canny_high))
     return Source(
         run.sd,
         f"{Path(workdir).resolve().name}, step {run.step}, {run.weights} weights",
         (data.image_size, data.image_size),
-        Preparation(
-            data.resize,
-            low,
-            high,
-            data.canny_sigma,
-            data.canny_backend,
-            stored=has_stored_controls(run),
-        ),
+        Preparation.of_training(data, has_stored_controls(run)),
+        run.config.eval.guidance_scale,
     )
 
 

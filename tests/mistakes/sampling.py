@@ -86,10 +86,11 @@ MISTAKES = [
     ),
     sample(
         "negative prompt without guidance",
-        RUN,
+        PLAIN,
         "--negative_prompt=x",
         "--guidance_scale=1",
         says=("--guidance_scale above 1",),
+        setup=plain,
     ),
     sample("guidance", RUN, "--guidance_scale=0", says=("guidance_scale is 0.0",)),
     sample("seed", RUN, "--seed=4294967296", says=("--seed=4294967296",)),

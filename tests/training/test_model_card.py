@@ -102,7 +102,7 @@ def test_licences_are_named_or_said_to_be_unknown(tmp_path):
     text = model_card(run(data__root=str(tmp_path / "none")), PIPELINE)
     assert "Licence: unknown: the data were not at hand" in text
     text = model_card(run("demo"), PIPELINE)
-    assert "Licence: computed by medjax: no rights attached." in text
+    assert "Licence: Apache-2.0: computed by medjax." in text
     text = model_card(run(model__controlnet="lllyasviel/sd-controlnet-canny"), PIPELINE)
     assert (
         "`lllyasviel/sd-controlnet-canny`, whose licence goes on with it: openr" in text

@@ -1,0 +1,16 @@
+"""Where compiled programs are kept, so that the next process need not compile them."""
+
+import os
+from pathlib import Path
+
+import jax
+
+_CACHE_BYTES = 10 * 10**9
+
+
+def keep_compiled() -> None:
+    """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", f"{caches}/medjax/compiled")
+        jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
