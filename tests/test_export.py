@@ -146,6 +146,7 @@ def drawn_by_the_card(folder: Path, side: int) -> np.ndarray:
     return np.asarray(Image.open(folder.parent / "image.png"))
 
 
+@pytest.mark.slow
 def test_the_cards_code_draws_an_image(exported, tmp_path):
     drawn = drawn_by_the_card(shutil.copytree(exported, tmp_path / "x"), 64)
     assert drawn.shape == (64, 64, 3) and drawn.std() > 5
@@ -168,6 +169,7 @@ def test_from_training_to_an_image_by_pytorch(tmp_path):
     assert drawn_by_the_card(tmp_path / "x", 16).shape == (16, 16, 3)
 
 
+@pytest.mark.slow
 def test_parity_sees_what_is_stored(demo, tmp_path):
     pytest.importorskip("torch", reason="torch absent")
     pytest.importorskip("diffusers", reason="diffusers absent")
@@ -191,11 +193,13 @@ def test_a_controlnet_alone_and_in_one_file(locked, tmp_path):
         "README.md",
         "config.json",
         "diffusion_pytorch_model.safetensors",
+        "medjax.json",
     ]
     one = export(workdir, tmp_path / "one", format="single_file")
     assert sorted(p.name for p in one.iterdir()) == [
         "README.md",
         "control_chests.safetensors",
+        "medjax.json",
     ]
     file = one / "control_chests.safetensors"
     assert_same(load_controlnet(file).params, wanted)
@@ -266,9 +270,10 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_an_export(demo, tmp_
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, time
 from medjax.training import exporting
-exporting.model_card = lambda *_: os.kill(os.getpid(), signal.{name})
+# The signal may take a moment to arrive.
+exporting.model_card = lambda *_: (os.kill(os.getpid(), signal.{name}), time.sleep(60))
 from medjax.export import export
 export(sys.argv[1], sys.argv[2], overwrite=True, parity=False)
 """

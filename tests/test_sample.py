@@ -31,6 +31,7 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_draws_what_it_is_asked(place):
     typed = (
         f"--workdir={place}/run",
@@ -68,6 +69,7 @@ def test_a_run_draws_what_it_is_asked(place):
     assert np.abs(before.astype(int) - first).max() > 20
 
 
+@pytest.mark.slow
 def test_a_folder_draws_a_line_a_prompt(place):
     (place / "prompts.txt").write_text("no finding\n\ncardiomegaly\n")
     typed = (
