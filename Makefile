@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@# torch first and alone, so that a CPU build is taken where pip is offered one.
 	@$(PIP_INSTALL) -c constraints.txt torch
-	@$(PIP_INSTALL) -c constraints.txt -e ".[flax-pipelines,test,dev]"
+	@$(PIP_INSTALL) -c constraints.txt -e ".[flax-pipelines,evaluation,test,dev]"
 	@touch $@
 
 install: $(STAMP)  ## set up .venv with the tested versions
@@ -36,8 +36,8 @@ demo: $(STAMP)  ## train a small ControlNet on drawn X-rays: minutes on two core
 test: $(STAMP)  ## run the tests that are fast
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(PYTEST_ARGS)
 
-test-slow: $(STAMP)  ## run the tests that are slow or large, one at a time
-	$(BIN)/python -m pytest -n 0 -m slow $(PYTEST_ARGS)
+test-slow: $(STAMP)  ## run the tests that are slow or large, up to 10 GB each
+	$(BIN)/python -m pytest -n $(JOBS) -m slow $(PYTEST_ARGS)
 
 bench: $(STAMP)  ## measure against the peers, an hour on a quiet machine; see bench/README.md
 	for b in step input startup "startup --network=sd15" checkpoints sample; do \

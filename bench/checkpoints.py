@@ -48,7 +48,7 @@ def make_state(settings: Settings) -> Any:
     params = {"controlnet": draw_controlnet(settings)}
     optimizer = make_optimizer(OptimConfig(), 1, params)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    state = init_state(params, optimizer, mesh, ema=True)
+    state = init_state(params, {}, optimizer, mesh, ema=True)
 
     random = np.random.default_rng(0)
 
@@ -128,8 +128,8 @@ def known_step_seconds(folder: Path, network: str, device: str) -> float:
     return min(medians)
 
 
-def main() -> None:
-    """Measure as the flags say, and write the results."""
+def main() -> Path:
+    """Measure as the flags say; return the page that is written."""
     flags = report.parser(__doc__)
     flags.add_argument("--network", choices=sorted(UNETS), default="sd15")
     flags.add_argument(
@@ -157,7 +157,7 @@ def main() -> None:
         stall, total = measure(state, Path(folder), given.repeats)
     every = TrainConfig().checkpoint_every
     row = cost(stall, total, size, every, step_seconds)
-    page = report.write_results(
+    return report.write_results(
         "checkpoints" if given.network == "sd15" else f"checkpoints-{given.network}",
         "What checkpoints cost",
         ABOUT,
@@ -166,7 +166,6 @@ def main() -> None:
         PACKAGES,
         given.out,
     )
-    print(page.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

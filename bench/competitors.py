@@ -53,7 +53,7 @@ def make_medjax(settings: Settings) -> Step:
         clip_norm=CLIP_NORM,
     )
     optimizer = make_optimizer(config, 10_000, params)
-    state = init_state(params, optimizer, mesh, ema=False)
+    state = init_state(params, {}, optimizer, mesh, ema=False)
     del params
     train_step = make_train_step(task, optimizer, mesh)
     batch = meshes.place_batch(draw_batch(settings), mesh)
@@ -76,8 +76,9 @@ class _LatentsGiven:
     controlnet: Any
 
     def loss(self, params: Any, frozen: Any, batch: Any, keys: Any, train: bool) -> Any:
-        from medjax.diffusion.objective import squared_error
+        from medjax.diffusion.objective import errors
         from medjax.meshes import gather_params
+        from medjax.tasks.base import Outcome
 
         del keys, train
         nets = gather_params(trees.merge(params, frozen))
@@ -86,7 +87,11 @@ class _LatentsGiven:
             {"params": nets["controlnet"]}, *inputs, batch["conditioning_image"]
         )
         output = self.unet.apply({"params": nets["unet"]}, *inputs, down, mid)
-        return squared_error(output, batch["noise"])
+        return Outcome(errors(output, batch["noise"]))
+
+    def follow(self, statistics: Any, observed: Any, key: Any) -> Any:
+        del observed, key
+        return statistics, {}
 
 
 def make_flax(settings: Settings) -> Step:

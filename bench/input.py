@@ -103,8 +103,8 @@ def measure(pipelines: Pipelines, repeats: int) -> list[Row]:
     ]
 
 
-def main() -> None:
-    """Measure as the flags say, and write the results."""
+def main() -> Path:
+    """Measure as the flags say; return the page that is written."""
     flags = report.parser(__doc__)
     for name, default, text in (
         ("images", 64, "files in the data set"),
@@ -136,10 +136,9 @@ def main() -> None:
         f"{given.source_size}² PNG to {given.size}², batches of {given.batch}, "
         f"{given.workers} workers"
     )
-    page = report.write_results(
+    return report.write_results(
         "input", "The input pipeline", ABOUT, {caption: rows}, on, PACKAGES, given.out
     )
-    print(page.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

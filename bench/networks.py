@@ -6,12 +6,14 @@ same too.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
 from medjax.arrays import Params
+from medjax.errors import UserError
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.controlnet import ControlNet
 from medjax.models.initial import draw_params
@@ -55,6 +57,7 @@ VAES: dict[str, dict[str, Any]] = {
 }
 # Pixels of an image for one latent, and CLIP's tokens.
 DOWNSAMPLING = 8
+DTYPES = ("float32", "bfloat16")
 TOKENS = 77
 
 
@@ -129,3 +132,13 @@ def draw_batch(settings: Settings) -> dict[str, np.ndarray]:
             (b, settings.size, settings.size, 3), np.float32
         ),
     }
+
+
+def check_choices(network: str, size: int, dtypes: Iterable[str]) -> None:
+    """Raise UserError unless a network takes images of this size in these dtypes."""
+    step = DOWNSAMPLING * 2 ** (len(UNETS[network]["block_out_channels"]) - 1)
+    if size < step or size % step:
+        raise UserError(f"--size={size}: expected a multiple of {step}")
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise UserError(f"--dtype={dtype}: expected {' or '.join(DTYPES)}")

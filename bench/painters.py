@@ -49,7 +49,8 @@ def make_medjax(settings: Settings) -> Callable[[], float]:
     from medjax.models.clip_text import CLIPText
     from medjax.models.controlnet import ControlNet
     from medjax.models.unet_2d_condition import UNet2DCondition
-    from medjax.tasks.latent_diffusion import LatentDiffusion, SamplingConfig
+    from medjax.tasks.latent_diffusion import LatentDiffusion
+    from medjax.tasks.sampling_config import SamplingConfig
 
     class TextGiven(LatentDiffusion):
         """Ids are rows of a table of embeddings."""
@@ -85,7 +86,7 @@ def make_medjax(settings: Settings) -> Callable[[], float]:
     keys = jax.random.split(jax.random.key(0), settings.batch)
     sampling = SamplingConfig(steps=STEPS, guidance_scale=GUIDANCE)
     size = (settings.size, settings.size)
-    draw = jax.jit(lambda nets, batch: model.sample(nets, batch, keys, sampling, size))
+    draw = jax.jit(lambda nets, batch: model.draw(nets, batch, keys, sampling, size)[0])
 
     def step() -> float:
         return float(draw(nets, batch).mean()) / 2 + 0.5

@@ -131,9 +131,9 @@ class Pipelines:
         )
 
     def _config(self) -> Any:
-        from medjax.data.config import DataConfig
+        from medjax.data.config import ControlDataConfig
 
-        return DataConfig(
+        return ControlDataConfig(
             root=str(self.root),
             image_size=self.size,
             batch_size=self.batch,

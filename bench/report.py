@@ -240,10 +240,17 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def run(main: Callable[[], None]) -> None:
-    """Call `main`; a mistake of the user's is one line and exit code 2."""
+def check_counts(flags: argparse.Namespace, *names: str) -> None:
+    """Raise UserError if one of the flags of these names is below 1."""
+    for name in names:
+        if getattr(flags, name) < 1:
+            raise UserError(f"--{name}={getattr(flags, name)}: expected at least 1")
+
+
+def run(main: Callable[[], Path]) -> None:
+    """Show the page that `main` writes; mistakes are one line, and exit code 2."""
     try:
-        main()
+        print(main().read_text(encoding="utf-8"))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(_USER_ERROR_EXIT_CODE)

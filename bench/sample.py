@@ -11,15 +11,15 @@ import argparse
 import statistics
 import sys
 import tempfile
+from pathlib import Path
 
 from bench import report
-from bench.networks import DOWNSAMPLING, UNETS, Settings
+from bench.networks import DTYPES, UNETS, Settings, check_choices
 from bench.painters import PAINTERS
 from bench.report import Row, Spread
 from bench.workers import Turn, take_turn
 from medjax.errors import UserError
 
-DTYPES = ("float32", "bfloat16")
 # How far the images' means, in [0, 1], may lie apart.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 PACKAGES = ("jax", "jaxlib", "flax", "diffusers", "torch", "numpy")
@@ -97,22 +97,16 @@ def _flags() -> argparse.Namespace:
     return flags.parse_args()
 
 
-def main() -> None:
-    """Measure as the flags say, and write the results."""
+def main() -> Path:
+    """Measure as the flags say; return the page that is written."""
     flags = _flags()
     on = report.machine()
     for name, painter in PAINTERS.items():
         report.need(painter.packages, name)
     size = flags.size or (512 if on.accelerated else 256)
-    step = DOWNSAMPLING * 2 ** (len(UNETS[flags.network]["block_out_channels"]) - 1)
-    if size < step or size % step:
-        raise UserError(f"--size={size}: expected a multiple of {step}")
-    for name in ("batch", "images", "repeats"):
-        if getattr(flags, name) < 1:
-            raise UserError(f"--{name}={getattr(flags, name)}: expected at least 1")
+    report.check_counts(flags, "batch", "images", "repeats")
     dtypes = (flags.dtype or DTYPES[on.accelerated]).split(",")
-    if unknown := set(dtypes) - set(DTYPES):
-        raise UserError(f"--dtype={unknown.pop()}: expected {' or '.join(DTYPES)}")
+    check_choices(flags.network, size, dtypes)
     rows = [
         row
         for dtype in dtypes
@@ -122,7 +116,7 @@ def main() -> None:
             flags.repeats,
         )
     ]
-    page = report.write_results(
+    return report.write_results(
         "sample" if flags.network == "sd15" else f"sample-{flags.network}",
         "An image with guidance and a ControlNet",
         ABOUT,
@@ -131,7 +125,6 @@ def main() -> None:
         PACKAGES,
         flags.out,
     )
-    print(page.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 
 from bench import report
 from bench.competitors import make_medjax
@@ -95,8 +96,8 @@ def measure_first_step(settings: Settings) -> list[Row]:
     return rows
 
 
-def main() -> None:
-    """Measure as the flags say, and write the results."""
+def main() -> Path:
+    """Measure as the flags say; return the page that is written."""
     flags = report.parser(__doc__)
     flags.add_argument("--network", choices=sorted(UNETS), default="tiny")
     flags.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
@@ -113,10 +114,9 @@ def main() -> None:
         ),
     }
     name = "startup" if given.network == "tiny" else f"startup-{given.network}"
-    page = report.write_results(
+    return report.write_results(
         name, "Start-up", ABOUT, tables, on, PACKAGES, given.out
     )
-    print(page.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -18,15 +18,15 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from bench import report
 from bench.competitors import COMPETITORS
-from bench.networks import DOWNSAMPLING, UNETS, Settings
+from bench.networks import DTYPES, UNETS, Settings, check_choices
 from bench.report import Row, Spread
 from bench.workers import OutOfMemory, Turn, take_turn
 from medjax.errors import UserError, nearest
 
-DTYPES = ("float32", "bfloat16")
 # On an accelerator, up to what fits.
 BATCHES = "1,2,4,8,16,32"
 # How far the first losses may lie apart, relative to the smallest. In float32 it is
@@ -206,16 +206,10 @@ def _choices(flags: argparse.Namespace, accelerated: bool) -> list[Settings]:
     size = flags.size or (512 if accelerated else 256)
     batch = flags.batch or (BATCHES if accelerated else "1")
     dtypes = (flags.dtype or ",".join(DTYPES[accelerated:])).split(",")
-    if unknown := set(dtypes) - set(DTYPES):
-        raise UserError(f"--dtype={unknown.pop()}: expected {' or '.join(DTYPES)}")
-    step = DOWNSAMPLING * 2 ** (len(UNETS[flags.network]["block_out_channels"]) - 1)
-    if size < step or size % step:
-        raise UserError(f"--size={size}: expected a multiple of {step}")
+    check_choices(flags.network, size, dtypes)
     if not all(part.isdecimal() and int(part) for part in batch.split(",")):
         raise UserError(f"--batch={batch}: expected numbers from 1, by commas")
-    for name in ("steps", "repeats"):
-        if getattr(flags, name) < 1:
-            raise UserError(f"--{name}={getattr(flags, name)}: expected at least 1")
+    report.check_counts(flags, "steps", "repeats")
     batches = sorted(int(part) for part in batch.split(","))
     return [
         Settings(flags.network, size, batch, dtype)
@@ -223,15 +217,15 @@ def _choices(flags: argparse.Namespace, accelerated: bool) -> list[Settings]:
     ]
 
 
-def main() -> None:
-    """Measure as the flags say, and write the results."""
+def main() -> Path:
+    """Measure as the flags say; return the page that is written."""
     flags = _flags()
     on = report.machine()
     names, choices = _competitors(flags.competitors), _choices(flags, on.accelerated)
     rows = compare(names, choices, flags.steps, flags.repeats, on.accelerated)
     size = f"{flags.network}, {choices[0].size}²"
     caption = f"{size}: {flags.repeats} turns of {flags.steps} steps"
-    page = report.write_results(
+    return report.write_results(
         "step" if flags.network == "sd15" else f"step-{flags.network}",
         "One training step of a ControlNet",
         ABOUT,
@@ -240,7 +234,6 @@ def main() -> None:
         PACKAGES,
         flags.out,
     )
-    print(page.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

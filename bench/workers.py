@@ -8,8 +8,6 @@ import dataclasses
 import logging
 import multiprocessing
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
@@ -20,6 +18,7 @@ from unittest import mock
 from bench.networks import Settings
 from bench.report import GIB
 from medjax.errors import UserError
+from medjax.host_memory import host_peak_bytes
 
 # jax would else take most of a GPU at once, also where torch holds a part of it.
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -208,6 +207,4 @@ def _peak_bytes(name: str) -> int:
 
         if stats := jax.devices()[0].memory_stats():
             return stats["peak_bytes_in_use"]
-    # In bytes on a Mac, in KiB elsewhere.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return host_peak_bytes()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from medjax import logs
+from medjax.config_files import load_config
 from medjax.errors import DISK_REFUSES, Stopped, UserError, nearest
 
 USER_ERROR_EXIT_CODE = 2
@@ -205,7 +206,7 @@ def _check_config(name: str, argv: Sequence[str]) -> tuple[list[str], list[str]]
         if any(matches):
             raise UserError(f"--{name}.… overrides a config: give --{name}=FILE too")
         return list(argv), []
-    optional = _optional_keys(_load_config(name, file))
+    optional = _optional_keys(load_config(name, file))
     kept: list[str] = []
     nones: list[str] = []
     for argument, match in zip(argv, matches, strict=True):
@@ -236,41 +237,6 @@ def _config_file(name: str, argv: Sequence[str]) -> str | None:
         elif match := re.fullmatch(rf"--?{name}=(.*)", argument):
             file = match[1]
     return file
-
-
-def _load_config(name: str, file: str) -> Any:
-    """Return what ``get_config`` of a config file returns for its variant."""
-    from ml_collections.config_flags import config_flags
-
-    path = Path(file.partition(":")[0])
-    if not path.is_file() or path.suffix != ".py":
-        folders = {path.parent, path, Path("configs")}
-        there = sorted({str(one) for place in folders for one in place.glob("*.py")})
-        hint = nearest(str(path), there) or _listed(there)
-        raise UserError(f"--{name}={file}: there is no such config file{hint}")
-    try:
-        return config_flags.ConfigFileFlagParser(name).parse(file)
-    # A config file is a program, and may fail as any.
-    except Exception as error:
-        # ml_collections rewraps some, with their traceback as the message.
-        rewrapped = str(error).startswith("Error whilst parsing config file")
-        cause = (rewrapped and error.__context__) or error
-        raise UserError(f"--{name}={file}: {_failure(cause, path)}") from error
-
-
-def _listed(files: Sequence[str]) -> str:
-    return f"; there are {', '.join(files)}" if files else ""
-
-
-def _failure(error: BaseException, path: Path) -> str:
-    """Return what went wrong in a config file, and in which of its lines."""
-    if isinstance(error, UserError):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
-    line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
-    reason = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"line {line}: {type(error).__name__}: {reason} (--debug shows more)"
 
 
 def _optional_keys(config: Any, prefix: str = "") -> dict[str, bool]:

@@ -48,3 +48,10 @@ def check_least(section: Any, **least: float) -> None:
         value = getattr(section, name)
         if value is not None and not value >= bound:
             raise UserError(f"{name} is {value}, expected at least {bound}")
+
+
+def check_fraction(section: Any, name: str) -> None:
+    """Raise UserError, starting with the field's name, unless it is in [0, 1]."""
+    value = getattr(section, name)
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} is {value}, expected a fraction in [0, 1]")

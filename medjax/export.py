@@ -9,6 +9,9 @@ ControlNet alone, or in one file with the original names, control_RUN.safetensor
     python -m medjax.export --workdir=RUN --to=DIR --format=controlnet
     python -m medjax.export --workdir=RUN --to=DIR --format=single_file --dtype=float16
 
+Runs of text_to_image become a StableDiffusionPipeline, those of autoencoder_kl an
+AutoencoderKL, which --config.model.vae=DIR puts into the Stable Diffusion of others.
+
 DIR appears when all of it is written, or not at all. The run may still be training.
 """
 
@@ -26,7 +29,7 @@ from medjax.errors import UserError, nearest
 
 # By name, for as a command this module is "__main__".
 _LOGGER = logging.getLogger("medjax.export")
-_FORMATS = ("pipeline", "controlnet", "single_file")
+_FORMATS = ("pipeline", "controlnet", "single_file", "vae")
 _DTYPES = ("float32", "float16", "bfloat16")
 # All that an export writes; a folder with anything else in it is never replaced.
 _OWN = (
@@ -44,7 +47,7 @@ def export(
     weights: str = "auto",
     base: str | None = None,
     dtype: str = "float32",
-    format: str = "pipeline",
+    format: str | None = None,
     parity: bool | None = None,
     overwrite: bool = False,
     push_to: str | None = None,
@@ -58,7 +61,8 @@ def export(
         weights: ema, raw, or auto: the average, where the run kept one.
         base: Where the run's base lies now, if not where it lay.
         dtype: What weights are stored as: float32, float16 or bfloat16.
-        format: pipeline, controlnet or single_file.
+        format: pipeline, controlnet, single_file or vae; None for the whole of what a
+            run of its task makes.
         parity: Whether to measure the networks against PyTorch's; None does where the
             libraries for it are installed and the format is a folder.
         overwrite: Whether an export that is there may be replaced.
@@ -72,11 +76,12 @@ def export(
             to, the format does not hold what was trained, or the hub refuses. Only in
             the last case is there an export.
     """
-    _check_choice("format", format, _FORMATS)
+    if format is not None:
+        _check_choice("format", format, _FORMATS)
     _check_choice("dtype", dtype, _DTYPES)
     target = _target(to, overwrite)
     from medjax.pretrained import hub
-    from medjax.training.exporting import check_holds, write_export
+    from medjax.training.exporting import format_for, write_export
     from medjax.training.model_card import Export
     from medjax.training.runs import load_run
 
@@ -86,8 +91,7 @@ def export(
     run = load_run(workdir, step, weights, base)
     name = Path(workdir).expanduser().resolve().name
     file = f"control_{name}.safetensors" if format == "single_file" else ""
-    what = Export(push_to or target.name, format, dtype, file)
-    check_holds(run, what)
+    what = Export(push_to or target.name, format_for(run, format), dtype, file)
     with _aside(target) as folder:
         write_export(run, folder, what, parity)
     _LOGGER.info("step %d (%s weights) is in %s", run.step, run.weights, target)
@@ -105,7 +109,7 @@ def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
-def _parity(asked: bool | None, format: str) -> bool:
+def _parity(asked: bool | None, format: str | None) -> bool:
     """Return whether to measure against PyTorch."""
     from medjax.pretrained.parity import missing_libraries
 
@@ -181,7 +185,11 @@ def define_flags() -> None:
         "base", None, "where the run's base lies now, if not where it lay"
     )
     flags.DEFINE_string("dtype", "float32", f"stored as: {', '.join(_DTYPES)}")
-    flags.DEFINE_string("format", "pipeline", ", ".join(_FORMATS))
+    flags.DEFINE_string(
+        "format",
+        None,
+        f"{', '.join(_FORMATS)}; by default the whole of what a run of its task makes",
+    )
     flags.DEFINE_boolean(
         "parity",
         None,

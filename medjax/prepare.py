@@ -10,6 +10,19 @@ conditioning_image), or without:
     python -m medjax.prepare --dataset=folder --source=IMAGES --out=DIR \
         --group_column=patient
 
+With --classes_from_folders, an image's label is the folder that it lies in.
+
+Knee slices of the Osteoarthritis Initiative (AKOA_Analysis/*.png), and brain slices of
+ADNI (AD_NC/{train,test}/{AD,NC}/*.jpeg), split by the subjects in their names:
+
+    python -m medjax.prepare --dataset=oai_akoa --source=AKOA_Analysis --out=DIR
+    python -m medjax.prepare --dataset=adni --source=AD_NC --out=DIR
+
+Open-i's radiographs with their reports, from the two published archives or what is in
+them; --download fetches the archives into the source folder:
+
+    python -m medjax.prepare --dataset=openi --source=OPENI --out=DIR --download
+
 Then train on it with --config.data.root=DIR.
 
 Images and rows that cannot be used are left where they are, and named with the reason
@@ -18,31 +31,26 @@ and belongs to nothing. Every other image and row is in the data set.
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from medjax import cli
+from medjax.data.datasets.options import DATASETS, MEANS, own_options
+from medjax.data.datasets.report import REPORT, make_report, summary
 from medjax.data.datasets.survey import Survey
-from medjax.data.splits import DEFAULT_FRACTIONS, SPLITS, parse_percent
-from medjax.errors import UserError, nearest
+from medjax.data.splits import DEFAULT_FRACTIONS, parse_percent
+from medjax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
-_DATASETS = ("nih_cxr", "folder")
-_STYLES = ("findings", "binary")
 # Hidden, so that nothing half-written is ever taken for a data set.
 _STAGING = ".incomplete"
-_REPORT = "report.json"
-_KINDS = {"quarantine": "damaged and left out", "skipped": "left out"}
-# How many of each kind the summary names, and how much it says of each.
-_NAMED, _WIDEST = 10, 300
 
 
 def prepare(
@@ -51,18 +59,26 @@ def prepare(
     out: str | Path,
     *,
     caption_style: str = "",
+    tokenizer: str = "",
+    download: bool = False,
     group_column: str = "",
+    classes_from_folders: bool = False,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write the images of `source` as a TFDS data set in `out`.
 
     Args:
-        dataset: "nih_cxr" or "folder".
+        dataset: "nih_cxr", "openi", "oai_akoa", "adni" or "folder".
         source: Folder with the images.
         out: Folder to write to; what is there stays until the new data are complete.
-        caption_style: "findings", the default, or "binary" (nih_cxr).
+        caption_style: "findings", the default, or "binary" (nih_cxr); "report", the
+            default, or "published" (openi).
+        tokenizer: Folder or hub id of the tokenizer that captions are to fit; CLIP's by
+            default (openi).
+        download: Fetch the archives that are not in `source` (openi).
         group_column: Column to split by (folder).
+        classes_from_folders: Take labels from the names of folders (folder).
         fractions: Expected share of the groups per split.
         overwrite: Replace a data set that is there.
 
@@ -76,11 +92,19 @@ def prepare(
     from medjax.data.datasets.builder import SurveyBuilder
 
     target = Path(out).expanduser()
-    own = _own_settings(dataset, caption_style, group_column)
+    own = own_options(
+        dataset,
+        caption_style=caption_style,
+        tokenizer=tokenizer,
+        download=download,
+        group_column=group_column,
+        classes_from_folders=classes_from_folders,
+    )
     cli.check_writable(out, "--out")
     _check_target(target, dataset, overwrite)
     survey = _survey(dataset, Path(source).expanduser(), own)
-    settings = own | {"split_fractions": dict(fractions)}
+    settings = {name: x for name, x in own.items() if name not in MEANS}
+    settings |= {"split_fractions": dict(fractions)}
     staging = target / _STAGING
     if staging.exists():
         _LOGGER.warning("removing what an interrupted run left in %s", staging)
@@ -89,13 +113,15 @@ def prepare(
     try:
         with _disk_errors(out):
             builder.write()
-            report = _report(survey, builder, settings, source)
+            report = make_report(
+                survey, builder.stored, builder.unreadable, settings, source
+            )
             text = json.dumps(report, indent=1) + "\n"
-            (staging / _REPORT).write_text(text, encoding="utf-8")
+            (staging / REPORT).write_text(text, encoding="utf-8")
             if (target / dataset).exists():
                 shutil.rmtree(target / dataset)
             (staging / dataset).rename(target / dataset)
-            (staging / _REPORT).replace(target / _REPORT)
+            (staging / REPORT).replace(target / REPORT)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return report
@@ -115,30 +141,6 @@ def _disk_errors(out: str | Path) -> Iterator[None]:
             f"--out={out}: cannot be written: {reason or error}; what was there is as "
             "it was"
         ) from error
-
-
-def _own_settings(
-    dataset: str, caption_style: str, group_column: str
-) -> dict[str, Any]:
-    """Return the settings of this data set; refuse those of the other."""
-    if dataset not in _DATASETS:
-        raise UserError(
-            f"--dataset={dataset}: expected {' or '.join(_DATASETS)}"
-            f"{nearest(dataset, _DATASETS)}"
-        )
-    if dataset == "folder":
-        if caption_style:
-            raise UserError("--caption_style is for --dataset=nih_cxr")
-        return {"group_column": group_column}
-    if group_column:
-        raise UserError("--group_column is for --dataset=folder; nih_cxr has patients")
-    style = caption_style or _STYLES[0]
-    if style not in _STYLES:
-        raise UserError(
-            f"--caption_style={style}: expected {' or '.join(_STYLES)}"
-            f"{nearest(style, _STYLES)}"
-        )
-    return {"caption_style": style}
 
 
 def _check_target(target: Path, dataset: str, overwrite: bool) -> None:
@@ -163,85 +165,81 @@ def _check_target(target: Path, dataset: str, overwrite: bool) -> None:
 
 def _survey(dataset: str, source: Path, settings: dict[str, Any]) -> Survey:
     """Look over the source folder."""
+    from medjax.data.datasets.adni import survey_adni
+    from medjax.data.datasets.akoa import survey_akoa
     from medjax.data.datasets.folder import survey_folder
     from medjax.data.datasets.nih_cxr import survey_nih_cxr
 
-    look = {"folder": survey_folder, "nih_cxr": survey_nih_cxr}[dataset]
-    return look(source, **settings)
-
-
-def _report(
-    survey: Survey,
-    builder: Any,
-    settings: dict[str, Any],
-    source: str | Path,
-) -> dict[str, Any]:
-    splits = {}
-    for name, entries in builder.stored.items():
-        groups = {entry.group for entry in entries}
-        splits[name] = {"examples": len(entries), "groups": len(groups)}
-    quarantine = (*survey.damaged, *builder.unreadable)
-    return {
-        "dataset": survey.name,
-        "source": str(source),
-        "settings": settings,
-        "group_name": survey.group_name,
-        "splits": splits,
-        "counts": dict(survey.counts),
-        "quarantine": [dataclasses.asdict(one) for one in quarantine],
-        "skipped": [dataclasses.asdict(one) for one in survey.skipped],
+    looks: Mapping[str, Callable[..., Survey]] = {
+        "nih_cxr": survey_nih_cxr,
+        "openi": _survey_openi,
+        "oai_akoa": survey_akoa,
+        "adni": survey_adni,
+        "folder": survey_folder,
     }
+    return looks[dataset](source, **settings)
 
 
-def summary(report: Mapping[str, Any], out: str | Path) -> str:
-    """Return what the command says at its end."""
-    group = report["group_name"].removesuffix("_id") + "s"
-    lines = [f"{report['dataset']} is ready in {out}"]
-    for name, numbers in report["splits"].items():
-        lines.append(
-            f"  {name:<11}{numbers['examples']:>7} images{numbers['groups']:>8} {group}"
-        )
-    if absent := [name for name in SPLITS if name not in report["splits"]]:
-        lines.append(
-            f"  no {group} fell into {' and '.join(absent)}; training needs one in "
-            "validation: larger shares (--split_percent) or more data make it"
-        )
-    if report["dataset"] == "folder" and not report["settings"]["group_column"]:
-        lines.append(
-            "  split image by image: a patient's may fall into several splits; "
-            "--group_column keeps them together"
-        )
-    for name, count in report["counts"].items():
-        lines.append(f"  {name.replace('_', ' ')}: {count}")
-    for kind, what in _KINDS.items():
-        if left_out := report[kind]:
-            lines.append(
-                f"  {kind}: {len(left_out)} {what} (all in {Path(out) / _REPORT})"
-            )
-            for one in left_out[:_NAMED]:
-                line = f"    {one['what']} {one['name']}: {one['reason']}"
-                lines.append(line if len(line) <= _WIDEST else f"{line[:_WIDEST]}…")
-            if len(left_out) > _NAMED:
-                lines.append(f"    and {len(left_out) - _NAMED} more")
-    return "\n".join(lines)
+def _survey_openi(
+    source: Path, caption_style: Any, tokenizer: str, download: bool
+) -> Survey:
+    """Fetch and unpack what is missing, and look over it."""
+    from medjax.data.datasets.openi import survey_openi
+    from medjax.data.datasets.openi_source import complete_source
+    from medjax.data.tokens import tokenize
+    from medjax.pretrained.tokenizer import TOKENIZER_ID, find_tokenizer
+
+    try:
+        clip = find_tokenizer(tokenizer or TOKENIZER_ID)
+    except UserError as error:
+        raise UserError(
+            f"captions are made to fit CLIP's 77 tokens: {error}; --tokenizer=FOLDER "
+            "names one with vocab.json and merges.txt"
+        ) from error
+    if download:
+        cli.check_writable(source, "--source")
+    notes = complete_source(source, download)
+    return survey_openi(
+        source, lambda text: not tokenize(clip, text)[1], caption_style, notes
+    )
 
 
 def define_flags() -> None:
     """Define the command's flags; not on import, where commands would collide."""
-    flags.DEFINE_string("dataset", None, " or ".join(_DATASETS), required=True)
+    flags.DEFINE_string("dataset", None, ", ".join(DATASETS), required=True)
     flags.DEFINE_string("source", None, "folder of the images", required=True)
     flags.DEFINE_string("out", None, "folder to write to", required=True)
     flags.DEFINE_string(
         "caption_style",
         "",
         "nih_cxr: 'findings' (the default) names findings, view, age and sex; 'binary' "
-        "says only whether there is a disease",
+        "says only whether there is a disease. openi: 'report' (the default) tells the "
+        "report's first sentences, the impression's before all; 'published' is the "
+        "published system's prompt",
+    )
+    flags.DEFINE_string(
+        "tokenizer",
+        "",
+        "openi: folder or hub id of the tokenizer that captions are to fit; by default "
+        "CLIP's, as of Stable Diffusion 1.x, from the hub or your cache of it",
+    )
+    flags.DEFINE_bool(
+        "download",
+        False,
+        "openi: fetch the archives that are not in --source; an interrupted download "
+        "goes on where it stopped",
     )
     flags.DEFINE_string(
         "group_column",
         "",
         "folder: column of the metadata (a patient's id, say) whose images the split "
         "keeps together",
+    )
+    flags.DEFINE_bool(
+        "classes_from_folders",
+        False,
+        "folder: an image's label is the name of its folder, of those beside one "
+        "another; see medjax/data/datasets/classes.py",
     )
     flags.DEFINE_list(
         "split_percent",
@@ -262,7 +260,10 @@ def main(_: Sequence[str]) -> None:
         values.source,
         values.out,
         caption_style=values.caption_style,
+        tokenizer=values.tokenizer,
+        download=values.download,
         group_column=values.group_column,
+        classes_from_folders=values.classes_from_folders,
         fractions=parse_percent(values.split_percent),
         overwrite=values.overwrite,
     )

@@ -10,6 +10,13 @@ With a ControlNet, edges are found in --image, or given by --edges=FILE. Without
 ControlNet to it. To begin from an image rather than from noise: --image=FILE
 --strength=0.6. Many prompts: --prompts=FILE, one a line.
 
+A run without captions, as of knees or brains, draws what it learned, or a class of it:
+
+    python -m medjax.sample --workdir=RUN --mode=generate --num=16 --prompt=AD
+
+--mode=illustrate shows the way from noise to image as a strip, --mode=gif as an
+animation; --mode=umap --num=50 maps images of each class over real ones.
+
 The images, with all settings in their metadata, and a page of them go to --out. The
 same seed gives the same image, whatever the batch or the devices.
 """
@@ -31,7 +38,14 @@ if TYPE_CHECKING:
 
 # By name, for as a command this module is "__main__".
 _LOGGER = logging.getLogger("medjax.sample")
+# What only models that read captions take, and what it is if it is not given.
+_CAPTIONED = {
+    **dict.fromkeys(("image", "edges", "canny")),
+    **{"negative_prompt": "", "strength": 1, "conditioning_scale": 1},
+    **{"control_start": 0, "control_end": 1},
+}
 # Written out, for --help need not import what samples.
+_MODES = ("single", "illustrate", "generate", "gif", "umap")
 _SAMPLERS = (
     *("ddpm", "ddim", "pndm", "euler", "euler_ancestral"),
     *("dpmpp_2m", "dpmpp_2m_karras", "unipc"),
@@ -75,6 +89,16 @@ def _canny(values: Sequence[str] | None) -> dict[str, Any]:
     return {"low": low, "high": high}
 
 
+def _check_without_captions(asked: dict[str, Any]) -> None:
+    """Refuse what only a Stable Diffusion can be asked for."""
+    given = [name for name, unset in _CAPTIONED.items() if asked[name] != unset]
+    if given:
+        raise UserError(
+            f"--{given[0]} is for models that read captions; this "
+            "run trained one that does not"
+        )
+
+
 def define_flags() -> None:
     """Define the command's flags; not on import, where commands would collide."""
     string, integer, number = (
@@ -96,7 +120,17 @@ def define_flags() -> None:
         None,
         "with --pretrained: folder, hub id or file of a ControlNet for it",
     )
-    string("prompt", "", "caption of the images")
+    flags.DEFINE_enum(
+        "mode",
+        "generate",
+        _MODES,
+        "generate: images and a page of them; single: one image; illustrate: a strip "
+        "from noise to image; gif: the same, animated; umap: a map of --num images of "
+        "each class over real ones, with numbers for it",
+    )
+    string(
+        "prompt", "", "caption of the images; of a run with classes, one of their names"
+    )
     string(
         "prompts", None, "file of captions, one a line; each line has noise of its own"
     )
@@ -144,6 +178,8 @@ def main(_: Sequence[str]) -> None:
     # What can be wrong is looked at before gigabytes are loaded.
     cli.check_writable(asked["out"], "--out")
     prompts = _prompts(asked["prompt"], asked["prompts"])
+    if asked["mode"] == "single" and asked["num"] * len(prompts) > 1:
+        raise UserError("--mode=single draws one image; --mode=generate draws several")
     size, canny = _size(asked["size"]), _canny(asked["canny"])
     for flag in ("image", "edges"):
         if asked[flag] is not None and not Path(asked[flag]).is_file():
@@ -152,8 +188,9 @@ def main(_: Sequence[str]) -> None:
     from medjax.data.controls import read_control
     from medjax.diffusion.schedulers import own_sampler
     from medjax.hosts import refuse_several
-    from medjax.tasks.latent_diffusion import SamplingConfig
-    from medjax.training.sampling import check_dtype, load_source, sample
+    from medjax.tasks.sampling_config import SamplingConfig
+    from medjax.training.sampling import check_dtype, sample
+    from medjax.training.sources import load_source
 
     refuse_several("python -m medjax.sample")
     check_dtype(asked["dtype"])
@@ -168,9 +205,11 @@ def main(_: Sequence[str]) -> None:
     source = load_source(
         **only("workdir", "step", "weights", "base", "pretrained", "controlnet")
     )
-    controlled = source.sd.controlnet is not None
+    controlled = source.controlled
+    if not source.captioned:
+        _check_without_captions(asked)
     if chosen["sampler"] is None:
-        own = own_sampler(source.sd.schedule)
+        own = own_sampler(source.schedule)
         sampling = dataclasses.replace(sampling, sampler=own)
     if chosen["guidance_scale"] is None:
         scale = source.guidance_scale
@@ -193,9 +232,9 @@ def main(_: Sequence[str]) -> None:
             "images of %d x %d, and it was trained at %d x %d: they may be poor",
             *(*control.size, *source.size),
         )
-    options = only("negative_prompt", "num", "seed", "batch_size", "dtype")
+    options = only("mode", "negative_prompt", "num", "seed", "batch_size", "dtype")
     files = sample(source, prompts, control, sampling, asked["out"], **options)
-    _LOGGER.info("%d images, and %s", len(files) - 1, files[-1])
+    _LOGGER.info("%d files, the last %s", len(files), files[-1])
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main(_: object) -> None:
     from medjax.distributed import joined
     from medjax.hosts import Hosts
     from medjax.training.config import parse
-    from medjax.training.loop import train
+    from medjax.training.stages import train_stages
 
     hosts = Hosts(
         _COORDINATOR.value,
@@ -68,7 +68,7 @@ def main(_: object) -> None:
     with joined(hosts):
         config = parse(_CONFIG.value)
         cli.check_writable(_WORKDIR.value, "--workdir")
-        train(config, _WORKDIR.value)
+        train_stages(config, _WORKDIR.value)
 
 
 if __name__ == "__main__":

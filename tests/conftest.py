@@ -14,8 +14,9 @@ FAKE_DEVICES = "--xla_force_host_platform_device_count"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the tests' time is compilation, and many compile the same programs. A size
-# limit makes jax lock what the workers share.
+# Most of the tests' time is compilation: it is to be quick rather than good, and many
+# compile the same programs. A size limit makes jax lock what the workers share.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 CACHE = REPOSITORY / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2 * 10**9))
@@ -23,12 +24,21 @@ xla_flags = os.environ.get("XLA_FLAGS", "")
 if FAKE_DEVICES not in xla_flags:
     os.environ["XLA_FLAGS"] = f"{xla_flags} {FAKE_DEVICES}=8".strip()
 
+import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # With the numeric tower an int passes for a float, as PEP 484 and mypy have it. The
 # hook evaluates this text at each decorated function.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook("medjax", CHECKER)
+
+
+@pytest.fixture
+def optimized():
+    """Compile as users do: sums round less when they are vectorised."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from configs.cxr_controlnet import get_config
 from medjax.arrays import Params
 from medjax.data.pipeline import dataset_identity
 from medjax.tasks import TASKS
+from medjax.tasks.assembly import Given
 from medjax.training.checkpoints import Checkpoints
 from medjax.training.config import parse
 from medjax.training.step import TrainState
+from tests.tiny_demo import get_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,21 +28,28 @@ class Saved:
     frozen: Params
 
 
-def save_run(workdir: Path, steps: tuple[int, ...] = (2,), **changes: Any) -> Saved:
-    """Write checkpoints of the demo with drawn weights.
+def save_run(
+    workdir: Path,
+    steps: tuple[int, ...] = (2,),
+    config: ConfigDict | None = None,
+    **changes: Any,
+) -> Saved:
+    """Write checkpoints with drawn weights.
 
     Args:
         workdir: The run's.
         steps: Which checkpoints; each has other weights.
-        changes: Of the demo's config, dots as double underscores:
+        config: What the run was configured with; as the demo is if None.
+        changes: Of the config, dots as double underscores:
             ``model__train_unet=False``.
     """
-    config = get_config("demo")
+    config = config or get_config()
     for key, value in changes.items():
         section, _, name = key.partition("__")
         config[section][name] = value
     run = parse(config)
-    assembly = TASKS[run.task][1](run.model, run.diffusion, jax.random.key(0))
+    given = Given(run.model, run.data, run.diffusion, jax.random.key(0))
+    assembly = TASKS[run.task].make(given)
     inputs = {"base": assembly.base, "dataset": dataset_identity(run.data)}
     place = workdir / "checkpoints"
     with Checkpoints(place, dataclasses.asdict(run), inputs) as checkpoints:
@@ -49,7 +58,8 @@ def save_run(workdir: Path, steps: tuple[int, ...] = (2,), **changes: Any) -> Sa
             kept = run.optim.ema_decay is not None
             ema = drawn(assembly.params, step + 1000) if kept else None
             count = jnp.int32(step)
-            state = TrainState(count, jnp.int32(0), params, ema, {"moments": params})
+            moments = {"moments": params}
+            state = TrainState(count, jnp.int32(0), params, {}, ema, moments)
             checkpoints.save(step, state, {"val/loss": 1 / step})
             checkpoints.wait()
     return Saved(params, ema, assembly.frozen)

@@ -26,6 +26,8 @@ FLOORS = (
         "arrays",
         "trees",
         "meshes",
+        "config_files",
+        "host_memory",
         "configuration",
         "compilation",
         "hosts",
@@ -36,7 +38,10 @@ FLOORS = (
     ("evaluation",),
     ("tasks",),
     ("training", "cli"),
-    ("prepare", "train", "sample", "evaluate", "export", "preflight"),
+    (
+        *("prepare", "train", "cross_validate", "sample"),
+        *("evaluate", "export", "preflight"),
+    ),
 )
 GROUND = "the ground floor"
 

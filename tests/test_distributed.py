@@ -207,7 +207,7 @@ def test_a_port_that_is_taken_is_one_line():
 def command(workdir, **changes):
     """Return ``-m medjax.train …`` of a tiny run of the demo."""
     flags = [f"--config.{name}={value}" for name, value in (TINY | changes).items()]
-    config = "--config=configs/cxr_controlnet.py:demo"
+    config = "--config=tests/tiny_demo.py"
     return ["-m", "medjax.train", config, f"--workdir={workdir}", *flags]
 
 

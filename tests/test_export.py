@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.cxr_controlnet import get_config
 from medjax import trees
 from medjax.errors import UserError
 from medjax.export import export
@@ -21,6 +20,7 @@ from medjax.pretrained import load_controlnet, load_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion, tiny_tokenizer
 from medjax.pretrained.tokenizer import save_tokenizer
 from medjax.tasks import TASKS
+from medjax.tasks.assembly import Given
 from medjax.training.config import parse
 from medjax.training.runs import load_run
 from tests.commands import files, medjax, one_line
@@ -28,6 +28,7 @@ from tests.pretrained import original
 from tests.pretrained.small import assert_same
 from tests.pretrained.test_single_file import write
 from tests.runs import save_run
+from tests.tiny_demo import get_config
 
 NETWORKS = ("unet", "vae", "text_encoder", "controlnet")
 
@@ -59,10 +60,11 @@ def locked(tmp_path_factory):
 
 def assembled(**changes):
     """Return what a run of the demo would start with."""
-    config = get_config("demo")
+    config = get_config()
     config.model.update(changes)
     run = parse(config)
-    return TASKS[run.task][1](run.model, run.diffusion, jax.random.key(0))
+    given = Given(run.model, run.data, run.diffusion, jax.random.key(0))
+    return TASKS[run.task].make(given)
 
 
 def expected(saved, kind="ema_params"):
@@ -157,7 +159,7 @@ def test_from_training_to_an_image_by_pytorch(tmp_path):
     small = ["data.image_size=16", "train.steps=2", "eval.examples=8", "eval.samples=8"]
     done = medjax(
         "train",
-        "--config=configs/cxr_controlnet.py:demo",
+        "--config=tests/tiny_demo.py",
         f"--workdir={tmp_path / 'run'}",
         *(f"--config.{flag}" for flag in [*small, "eval.sampler_steps=2"]),
     )
@@ -205,6 +207,7 @@ def test_a_controlnet_alone_and_in_one_file(locked, tmp_path):
     assert_same(load_controlnet(file).params, wanted)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_a_controlnet_alone_has_its_parity(locked, tmp_path):
     pytest.importorskip("torch", reason="torch absent")
     pytest.importorskip("diffusers", reason="diffusers absent")
@@ -272,6 +275,8 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_an_export(demo, tmp_
 KILLED = """
 import os, signal, sys, time
 from medjax.training import exporting
+# Who runs the tests in the background may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # The signal may take a moment to arrive.
 exporting.model_card = lambda *_: (os.kill(os.getpid(), signal.{name}), time.sleep(60))
 from medjax.export import export

@@ -36,8 +36,9 @@ CONFIGS = {
 }
 # What a process that has loaded it says: seconds, bytes of weights, peak memory.
 LOAD = """
-import json, resource, sys, time
+import json, sys, time
 import jax
+from medjax.host_memory import host_peak_bytes
 from medjax.pretrained import load_stable_diffusion
 
 start = time.monotonic()
@@ -47,7 +48,7 @@ trees = [sd.unet.params, sd.vae.params, sd.text_encoder.params]
 print(json.dumps({
     "seconds": seconds,
     "weights": sum(leaf.nbytes for leaf in jax.tree.leaves(trees)),
-    "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "peak": host_peak_bytes(),
 }))
 """
 

@@ -28,7 +28,7 @@ EVERY = 5
 STOPPED = 75
 # The demo, smaller, with all that a run does: validation, samples, checkpoints.
 ARGUMENTS = (
-    "--config=configs/cxr_controlnet.py:demo",
+    "--config=tests/tiny_demo.py",
     f"--config.train.steps={STEPS}",
     f"--config.train.checkpoint_every={EVERY}",
     "--config.train.log_every=1",

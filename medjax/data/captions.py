@@ -38,6 +38,7 @@ FINDING_NAMES: Mapping[str, str] = MappingProxyType(
 )
 """What a caption calls each of NIH's 14 findings."""
 
+_LABELS = {name: label for label, name in FINDING_NAMES.items()}
 _VIEWS = ("PA", "AP")
 _SIDES = ("left", "right")
 _PATIENTS = {"F": "female patient", "M": "male patient", "": ""}
@@ -45,6 +46,11 @@ _ADULTS = {"F": "woman", "M": "man", "": "patient"}
 _CHILDREN = {"F": "girl", "M": "boy", "": "child"}
 _ADULT_AGE = 18
 _STYLES: tuple[CaptionStyle, ...] = ("findings", "binary")
+_FINDINGS_CAPTION = re.compile(
+    r"Chest X-ray (?:without abnormal findings|with (?P<findings>.+?))"
+    r"(?:, (?:PA|AP) view)?"
+    r"(?:, (?:(?:[0-9]+-year-old|infant) [a-z]+|(?:fe)?male patient))?"
+)
 
 
 def caption(
@@ -80,6 +86,37 @@ def caption(
     what = f"with {_enumerate(names)}" if names else "without abnormal findings"
     parts = [f"Chest X-ray {what}", _view(view), _person(age, sex)]
     return ", ".join(part for part in parts if part)
+
+
+def labels_of(text: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return what `caption`, in the style "findings", was given: labels and sides.
+
+    Args:
+        text: A whole caption.
+
+    Returns:
+        The findings by NIH's names, and the side of those whose side it tells.
+
+    Raises:
+        UserError: If `caption` would not write this.
+    """
+    match = _FINDINGS_CAPTION.fullmatch(text)
+    if match is None:
+        raise UserError(
+            f"cannot tell the findings of '{text}'; expected a caption such as "
+            f"'{caption(('Effusion',), 'PA', 57, 'F', sides={'Effusion': 'left'})}'"
+        )
+    labels, sides = [], {}
+    for name in re.split(", | and ", match["findings"] or ""):
+        if not name:
+            continue
+        first, _, rest = name.partition(" ")
+        side, plain = (first, rest) if first in _SIDES else ("", name)
+        _check("finding", plain, _LABELS)
+        labels.append(_LABELS[plain])
+        if side:
+            sides[labels[-1]] = side
+    return tuple(labels), sides
 
 
 def _findings(labels: Collection[str]) -> list[str]:
@@ -138,10 +175,26 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z]+|[0-9]|[^a-z0-9\s]+", text.lower())
 
 
-def _every_template() -> Iterator[str]:
+def vocabulary(labels: Collection[str]) -> tuple[str, ...]:
+    """Return every word that captions of these findings can have.
+
+    Args:
+        labels: Some of NIH's names.
+
+    Returns:
+        Lower case, sorted; numbers are single digits.
+
+    Raises:
+        UserError: If a label is not known.
+    """
+    texts = _every_template(_findings(labels))
+    return tuple(sorted({word for text in texts for word in words(text)}))
+
+
+def _every_template(findings: list[str]) -> Iterator[str]:
     """Yield captions that together use every word of every template."""
     people = [(age, sex) for age in (None, 0, 5, 50) for sex in ("", "F", "M")]
-    for labels in ((), tuple(FINDING_NAMES)):
+    for labels in ([], findings):
         yield caption(labels, "", None, "", style="binary")
         for side in _SIDES:
             yield caption(labels, "", None, "", sides=dict.fromkeys(labels, side))
@@ -150,7 +203,5 @@ def _every_template() -> Iterator[str]:
     yield "0123456789"
 
 
-VOCABULARY: tuple[str, ...] = tuple(
-    sorted({word for text in _every_template() for word in words(text)})
-)
+VOCABULARY: tuple[str, ...] = vocabulary(FINDING_NAMES)
 """Every word a caption can have, lower case, sorted; numbers are single digits."""

@@ -3,6 +3,7 @@
 import dataclasses
 
 from medjax.data.edges import CannyBackend
+from medjax.data.phantoms import FINDINGS, PhantomKind, check_findings
 from medjax.data.transforms import ResizeMode
 from medjax.errors import UserError, check_least
 
@@ -17,26 +18,27 @@ class DataConfig:
         batch_size: Examples in the global batch of one update.
         resize: "center_crop", "letterbox" (padded; the padding has no loss) or
             "stretch".
-        canny_low: Range, ends included, that the weaker threshold is drawn from, for
-            each example; equal ends fix it. In gray values; see `edges.canny`.
-        canny_high: Range of the stronger threshold.
-        canny_sigma: Blur before Canny, in pixels; 0 is none.
-        canny_backend: "opencv" or "skimage".
         phantoms: Number of phantoms in the training split; an eighth as many are in
             validation and test.
+        phantom_kind: What phantoms show: "chest", "knee" or "brain".
+        phantom_findings: What phantoms of chests may have; a body that would have had
+            another finding is without it.
+        folds: Of cross-validation: what is prepared for training and validation is
+            divided into so many, by patient or report; 0 takes both as they are.
+        fold: Which of them validates, 0 to folds - 1; the others train.
         workers: Processes that prepare batches; 0 does it in threads of this one.
-        seed: Seed of order and thresholds.
+        seed: Seed of the order, and of all else that is drawn for examples.
     """
 
     root: str = ""
     image_size: int = 512
     batch_size: int = 4
     resize: ResizeMode = "center_crop"
-    canny_low: tuple[float, float] = (100.0, 100.0)
-    canny_high: tuple[float, float] = (200.0, 200.0)
-    canny_sigma: float = 0.0
-    canny_backend: CannyBackend = "opencv"
     phantoms: int = 4096
+    phantom_kind: PhantomKind = "chest"
+    phantom_findings: tuple[str, ...] = FINDINGS
+    folds: int = 0
+    fold: int = 0
     workers: int = 2
     seed: int = 0
 
@@ -46,15 +48,41 @@ class DataConfig:
         Raises:
             UserError: If a value is out of its range.
         """
-        check_least(
-            self,
-            image_size=8,
-            batch_size=1,
-            phantoms=1,
-            workers=0,
-            seed=0,
-            canny_sigma=0,
-        )
+        check_least(self, image_size=8, batch_size=1, phantoms=1, workers=0, seed=0)
+        check_findings(self.phantom_findings, "phantom_findings: ")
+        check_least(self, folds=0, fold=0)
+        if self.folds == 1 or self.fold >= max(1, self.folds):
+            raise UserError(
+                f"folds is {self.folds}, fold {self.fold}; expected folds to be 0 or "
+                "at least 2, and fold below it"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlDataConfig(DataConfig):
+    """Examples with a control: a stored one, or else edges by Canny.
+
+    Attributes:
+        canny_low: Range, ends included, that the weaker threshold is drawn from, for
+            each example; equal ends fix it. In gray values; see `edges.canny`.
+        canny_high: Range of the stronger threshold.
+        canny_sigma: Blur before Canny, in pixels; 0 is none.
+        canny_backend: "opencv" or "skimage".
+    """
+
+    canny_low: tuple[float, float] = (100.0, 100.0)
+    canny_high: tuple[float, float] = (200.0, 200.0)
+    canny_sigma: float = 0.0
+    canny_backend: CannyBackend = "opencv"
+
+    def __post_init__(self) -> None:
+        """Check what types do not say.
+
+        Raises:
+            UserError: If a value is out of its range.
+        """
+        super().__post_init__()
+        check_least(self, canny_sigma=0)
         for name in ("canny_low", "canny_high"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
@@ -68,3 +96,25 @@ class DataConfig:
                     f"canny_low reaches {low:g} where canny_high reaches {high:g}; "
                     "expected the weaker threshold not to be above the stronger"
                 )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassDataConfig(DataConfig):
+    """Examples with a class.
+
+    Attributes:
+        classes: Labels that are classes: an example's class is the number, in here, of
+            the one that it has. Empty: none has a class.
+    """
+
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what types do not say.
+
+        Raises:
+            UserError: If a class is named twice.
+        """
+        super().__post_init__()
+        if len(set(self.classes)) < len(self.classes):
+            raise UserError(f"classes are {self.classes}, expected each once")

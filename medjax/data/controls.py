@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from medjax.data.config import DataConfig
+from medjax.data.config import ControlDataConfig, DataConfig
 from medjax.data.edges import CannyBackend, canny
 from medjax.data.readers import read_image
 from medjax.data.transforms import ResizeMode, cover, fit, pad, resize
@@ -41,7 +41,9 @@ class Preparation:
 
     @classmethod
     def of_training(cls, data: DataConfig, stored: bool) -> "Preparation":
-        """Return what a run did, at the middle of its thresholds."""
+        """Return what a run did, at the middle of its thresholds if it has some."""
+        if not isinstance(data, ControlDataConfig):
+            return cls(data.resize)
         low, high = (sum(ends) / 2 for ends in (data.canny_low, data.canny_high))
         return cls(data.resize, low, high, data.canny_sigma, data.canny_backend, stored)
 

@@ -9,7 +9,6 @@ Source: Canny, "A computational approach to edge detection", PAMI 1986.
 
 from typing import Literal
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -33,13 +32,15 @@ def canny(
         sigma: Standard deviation of a Gaussian blur before it, in pixels; 0 is none.
         backend: Whose Canny.
     """
+    # Imported here and below: the training step needs neither.
+    import cv2
+
     low, high = sorted((low, high))
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if backend == "opencv":
         if sigma > 0:
             gray = cv2.GaussianBlur(gray, (0, 0), sigma)
         return np.asarray(cv2.Canny(gray, low, high, L2gradient=False))
-    # Imported here: scikit-image takes a second to load, and most runs never need it.
     from skimage import feature
 
     found = feature.canny(gray, sigma=sigma, low_threshold=low, high_threshold=high)

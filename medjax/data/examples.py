@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from medjax.data.config import DataConfig
+from medjax.data.config import ClassDataConfig, ControlDataConfig, DataConfig
 from medjax.data.edges import canny
 from medjax.data.tokens import tokenize
 from medjax.data.transforms import fit, loss_mask, pad, same_aspect
@@ -22,34 +22,61 @@ def make_example(
 
     Args:
         record: What a source gives.
-        tokenizer: A `transformers` CLIP tokenizer.
+        tokenizer: A `transformers` CLIP tokenizer, or None for no captions.
         config: What to do.
         key: (seed, example number): fixes the random draws.
 
     Returns:
-        images (H W 3, [-1, 1]), conditioning_image (H W 3, [0, 1]), text_ids (77), with
-        letterbox loss_mask (H W 1); and the end of the caption that did not fit.
+        images (H W 3, [-1, 1]); where `config` is of that kind, conditioning_image
+        (H W 3, [0, 1]) or labels (); with a tokenizer text_ids (77); with letterbox
+        loss_mask (H W 1); and the end of the caption that did not fit. A record of
+        cached latents gives latents_mean and latents_logvar (h w c) for images.
 
     Raises:
-        UserError: If a stored conditioning_image has another aspect than its image.
+        UserError: If a stored conditioning_image has another aspect than its image, or
+            a record has no class, or several.
     """
+    if "latents_mean" in record:
+        return _cached(record, tokenizer)
     size = config.image_size
     content = fit(record["image"], size, config.resize)
-    condition = _condition(record, content, config, key)
-    text_ids, lost = tokenize(tokenizer, record["text"])
-    example = {
-        "images": pad(content, size).astype(np.float32) / 127.5 - 1.0,
-        "conditioning_image": pad(condition, size).astype(np.float32) / 255.0,
-        "text_ids": text_ids,
-    }
+    example = {"images": pad(content, size).astype(np.float32) / 127.5 - 1.0}
+    lost = ""
+    if isinstance(config, ControlDataConfig):
+        condition = pad(_condition(record, content, config, key), size)
+        example["conditioning_image"] = condition.astype(np.float32) / 255.0
+    if isinstance(config, ClassDataConfig) and config.classes:
+        example["labels"] = np.asarray(_class(record, config.classes), np.int32)
+    if tokenizer is not None:
+        example["text_ids"], lost = tokenize(tokenizer, record["text"])
     if config.resize == "letterbox":
         height, width = content.shape[:2]
         example["loss_mask"] = loss_mask(height, width, size)
     return example, lost
 
 
+def _cached(record: dict[str, Any], tokenizer: Any) -> tuple[Example, str]:
+    """Return what is known of an image instead of the image; see `latent_cache`."""
+    text_ids, lost = tokenize(tokenizer, record["text"])
+    latents = {
+        name: record[name].astype(np.float32)
+        for name in ("latents_mean", "latents_logvar")
+    }
+    return {**latents, "text_ids": text_ids}, lost
+
+
+def _class(record: dict[str, Any], classes: tuple[str, ...]) -> int:
+    found = [label for label in record["labels"] if label in classes]
+    if len(found) != 1:
+        raise UserError(
+            f"record {record['id']}: its labels are {', '.join(record['labels'])}; "
+            f"expected exactly one of config.data.classes={','.join(classes)}"
+        )
+    return classes.index(found[0])
+
+
 def edges(
-    image: UInt8[np.ndarray, "h w 3"], config: DataConfig, key: tuple[int, int]
+    image: UInt8[np.ndarray, "h w 3"], config: ControlDataConfig, key: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w"]:
     """Return an image's edges, 0 or 255, at thresholds drawn for this example.
 
@@ -68,7 +95,7 @@ def edges(
 def _condition(
     record: dict[str, Any],
     content: UInt8[np.ndarray, "h w 3"],
-    config: DataConfig,
+    config: ControlDataConfig,
     key: tuple[int, int],
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Return the stored control, or else the edges of the resized, unpadded image."""

@@ -20,7 +20,8 @@ from jaxtyping import Int
 
 from medjax.data.config import DataConfig
 from medjax.data.examples import Example, make_example
-from medjax.data.phantoms import PhantomSource
+from medjax.data.folds import select_fold
+from medjax.data.phantoms import FINDINGS, KINDS, PhantomSource
 from medjax.data.prepared import (
     Metadata,
     PreparedSource,
@@ -37,6 +38,8 @@ from medjax.errors import UserError, nearest
 _LOGGER = logging.getLogger(__name__)
 # Batches that each worker holds ready; they are large, so few.
 _READY = 2
+# What folds are made of.
+_LEARNING = ("train", "validation")
 # Validation and test need fewer phantoms than training.
 _HELD_OUT_SHARE = 8
 
@@ -57,9 +60,16 @@ class Source(Protocol):
 def open_dataset(config: DataConfig, split: str) -> Source:
     """Open one split: of the prepared data at `config.root`, or of the phantoms.
 
+    With `config.folds`, training and validation are those of `config.fold`.
+
     Raises:
         UserError: If there is no such data set or split; it says what there is.
     """
+    if config.folds and split in _LEARNING:
+        there = dataset_metadata(config).splits
+        plain = dataclasses.replace(config, folds=0, fold=0)
+        sources = [open_dataset(plain, name) for name in _LEARNING if name in there]
+        return select_fold(sources, config.folds, config.fold, split == "validation")
     if config.root:
         return PreparedSource(find_dataset(config.root), split)
     splits = _phantom_splits(config)
@@ -69,7 +79,14 @@ def open_dataset(config: DataConfig, split: str) -> Source:
             f"{nearest(split, splits)}"
         )
     # A fixed seed: config.seed orders the phantoms, and must not change them.
-    return PhantomSource(split, config.image_size, splits[split], seed=0)
+    return PhantomSource(
+        split,
+        config.image_size,
+        splits[split],
+        seed=0,
+        kind=config.phantom_kind,
+        findings=config.phantom_findings,
+    )
 
 
 def dataset_metadata(config: DataConfig) -> Metadata:
@@ -80,12 +97,14 @@ def dataset_metadata(config: DataConfig) -> Metadata:
     """
     if config.root:
         return read_metadata(find_dataset(config.root))
+    kind = KINDS[config.phantom_kind]
     return Metadata(
         name="phantoms",
         splits=_phantom_splits(config),
         features=("id", "image", "text", "labels"),
+        label_names=kind.label_names,
         licence="Apache-2.0: computed by medjax",
-        description="Frontal chest radiographs computed from ellipsoids.",
+        description=kind.description,
     )
 
 
@@ -96,7 +115,7 @@ def dataset_identity(config: DataConfig) -> dict[str, str]:
         UserError: If there is no such data set.
     """
     if not config.root:
-        return {"source": "phantoms", "fingerprint": "phantoms"}
+        return {"source": "phantoms", "fingerprint": _phantom_fingerprint(config)}
     return {"source": config.root, "fingerprint": fingerprint(config.root)}
 
 
@@ -105,6 +124,15 @@ def record_ids(source: Source, config: DataConfig, step: int) -> list[str]:
     numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
     count, seed = len(source), config.seed
     return [str(source[_shuffled(n, count, seed)]["id"]) for n in numbers]
+
+
+def _phantom_fingerprint(config: DataConfig) -> str:
+    if config.phantom_kind != "chest":
+        return f"phantoms/{config.phantom_kind}"
+    possible = [name for name in FINDINGS if name in config.phantom_findings]
+    if len(possible) == len(FINDINGS):
+        return "phantoms"
+    return f"phantoms with {' or '.join(possible) or 'no finding'}"
 
 
 def _phantom_splits(config: DataConfig) -> dict[str, int]:
@@ -126,7 +154,8 @@ def make_batches(
 
     Args:
         source: Records, from `open_dataset`.
-        tokenizer: A `transformers` CLIP tokenizer; it must pickle.
+        tokenizer: A `transformers` CLIP tokenizer, which must pickle; None for no
+            captions.
         config: What to do.
         start_step: First global batch; the ones before are not computed.
         rows: Which rows of each global batch to make, in this order, where several
@@ -136,10 +165,9 @@ def make_batches(
             filled up with records from the beginning.
 
     Yields:
-        images float32 (b, H, W, 3) in [-1, 1]; conditioning_image float32 (b, H, W, 3)
-        in [0, 1]; text_ids int32 (b, 77); with letterbox, loss_mask float32
-        (b, H, W, 1); without `repeat`, example_weights float32 (b,): 1, or 0 for a
-        record that only fills up, so that every record weighs the same.
+        What `examples.make_example` makes, stacked: images float32 (b, H, W, 3) and so
+        on. Without `repeat`, example_weights float32 (b,): 1, or 0 for a record that
+        only fills up, so that every record weighs the same.
 
     Raises:
         UserError: If the source is empty.
@@ -149,7 +177,8 @@ def make_batches(
     rows = tuple(range(config.batch_size) if rows is None else rows)
     maker = _BatchMaker(source, tokenizer, config, rows, shuffle, repeat)
     # A fast tokenizer drops its own truncation at its first call: not in the threads.
-    tokenize(tokenizer, "")
+    if tokenizer is not None:
+        tokenize(tokenizer, "")
     epoch_steps = -(-len(source) // config.batch_size)
     return _stream(maker, start_step, sys.maxsize if repeat else epoch_steps)
 

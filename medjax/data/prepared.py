@@ -175,6 +175,18 @@ class PreparedSource:
         return {"folder": self.folder, "split": self.split}
 
     @functools.cached_property
+    def groups(self) -> tuple[str, ...]:
+        """What each record belongs to, its patient or report; reads all of them.
+
+        Raises:
+            UserError: If that was not stored.
+        """
+        name = self.metadata.settings.get("group_name")
+        if name not in self.metadata.features:
+            raise UserError(f"{self.folder}: records have no group; {_AGAIN}")
+        return tuple(_text(self._read(i)[name]) for i in range(len(self)))
+
+    @functools.cached_property
     def metadata(self) -> Metadata:
         """What the data set says of itself."""
         return read_metadata(self.folder)

@@ -7,7 +7,7 @@ and images added later move nobody.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from medjax.errors import UserError
@@ -39,6 +39,28 @@ def split_of(group: str, fractions: Mapping[str, float] = DEFAULT_FRACTIONS) -> 
         if position < edge:
             return name
     return names[-1]
+
+
+def among(
+    names: Iterable[str], fractions: Mapping[str, float] = DEFAULT_FRACTIONS
+) -> dict[str, float]:
+    """Return the shares of some of the splits, in their order, summing to 1 again.
+
+    A split that is alone gets all, also where its own share is 0.
+
+    Raises:
+        UserError: If none of several has a share.
+    """
+    chosen = [name for name in fractions if name in set(names)]
+    if len(chosen) == 1:
+        return {chosen[0]: 1.0}
+    total = sum(fractions[name] for name in chosen)
+    if not total:
+        raise UserError(
+            f"--split_percent: no share for {' or '.join(chosen)}, where some images "
+            "have to go; give one of them a share: --split_percent=80,10,10"
+        )
+    return {name: fractions[name] / total for name in chosen}
 
 
 def parse_percent(texts: list[str]) -> dict[str, float]:

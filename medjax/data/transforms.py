@@ -8,7 +8,6 @@ square, so that edges can be computed on it before `pad` surrounds it.
 
 from typing import Literal
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
@@ -65,6 +64,9 @@ def _resize_once(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     grows = height > image.shape[0] or width > image.shape[1]
+    # Imported here: the training step does without.
+    import cv2
+
     filter_ = cv2.INTER_CUBIC if grows else cv2.INTER_AREA
     return np.asarray(cv2.resize(image, (width, height), interpolation=filter_))
 

@@ -1,42 +1,47 @@
 """The training objective: how wrong was the network, in each example?
 
-    L = w(t) · mean over pixels of (target − output)²                            (1)
+    L = w(t) · mean over pixels of d(target − output)                            (1)
     w(t) = min(SNR, γ) / SNR           for ε                                     (2)
          = min(SNR, γ) / (SNR + 1)     for v
          = min(SNR, γ)                 for z_0
+
+with d(x) = x² (mse), |x| (l1), or x²/2 up to 1 and |x| − 1/2 beyond (smooth_l1).
 
 Sources: Ho et al., 2020, eq. 14 (1); Hang et al., "Efficient Diffusion Training via
 Min-SNR Weighting Strategy", 2023, section 3.4 (2).
 """
 
 import dataclasses
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from medjax.arrays import Array
 from medjax.diffusion.schedule import PredictionType, Schedule, snr
-from medjax.errors import UserError, check_least
+from medjax.errors import UserError, check_fraction, check_least
+
+LossKind = Literal["mse", "l1", "smooth_l1"]
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffusionConfig:
+class ObjectiveConfig:
     """What is asked of the network, and how mistakes are weighed.
 
     Attributes:
         prediction_type: epsilon, v_prediction or sample; None keeps the base's own.
+        loss: mse, l1 or smooth_l1: d of eq. 1.
         min_snr_gamma: γ of eq. 2, usually 5; None weighs all timesteps alike.
         noise_offset: Standard deviation of noise that is the same over each channel of
             an example, which lets a model reach very dark and very bright images;
             0 adds none.
-        caption_dropout: Fraction of examples trained without their caption, in [0, 1],
-            which is what makes guidance possible.
     """
 
     prediction_type: PredictionType | None = None
+    loss: LossKind = "mse"
     min_snr_gamma: float | None = None
     noise_offset: float = 0.0
-    caption_dropout: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse values outside the ranges above."""
@@ -46,10 +51,61 @@ class DiffusionConfig:
                 f"min_snr_gamma is {self.min_snr_gamma}, expected a number above 0, or "
                 "None"
             )
-        if not 0 <= self.caption_dropout <= 1:
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionConfig(ObjectiveConfig):
+    """The objective of a network that reads captions, whose schedule is its base's.
+
+    Attributes:
+        caption_dropout: Fraction of examples trained without their caption, in [0, 1],
+            which is what makes guidance possible.
+    """
+
+    caption_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the ranges above."""
+        super().__post_init__()
+        check_fraction(self, "caption_dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduledDiffusionConfig(ObjectiveConfig):
+    """The objective and the noise schedule of a network that has no base.
+
+    Attributes:
+        label_dropout: Fraction of examples trained without their class, in [0, 1],
+            which is what makes guidance possible.
+        num_train_timesteps: T.
+        beta_schedule: linear, scaled_linear or squaredcos_cap_v2.
+        beta_start: β at the first timestep, in (0, 1).
+        beta_end: β at the last.
+        rescale_betas_zero_snr: Whether nothing of the image is left at the last.
+    """
+
+    prediction_type: PredictionType = "epsilon"
+    label_dropout: float = 0.1
+    num_train_timesteps: int = 1000
+    beta_schedule: BetaSchedule = "linear"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    rescale_betas_zero_snr: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the ranges above."""
+        super().__post_init__()
+        check_least(self, num_train_timesteps=1)
+        check_fraction(self, "label_dropout")
+        if not 0 < self.beta_start <= self.beta_end < 1:
             raise UserError(
-                f"caption_dropout is {self.caption_dropout}, expected a fraction in "
-                "[0, 1]"
+                f"beta_start and beta_end are {self.beta_start:g} and "
+                f"{self.beta_end:g}, expected 0 < beta_start <= beta_end < 1"
+            )
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            raise UserError(
+                "rescale_betas_zero_snr needs prediction_type v_prediction or sample: "
+                "of pure noise, its noise says nothing"
             )
 
 
@@ -67,19 +123,27 @@ def min_snr_weights(
     return clipped
 
 
-def squared_error(
+def errors(
     model_output: Float[Array, "b h w c"],
     target: Float[Array, "b h w c"],
+    kind: LossKind = "mse",
     mask: Float[Array, "b h w 1"] | None = None,
 ) -> Float[Array, " b"]:
-    """Return each example's mean squared error (eq. 1) in float32.
+    """Return each example's mean error (eq. 1, without its weight) in float32.
 
     Args:
         model_output: The network's.
         target: What it should have been.
+        kind: Which d.
         mask: Weight of each place; None weighs all alike.
     """
-    error = jnp.square(model_output.astype(jnp.float32) - target.astype(jnp.float32))
+    size = jnp.abs(model_output.astype(jnp.float32) - target.astype(jnp.float32))
+    if kind == "mse":
+        error = jnp.square(size)
+    elif kind == "l1":
+        error = size
+    else:
+        error = jnp.where(size < 1, 0.5 * jnp.square(size), size - 0.5)
     if mask is None:
         return error.mean(axis=(1, 2, 3))
     total = (error * mask).sum(axis=(1, 2, 3))

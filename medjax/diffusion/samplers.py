@@ -100,7 +100,18 @@ def sample(
     start: Float[Array, "b ..."],
     noise_fn: NoiseFn | None = None,
 ) -> Float[Array, "b ..."]:
-    """Return the latents that `start` becomes.
+    """Return the latents that `start` becomes; see `trace`."""
+    return trace(plan, denoise_fn, start, noise_fn, 1)[0]
+
+
+def trace(
+    plan: Plan,
+    denoise_fn: DenoiseFn,
+    start: Float[Array, "b ..."],
+    noise_fn: NoiseFn | None,
+    frames: int,
+) -> Float[Array, "n b ..."]:
+    """Return stages of the way from `start` to latents.
 
     Args:
         plan: What to do.
@@ -108,12 +119,16 @@ def sample(
         start: z at the first stop: `plan.noise_scale` times standard normal noise, or
             an image with noise as `plan.first` says.
         noise_fn: Gives the fresh noise; None where the plan is not stochastic.
+        frames: How many: evenly spaced, `start` being the first; or 1, the result.
     """
     memory = jnp.zeros((plan.updates.shape[1], *start.shape), jnp.float32)
     memory = memory.at[0].set(start)
+    stages = jnp.zeros((frames, *start.shape), jnp.float32).at[0].set(start)
 
-    def step(memory: Array, now: tuple[Array, ...]) -> tuple[Array, None]:
-        number, timestep, (a, b), update = now
+    def step(
+        carry: tuple[Array, Array], now: tuple[Array, ...]
+    ) -> tuple[tuple[Array, Array], None]:
+        (memory, stages), (number, stage, timestep, (a, b), update) = carry, now
         z = memory[0]
         output = denoise_fn(z, jnp.full(z.shape[:1], timestep), number)
         output = output.astype(jnp.float32)
@@ -123,12 +138,15 @@ def sample(
         fresh = noise_fn(number) if noise_fn and plan.stochastic else jnp.zeros_like(z)
         seen = jnp.concatenate([memory, jnp.stack([output, latents, fresh])])
         # Accelerators would else multiply in half precision.
-        return jnp.tensordot(update, seen, 1, precision=jax.lax.Precision.HIGHEST), None
+        memory = jnp.tensordot(update, seen, 1, precision=jax.lax.Precision.HIGHEST)
+        # The last step that writes a stage is the one that counts.
+        return (memory, stages.at[stage].set(memory[0])), None
 
-    count = len(plan.timesteps)
-    table = (np.arange(count), plan.timesteps, plan.to_latents, plan.updates)
-    memory, _ = jax.lax.scan(step, memory, _as_float32(table))
-    return memory[0]
+    number = np.arange(len(plan.timesteps))
+    stage = -(-(number + 1) * (frames - 1) // len(number))
+    table = (number, stage, plan.timesteps, plan.to_latents, plan.updates)
+    (_, stages), _ = jax.lax.scan(step, (memory, stages), _as_float32(table))
+    return stages
 
 
 def _as_float32(table: tuple[np.ndarray, ...]) -> tuple[Array, ...]:

@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-COLUMNS = ("condition", "generated", "target")
-
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _SMALLEST_TILE_PX = 192
 _CAPTION_LINES = 2
-_BACKGROUND, _INK, _FAINT_INK = (22, 22, 26), (236, 236, 236), (170, 170, 176)
+_INK, _FAINT_INK = (236, 236, 236), (170, 170, 176)
+
+BACKGROUND = (22, 22, 26)
+"""Of pages and strips, as RGB."""
 
 
 def to_uint8(images: Float[np.ndarray, "*b H W c"]) -> UInt8[np.ndarray, "*b H W c"]:
@@ -22,22 +23,16 @@ def to_uint8(images: Float[np.ndarray, "*b H W c"]) -> UInt8[np.ndarray, "*b H W
     return np.clip(np.nan_to_num(scaled).round(), 0, 255).astype(np.uint8)
 
 
-def sample_grid(
-    condition: Float[np.ndarray, "b H W _"],
-    generated: Float[np.ndarray, "b H W _"],
-    target: Float[np.ndarray, "b H W _"],
-    captions: Sequence[str] | None = None,
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Return a page with one example a row: condition, generated image, target.
+def enlarged(
+    images: Float[np.ndarray, "b H W _"],
+) -> UInt8[np.ndarray, "b height width 3"]:
+    """Return images in [-1, 1], of 1 or 3 channels, as RGB that is large enough to see.
 
-    Args:
-        condition: In [0, 1], of 1 or 3 channels.
-        generated: In [-1, 1], of 1 or 3 channels.
-        target: The real images, likewise.
-        captions: One text a row.
+    Small ones grow by a whole factor without smoothing, so that each pixel shows.
     """
-    columns = zip(COLUMNS, (2 * condition - 1, generated, target), strict=True)
-    return image_page(dict(columns), captions)
+    factor = -(-_SMALLEST_TILE_PX // max(images.shape[1:3]))
+    pixels = np.broadcast_to(to_uint8(images), (*images.shape[:3], 3))
+    return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def image_page(
@@ -46,14 +41,11 @@ def image_page(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Return a page of images, with the columns' names above them.
 
-    Small images are enlarged by a whole factor without smoothing, so that each pixel
-    can be seen.
-
     Args:
         columns: By name; in [-1, 1], of 1 or 3 channels, all of one number and size.
         captions: One text a row, wrapped under it and cut where it is too long.
     """
-    tiles = {name: _tiles(images) for name, images in columns.items()}
+    tiles = {name: enlarged(images) for name, images in columns.items()}
     rows, height, width = next(iter(tiles.values())).shape[:3]
     if captions is not None and len(captions) != rows:
         raise ValueError(f"{len(captions)} captions for {rows} examples")
@@ -66,7 +58,7 @@ def image_page(
     text_height = line * max(map(len, texts), default=0) + (gap * 3 if texts else 0)
     head = line + gap
     row = height + text_height + gap
-    page = Image.new("RGB", (page_width, head + gap + rows * row), _BACKGROUND)
+    page = Image.new("RGB", (page_width, head + gap + rows * row), BACKGROUND)
     draw = ImageDraw.Draw(page)
     for index, (name, column) in enumerate(tiles.items()):
         left = gap + index * (width + gap)
@@ -78,6 +70,13 @@ def image_page(
         for offset, text in enumerate(lines):
             draw.text((2 * gap, top + offset * line), text, _FAINT_INK, font)
     return np.asarray(page)
+
+
+def canvas(
+    images: Float[np.ndarray, "b H W _"], wide: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Return images in rows of `wide`, of which there are whole ones."""
+    return image_page({str(n + 1): images[n::wide] for n in range(wide)})
 
 
 def save_png(
@@ -98,13 +97,6 @@ def save_png(
     for keyword, text in (about or {}).items():
         texts.add_itxt(keyword, text)
     Image.fromarray(image).save(path, pnginfo=texts)
-
-
-def _tiles(images: np.ndarray) -> UInt8[np.ndarray, "b height width 3"]:
-    """Return images in [-1, 1] as RGB tiles, enlarged to be seen."""
-    factor = -(-_SMALLEST_TILE_PX // max(images.shape[1:3]))
-    pixels = np.broadcast_to(to_uint8(images), (*images.shape[:3], 3))
-    return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _wrap(text: str, font: Font, width: int) -> list[str]:

@@ -51,6 +51,42 @@ class Attention(nn.Module):
         )
 
 
+class SelfAttention2D(nn.Module):
+    """Attention of a feature map's pixels to each other, normed and residual.
+
+    Attributes:
+        heads: Number of heads; divides the channels.
+        norm_groups: Groups of the norm before.
+        epsilon: Of that norm.
+        dtype: Of the computation.
+    """
+
+    heads: int
+    norm_groups: int = 32
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Attend over all pixels."""
+        batch, height, width, channels = x.shape
+
+        def project(name: str, y: Array) -> Array:
+            y = dense(channels, dtype=self.dtype, name=name)(y)
+            heads = y.reshape(*y.shape[:2], self.heads, -1)
+            return split_activations(heads, None, "tensor")
+
+        y = GroupNorm(self.norm_groups, self.epsilon, self.dtype, name="group_norm")(x)
+        y = y.reshape(batch, height * width, channels)
+        y = jax.nn.dot_product_attention(
+            *(project(name, y) for name in ("to_q", "to_k", "to_v"))
+        )
+        y = dense(channels, dtype=self.dtype, name="to_out_0")(
+            y.reshape(batch, height * width, channels)
+        )
+        return split_activations(x + y.reshape(x.shape))
+
+
 class GEGLU(nn.Module):
     """A dense layer gated by GELU (eq. 2)."""
 

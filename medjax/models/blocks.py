@@ -1,7 +1,8 @@
 """Residual blocks and the levels that U-Nets are made of.
 
-A level is a few residual blocks, each followed by a transformer where the level
-attends to text, and then a change of resolution. Names are diffusers'.
+A level is a few residual blocks, each followed, where the level attends, by a
+transformer, or without a text by attention to itself; and then a change of resolution.
+Names are diffusers'.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from jaxtyping import Float
 
 from medjax.arrays import Array
 from medjax.meshes import split_activations
-from medjax.models.attention import Transformer2D
+from medjax.models.attention import SelfAttention2D, Transformer2D
 from medjax.models.layers import GroupNorm, conv, dense, resize_nearest
 
 
@@ -117,10 +118,18 @@ class Level(nn.Module):
             name=f"resnets_{i}",
         )(x, temb)
 
-    def attend(self, i: int, x: Array, text_embeddings: Array) -> Array:
-        """Apply transformer `i`, where the level attends."""
+    def attend(self, i: int, x: Array, text_embeddings: Array | None) -> Array:
+        """Apply attention `i`, where the level attends; without a text, to itself."""
         if self.heads is None:
             return x
+        if text_embeddings is None:
+            return SelfAttention2D(
+                self.heads,
+                self.norm_groups,
+                self.epsilon,
+                self.dtype,
+                name=f"attentions_{i}",
+            )(x)
         return Transformer2D(
             self.heads,
             self.depth,
@@ -140,7 +149,7 @@ class DownLevel(Level):
         self,
         x: Float[Array, "b h w c"],
         temb: Float[Array, "b d"],
-        text_embeddings: Float[Array, "b l e"],
+        text_embeddings: Float[Array, "b l e"] | None,
     ) -> tuple[Float[Array, "b ..."], list[Float[Array, "b ..."]]]:
         """Return the last feature map, and all of them for the decoder."""
         skips = []
@@ -161,7 +170,7 @@ class MidLevel(Level):
         self,
         x: Float[Array, "b h w c"],
         temb: Float[Array, "b d"],
-        text_embeddings: Float[Array, "b l e"],
+        text_embeddings: Float[Array, "b l e"] | None,
     ) -> Float[Array, "b h w c"]:
         """Transform at the lowest resolution."""
         x = self.resnet(0, x, temb)
@@ -180,7 +189,7 @@ class UpLevel(Level):
         x: Float[Array, "b h w c"],
         skips: list[Float[Array, "b h w _"]],
         temb: Float[Array, "b d"],
-        text_embeddings: Float[Array, "b l e"],
+        text_embeddings: Float[Array, "b l e"] | None,
         size: tuple[int, int] | None,
     ) -> Float[Array, "b H W f"]:
         """Return the feature map, enlarged to `size` where that is not None.

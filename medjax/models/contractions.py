@@ -5,18 +5,20 @@ are several times slower than the same arithmetic written otherwise:
 
 * A bfloat16 product with a bfloat16 result converts both sides to float32 first; with a
   float32 result it takes the processor's bfloat16 instructions.
-* A 3×3 convolution of a small image is bound by its kernel, which is larger than the
-  image, and the gradient transposes it. With P(x), the 3×3 patches of x as rows,
+* A 3×3 convolution of few small images is bound by its kernel, where that is larger
+  than they are, and the gradient transposes it. With P(x), the 3×3 patches of x as
+  rows,
 
       y = P(x) K,    ∂x = Pᵀ(∂y Kᵀ),    ∂K = P(x)ᵀ ∂y                            (1)
 
   reads the kernel once, as it lies. Where the patches would be the larger part, the
-  nine taps of the kernel are summed instead.
+  nine taps of the kernel are summed instead in bfloat16; in float32 XLA is faster.
 
 `bench/step.py` measures what this is worth.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -29,8 +31,7 @@ from medjax.arrays import Array
 
 # Smaller kernels gain nothing, and take longer to compile.
 _LEAST_KERNEL = 3 * 3 * 64 * 64
-# Pixels up to which an image's patches are made, and its taps are summed, in bfloat16.
-_MOST_FOR_PATCHES = 16 * 16
+# Pixels up to which an image's taps are summed, in bfloat16.
 _MOST_FOR_TAPS = 64 * 64
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
@@ -127,7 +128,7 @@ def _conv3x3(x: Array, kernel: Array) -> Array:
     """Convolve by a 3×3 kernel with stride 1, padded by 1 (eq. 1)."""
 
     def cpu(x: Array, kernel: Array) -> Array:
-        if _takes_patches(x):
+        if _takes_patches(x, kernel):
             patches = jnp.concatenate(_taps(x), axis=-1)
             y = _contract(patches, kernel.reshape(-1, kernel.shape[-1]), -1, 0)
         elif _takes_taps(x):
@@ -149,7 +150,7 @@ def _conv3x3_backward(
 ) -> tuple[Array, Array]:
     def cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         native_dx, dkernel = _gradients(_native_conv)(x, kernel, gradient)
-        if _takes_patches(x):
+        if _takes_patches(x, kernel):
             rows = [tap.reshape(-1, x.shape[-1]).T for tap in _taps(x)]
             outs = gradient.reshape(-1, gradient.shape[-1])
             dkernel = _contract(jnp.concatenate(rows), outs, 1, 0)
@@ -173,8 +174,9 @@ def _sum(arrays: Iterable[Array]) -> Array:
     return functools.reduce(jnp.add, arrays)
 
 
-def _takes_patches(x: Array) -> bool:
-    return x.shape[1] * x.shape[2] <= _MOST_FOR_PATCHES
+def _takes_patches(x: Array, kernel: Array) -> bool:
+    """Tell whether the patches, rows × 9 i, are no larger than the kernel, 9 i × o."""
+    return math.prod(x.shape[:3]) <= kernel.shape[-1]
 
 
 def _takes_taps(x: Array) -> bool:

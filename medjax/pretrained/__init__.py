@@ -4,9 +4,11 @@ transformers, diffusers and torch are imported inside functions, where they are 
 """
 
 from medjax.pretrained.load import (
+    load_autoencoder,
     load_controlnet,
     load_controlnet_config,
     load_stable_diffusion,
+    save_autoencoder,
     save_controlnet,
     save_stable_diffusion,
 )
@@ -15,9 +17,11 @@ from medjax.pretrained.networks import Network, StableDiffusion
 __all__ = [
     "Network",
     "StableDiffusion",
+    "load_autoencoder",
     "load_controlnet",
     "load_controlnet_config",
     "load_stable_diffusion",
+    "save_autoencoder",
     "save_controlnet",
     "save_stable_diffusion",
 ]

@@ -80,6 +80,8 @@ STABLE_DIFFUSION = {
         "flax_model.msgpack",
     ),
 }
+# The same in a folder of its own.
+AUTOENCODER = {"vae": dataclasses.replace(STABLE_DIFFUSION["vae"], folder="")}
 CONTROLNET = {"controlnet": Part(ControlNet, "diffusers", "ControlNetModel", "")}
 # The same in the folder of a pipeline.
 PIPELINE_CONTROLNET = dataclasses.replace(CONTROLNET["controlnet"], folder="controlnet")

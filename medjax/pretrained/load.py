@@ -73,6 +73,32 @@ def load_controlnet(
     return _networks(folder, layout.CONTROLNET, dtype, route)["controlnet"]
 
 
+def load_autoencoder(source: str | Path, dtype: Any = jnp.float32) -> Network:
+    """Load a KL autoencoder: a folder, hub id or file of its own, or a whole model's.
+
+    Raises:
+        UserError: As `load_stable_diffusion`.
+    """
+    dtype = _floating(dtype)
+    if (file := _single_file(source, "auto")) is not None:
+        return single_file.load_stable_diffusion(file, dtype, False).vae
+    inside = layout.STABLE_DIFFUSION["vae"]
+    both = (layout.AUTOENCODER["vae"], inside)
+
+    def lies_in(folder: Path) -> list[Part]:
+        return [part for part in both if part.weights_in(folder / part.folder)]
+
+    configs = [part.inside(layout.CONFIG) for part in both]
+    attempts = [
+        [*configs, *(name for part in both for name in part.patterns(variant))]
+        for variant in layout.VARIANTS
+    ]
+    folder = local_folder(source, attempts, lambda folder: bool(lies_in(folder)))
+    part = (lies_in(folder) or [inside])[0]
+    home = folder / part.folder
+    return _networks(home, layout.AUTOENCODER, dtype, "safetensors")["vae"]
+
+
 def load_controlnet_config(
     source: str | Path, route: str = "auto"
 ) -> Mapping[str, Any]:
@@ -108,8 +134,16 @@ def save_stable_diffusion(
 
 def save_controlnet(network: Network, folder: str | Path, dtype: Any = None) -> None:
     """Write a ControlNet alone; arguments and errors are `save_stable_diffusion`'s."""
+    _save_alone(network, folder, layout.CONTROLNET["controlnet"], dtype)
+
+
+def save_autoencoder(network: Network, folder: str | Path, dtype: Any = None) -> None:
+    """Write a KL autoencoder alone, as `save_controlnet` does a ControlNet."""
+    _save_alone(network, folder, layout.AUTOENCODER["vae"], dtype)
+
+
+def _save_alone(network: Network, folder: str | Path, part: Part, dtype: Any) -> None:
     stored = None if dtype is None else _floating(dtype)
-    part = layout.CONTROLNET["controlnet"]
     diffusers_format.save_network(network, Path(folder), part, stored)
 
 

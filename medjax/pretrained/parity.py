@@ -34,12 +34,15 @@ def missing_libraries() -> list[str]:
     return [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
 
 
-def measure_parity(folder: str | Path, sd: StableDiffusion) -> dict[str, Any]:
+def measure_parity(
+    folder: str | Path, model: StableDiffusion | Network
+) -> dict[str, Any]:
     """Compare an exported folder, loaded by PyTorch, with what was exported.
 
     Args:
-        folder: Of a pipeline, or of a ControlNet alone.
-        sd: What was exported, with its ControlNet; float32.
+        folder: Of a pipeline, or of a ControlNet or an autoencoder alone.
+        model: What was exported, float32: a Stable Diffusion with its ControlNet, or
+            an autoencoder.
 
     Returns:
         ``networks``: for each network in the folder ``max_abs``, the largest error of
@@ -51,10 +54,15 @@ def measure_parity(folder: str | Path, sd: StableDiffusion) -> dict[str, Any]:
     """
     if missing := missing_libraries():
         raise UserError(f"parity needs {', '.join(missing)}: pip install {missing[0]}")
-    inputs = _inputs(sd)
+    inputs: Inputs
     with jax.default_matmul_precision("highest"), quiet():
-        networks = _measure(Path(folder), sd, inputs)
-    latents, images = inputs["noisy_latents"].shape, inputs["images"].shape
+        if isinstance(model, Network):
+            inputs = _vae_inputs(model, _SIDE)
+            networks = _vae_errors(Path(folder), model, inputs)
+        else:
+            inputs = _inputs(model)
+            networks = _measure(Path(folder), model, inputs)
+    latents, images = inputs["latents"].shape, inputs["images"].shape
     return {
         "networks": networks,
         "inputs": f"random: latents {latents}, images {images}; float32",
@@ -65,7 +73,7 @@ def measure_parity(folder: str | Path, sd: StableDiffusion) -> dict[str, Any]:
 def sample_by_torch(
     folder: str | Path,
     prompt: str,
-    conditioning_image: Float[np.ndarray, "H W 3"],
+    conditioning_image: Float[np.ndarray, "H W 3"] | None,
     noise: Float[np.ndarray, "h w c"],
     steps: int,
     guidance_scale: float,
@@ -73,24 +81,27 @@ def sample_by_torch(
     """Return the image, in [-1, 1], that PyTorch diffusers draws at float32.
 
     Args:
-        folder: Of an exported pipeline with a ControlNet; its own scheduler samples.
+        folder: Of an exported pipeline; its own scheduler samples.
         prompt: Caption.
-        conditioning_image: In [0, 1].
+        conditioning_image: In [0, 1], where the pipeline has a ControlNet.
         noise: To begin with.
         steps: Of the scheduler.
         guidance_scale: Weight of the caption.
     """
     import torch
-    from diffusers import StableDiffusionControlNetPipeline
+    from diffusers import DiffusionPipeline
 
+    control = {}
+    if conditioning_image is not None:
+        control["image"] = _to_torch(conditioning_image[None])
     with quiet():
-        pipeline: Any = StableDiffusionControlNetPipeline.from_pretrained(
+        pipeline: Any = DiffusionPipeline.from_pretrained(
             folder, torch_dtype=torch.float32
         )
         pipeline.set_progress_bar_config(disable=True)
         images = pipeline(
             prompt,
-            image=_to_torch(conditioning_image[None]),
+            **control,
             latents=_to_torch(noise[None]),
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
@@ -102,22 +113,32 @@ def sample_by_torch(
 def _inputs(sd: StableDiffusion) -> Inputs:
     """Return inputs of every network, channels last."""
     rng = np.random.default_rng(0)
-    unet, vae, text = sd.unet.module, sd.vae.module, sd.text_encoder.module.config
+    unet, text = sd.unet.module, sd.text_encoder.module.config
     side = _SIDE * 2 ** (len(unet.block_out_channels) - 1)
-    pixels = side * vae.downsampling
+    pixels = side * sd.vae.module.downsampling
     count, length = len(_TIMESTEPS), text.max_position_embeddings
 
     def normal(*shape: int) -> Float[np.ndarray, "..."]:
         return rng.standard_normal((count, *shape), np.float32)
 
-    return {
+    return _vae_inputs(sd.vae, side) | {
         "noisy_latents": normal(side, side, unet.in_channels),
         "timesteps": np.array(_TIMESTEPS, np.int32),
         "text_embeddings": normal(length, unet.cross_attention_dim),
         "conditioning_image": rng.random((count, pixels, pixels, 3), np.float32),
-        "images": rng.uniform(-1, 1, (count, pixels, pixels, 3)).astype(np.float32),
-        "latents": normal(side, side, vae.latent_channels),
         "text_ids": rng.integers(0, text.vocab_size, (count, length), np.int32),
+    }
+
+
+def _vae_inputs(vae: Network, side: int) -> dict[str, Any]:
+    """Return images and latents of so many places for an autoencoder."""
+    rng = np.random.default_rng(1)
+    module = vae.module
+    images = (2, *[side * module.downsampling] * 2, module.in_channels)
+    latents = (2, side, side, module.latent_channels)
+    return {
+        "images": rng.uniform(-1, 1, images).astype(np.float32),
+        "latents": rng.standard_normal(latents, np.float32),
     }
 
 
@@ -150,17 +171,30 @@ def _measure(folder: Path, sd: StableDiffusion, inputs: Inputs) -> dict[str, Err
         module = load(diffusers.UNet2DConditionModel, "unet")
         got = _run(sd.unet, *ours, *added)
         errors["unet"] = _error([got], [module(*theirs, **added_there).sample])
-        module = load(diffusers.AutoencoderKL, "vae")
-        got = _run(sd.vae, inputs["images"], method="encode")
-        posterior = module.encode(given["images"]).latent_dist
-        errors["vae_encoder"] = _error(got, [posterior.mean, posterior.logvar])
-        got = _run(sd.vae, inputs["latents"], method="decode")
-        errors["vae_decoder"] = _error([got], [module.decode(given["latents"]).sample])
+        errors |= _vae_errors(folder / "vae", sd.vae, inputs)
         module = load(CLIPTextModel, "text_encoder")
         got = _run(sd.text_encoder, inputs["text_ids"])
         expected = module(given["text_ids"].long()).last_hidden_state
         errors["text_encoder"] = _error([got], [expected])
     return errors
+
+
+def _vae_errors(folder: Path, vae: Network, inputs: Inputs) -> dict[str, Error]:
+    """Return the errors of an autoencoder's two halves."""
+    import diffusers
+    import torch
+
+    module = diffusers.AutoencoderKL.from_pretrained(folder).float().eval()
+    images, latents = inputs["images"], inputs["latents"]
+    mean, logvar = _run(vae, images, method="encode")
+    decoded = _run(vae, latents, method="decode")
+    with torch.no_grad():
+        posterior = module.encode(_to_torch(images)).latent_dist
+        expected = module.decode(_to_torch(latents)).sample
+    return {
+        "vae_encoder": _error([mean, logvar], [posterior.mean, posterior.logvar]),
+        "vae_decoder": _error([decoded], [expected]),
+    }
 
 
 def _run(network: Network, *inputs: Any, method: str | None = None) -> Any:

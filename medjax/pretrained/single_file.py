@@ -36,9 +36,8 @@ from medjax.pretrained import (
 )
 from medjax.pretrained.networks import Network, StableDiffusion
 from medjax.pretrained.safetensors_io import StoredTensor
-from medjax.pretrained.sources import local_folder
 from medjax.pretrained.tiny import SCHEDULER_CONFIG
-from medjax.pretrained.tokenizer import load_tokenizer
+from medjax.pretrained.tokenizer import find_tokenizer, load_tokenizer
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -47,9 +46,6 @@ OPEN_CLIP = "cond_stage_model.model."
 CONTROLNET = "control_model."
 # Of a ControlNet alone, whatever its prefix.
 HINT = "input_hint_block.0.weight"
-# SD1.x's own; SD2.x's has the same words.
-TOKENIZER_ID = "openai/clip-vit-large-patch14"
-TOKENIZER_FILES = ["*.json", "merges.txt"]
 # What OpenCLIP fills captions up with, as id 0.
 OPEN_CLIP_PADDING = "!"
 
@@ -277,13 +273,12 @@ def _tokenizer(file: Path, open_clip: bool, vocab_size: int) -> Any:
         tokenizer = load_tokenizer(beside)
     else:
         try:
-            folder = local_folder(TOKENIZER_ID, [TOKENIZER_FILES], Path.is_dir)
+            tokenizer = find_tokenizer()
         except UserError as error:
             raise UserError(
                 f"{file} has no tokenizer in it: copy Stable Diffusion's folder "
                 f"'{layout.TOKENIZER}' beside it, or make the hub's available; {error}"
             ) from error
-        tokenizer = load_tokenizer(folder)
         if open_clip:
             tokenizer.pad_token = OPEN_CLIP_PADDING
     if len(tokenizer) > vocab_size:

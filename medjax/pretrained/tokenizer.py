@@ -12,12 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from medjax.errors import UserError
+from medjax.pretrained.sources import local_folder
+
+TOKENIZER_ID = "openai/clip-vit-large-patch14"
+"""SD1.x's own; SD2.x's has the same words."""
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 # CLIP marks the last piece of a word.
 WORD_END = "</w>"
 # Any of these is enough to make a tokenizer from.
 _VOCABULARIES = ("tokenizer.json", "vocab.json")
+_FILES = ["*.json", "merges.txt"]
+
+
+def find_tokenizer(source: str = TOKENIZER_ID) -> Any:
+    """Return the `transformers` CLIP tokenizer of a folder, or of an id on the hub.
+
+    Raises:
+        UserError: If there is none, or the hub does not give it.
+    """
+    return load_tokenizer(local_folder(source, [_FILES], Path.is_dir))
 
 
 def load_tokenizer(folder: Path) -> Any:

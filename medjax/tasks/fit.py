@@ -48,23 +48,25 @@ def check_base(
         )
 
 
-def check_image_size(size: int, unet: UNet2DCondition, vae: AutoencoderKL) -> None:
+def check_image_size(size: int, latents: int, halvings: int) -> None:
     """Check that the networks can halve images as often as they do.
 
     Args:
         size: Height and width of the images, in pixels.
-        unet: Network.
-        vae: Network.
+        latents: How often the autoencoder shrinks them; 1 without one.
+        halvings: How often the network shrinks what that gives.
 
     Raises:
         UserError: Names the nearest sizes that they can.
     """
-    multiple = vae.downsampling * 2 ** (len(unet.block_out_channels) - 1)
+    multiple = latents * halvings
     below = size // multiple * multiple
-    if size != below:
+    if size != below or size == 0:
         sizes = [str(near) for near in (below, below + multiple) if near]
+        parts = [f"the autoencoder shrinks images {latents}×"] if latents > 1 else []
+        if halvings > 1:
+            parts.append(f"the U-Net {halvings}×{' more' if parts else ''}")
         raise UserError(
             f"config.data.image_size is {size}, expected a multiple of {multiple}, as "
-            f"{' or '.join(sizes)}: the autoencoder shrinks images "
-            f"{vae.downsampling}×, and the U-Net {multiple // vae.downsampling}× more"
+            f"{' or '.join(sizes)}: {', and '.join(parts)}"
         )

@@ -1,4 +1,4 @@
-"""Images from a Stable Diffusion, one request an image, in batches over a mesh.
+"""Images from a trained model, one request an image, in batches over a mesh.
 
 An image's noise comes from (seed, its number) alone, so that it is the same whatever
 the batch, the mesh or the number of devices.
@@ -6,7 +6,7 @@ the batch, the mesh or the number of devices.
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,9 @@ from medjax.errors import UserError
 from medjax.models.controlnet import ControlNet
 from medjax.pretrained import StableDiffusion
 from medjax.tasks.fit import check_base
-from medjax.tasks.latent_diffusion import LatentDiffusion, SamplingConfig
+from medjax.tasks.latent_diffusion import LatentDiffusion
+from medjax.tasks.sampling_config import SamplingConfig
+from medjax.tasks.trained import TrainedUnconditional
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +42,16 @@ class Request:
         conditioning_image: The control, in [0, 1]; with a ControlNet.
         image: To begin from, in [-1, 1]; with a strength below 1.
         noise: To begin from, rather than what is drawn.
+        label: Number of its class; for a model that knows classes, and no prompts.
     """
 
     number: int
-    prompt: str
+    prompt: str = ""
     negative_prompt: str = ""
     conditioning_image: Float32[np.ndarray, "H W 3"] | None = None
     image: Float32[np.ndarray, "H W 3"] | None = None
     noise: Float32[np.ndarray, "h w z"] | None = None
+    label: int | None = None
 
 
 def latent_diffusion(sd: StableDiffusion, dtype: Any) -> LatentDiffusion:
@@ -77,7 +81,7 @@ def latent_diffusion(sd: StableDiffusion, dtype: Any) -> LatentDiffusion:
 
 
 def generate(
-    sd: StableDiffusion,
+    model: StableDiffusion | TrainedUnconditional,
     requests: Sequence[Request],
     sampling: SamplingConfig,
     size: tuple[int, int],
@@ -86,78 +90,163 @@ def generate(
     seed: int = 0,
     batch_size: int = 1,
     dtype: Any = jnp.float32,
-) -> Iterator[Float[np.ndarray, "H W 3"]]:
-    """Return images in [-1, 1], one for each request, in their order.
+) -> Iterator[Float[np.ndarray, "H W c"]]:
+    """Return images in [-1, 1], one for each request; see `generate_stages`."""
+    stages = generate_stages(
+        model,
+        requests,
+        sampling,
+        size,
+        mesh,
+        seed=seed,
+        batch_size=batch_size,
+        dtype=dtype,
+    )
+    return (images[-1] for images in stages)
+
+
+def generate_stages(
+    model: StableDiffusion | TrainedUnconditional,
+    requests: Sequence[Request],
+    sampling: SamplingConfig,
+    size: tuple[int, int],
+    mesh: Mesh,
+    *,
+    seed: int = 0,
+    batch_size: int = 1,
+    dtype: Any = jnp.float32,
+    frames: int = 1,
+) -> Iterator[Float[np.ndarray, "n H W c"]]:
+    """Return images in [-1, 1], and how they came to be, for each request in turn.
 
     Args:
-        sd: The networks.
-        requests: All alike in what they have besides a prompt.
+        model: The networks.
+        requests: All alike in what they have besides a prompt or a label.
         sampling: How to draw.
         size: Height and width in pixels.
         mesh: Which devices; its batch axes divide `batch_size`.
         seed: Of all noise.
         batch_size: Images at a time.
         dtype: To compute in; noise and sampler are float32.
+        frames: How many stages of each, of which the last is the result.
 
     Raises:
         UserError: If the sampler, the networks and the sizes do not fit.
     """
-    model = latent_diffusion(sd, dtype)
-    check_size(size, model)
     # What cannot be done is said here, and not when the first image is asked for.
+    how = (sampling, size, jnp.dtype(dtype), frames)
+    if isinstance(model, TrainedUnconditional):
+        drawn = _unconditional(model, *how)
+    else:
+        drawn = _captioned(model, *how)
+    return _in_batches(drawn, requests, mesh, seed, batch_size, jnp.dtype(dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawing:
+    """What draws a batch.
+
+    Attributes:
+        nets: Weights by network.
+        draw: From nets, a batch and keys to stages of images (n b H W c).
+        make_batch: From requests to a batch.
+    """
+
+    nets: Params
+    draw: Callable[[Params, Batch, Array], Array]
+    make_batch: Callable[[Sequence[Request]], dict[str, np.ndarray]]
+
+
+def _captioned(
+    sd: StableDiffusion,
+    sampling: SamplingConfig,
+    size: tuple[int, int],
+    dtype: np.dtype,
+    frames: int,
+) -> _Drawing:
+    model = latent_diffusion(sd, dtype)
+    check_size(size, model.vae.downsampling)
     model.plan(sampling)
-    return _generate(
-        model, sd, requests, sampling, size, mesh, seed, batch_size, jnp.dtype(dtype)
+    parts = {n: getattr(sd, n).params for n in _PARTS if getattr(sd, n) is not None}
+    return _Drawing(
+        trees.cast(parts, dtype),
+        lambda nets, batch, keys: model.draw(nets, batch, keys, sampling, size, frames),
+        lambda requests: _batch(requests, sd.tokenizer),
     )
 
 
-def _generate(
-    model: LatentDiffusion,
-    sd: StableDiffusion,
-    requests: Sequence[Request],
+def _unconditional(
+    model: TrainedUnconditional,
     sampling: SamplingConfig,
     size: tuple[int, int],
+    dtype: np.dtype,
+    frames: int,
+) -> _Drawing:
+    task = model.task.computing_in(dtype)
+    side = task.autoencoder.downsampling if task.autoencoder else 1
+    check_size(size, side * task.unet.downsampling)
+    task.plan(sampling)
+    # Running averages and the latents' scale stay float32.
+    kept = {name: model.nets[name] for name in model.nets if name != "unet"}
+    return _Drawing(
+        {"unet": trees.cast(model.nets["unet"], dtype), **kept},
+        lambda nets, batch, keys: task.draw(
+            nets, keys, size, batch.get("labels"), sampling, frames
+        ),
+        _labels,
+    )
+
+
+def _labels(requests: Sequence[Request]) -> dict[str, np.ndarray]:
+    if requests[0].label is None:
+        return {}
+    return {"labels": np.array([request.label for request in requests], np.int32)}
+
+
+def _in_batches(
+    drawing: _Drawing,
+    requests: Sequence[Request],
     mesh: Mesh,
     seed: int,
     batch_size: int,
     dtype: np.dtype,
-) -> Iterator[Float[np.ndarray, "H W 3"]]:
-    parts = {n: getattr(sd, n).params for n in _PARTS if getattr(sd, n) is not None}
-    nets = meshes.place_params(trees.cast(parts, dtype), mesh)
-    del parts
+) -> Iterator[Float[np.ndarray, "n H W c"]]:
+    nets = meshes.place_params(drawing.nets, mesh)
     key = jax.random.key(seed)
     fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 
     def draw(nets: Params, batch: Batch, keys: Key[Array, " b"]) -> Array:
-        whole = meshes.gather_params(nets)
-        return model.sample(whole, batch, keys, sampling, size)
+        return drawing.draw(meshes.gather_params(nets), batch, keys)
 
     draw = jax.jit(meshes.on_mesh(mesh, draw))
     for start in range(0, len(requests), batch_size):
         asked = requests[start : start + batch_size]
         # The last batch is filled up, or it would be compiled anew.
         filled = [*asked, *[asked[-1]] * (batch_size - len(asked))]
-        batch = meshes.place_batch(_batch(filled, sd.tokenizer), mesh)
+        batch = meshes.place_batch(drawing.make_batch(filled), mesh)
         numbers = np.array([request.number for request in filled], np.uint32)
         # The keys are an argument, or each seed would be compiled anew.
         keys = fold_in(key, jax.device_put(numbers, meshes.batch_sharding(mesh)))
-        images = np.asarray(draw(nets, batch, keys))[: len(asked)]
-        for request, image in zip(asked, images, strict=True):
-            if not np.isfinite(image).all():
+        stages = np.asarray(draw(nets, batch, keys))
+        for index, request in enumerate(asked):
+            if not np.isfinite(stages[-1, index]).all():
                 raise UserError(
                     f"image {request.number} is not finite: the weights are broken, or "
                     f"overflow in {dtype}; try --dtype=float32"
                 )
-            yield image
+            yield stages[:, index]
 
 
-def check_size(size: tuple[int, int], model: LatentDiffusion) -> None:
-    """Check that images of this height and width have whole latents.
+def check_size(size: tuple[int, int], side: int) -> None:
+    """Check that images of this height and width can be drawn.
+
+    Args:
+        size: In pixels.
+        side: What divides both.
 
     Raises:
-        UserError: Names the nearest sizes that do.
+        UserError: Names the nearest sizes that can.
     """
-    side = model.vae.downsampling
     for pixels in size:
         below = pixels // side * side
         if pixels != below or not below:

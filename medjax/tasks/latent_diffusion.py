@@ -9,9 +9,7 @@ Source: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion M
 """
 
 import dataclasses
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,62 +19,13 @@ from medjax.arrays import Array, Batch, Params
 from medjax.diffusion import samplers
 from medjax.diffusion.guidance import guide
 from medjax.diffusion.schedule import Schedule
-from medjax.diffusion.schedulers import find_sampler
-from medjax.errors import UserError, check_least
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.clip_text import CLIPText
 from medjax.models.controlnet import ControlNet
 from medjax.models.unet_2d_condition import UNet2DCondition
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """How images are drawn.
-
-    Attributes:
-        sampler: One of `medjax.diffusion.schedulers.SAMPLERS`.
-        steps: Of the sampler.
-        guidance_scale: Weight of the caption, from 1, which is no guidance.
-        guidance_rescale: How far to undo what guidance does to contrast, in [0, 1].
-        eta: Fresh noise in DDIM's steps, in [0, 1].
-        conditioning_scale: Weight of the ControlNet.
-        control_start: Fraction of the steps before the ControlNet is heard, in [0, 1].
-        control_end: Fraction of the steps after which it no longer is.
-        strength: How much of the way from noise to image is gone, in (0, 1]; below 1
-            it begins from the batch's images.
-    """
-
-    sampler: str = "ddim"
-    steps: int = 50
-    guidance_scale: float = 7.5
-    guidance_rescale: float = 0.0
-    eta: float = 0.0
-    conditioning_scale: float = 1.0
-    control_start: float = 0.0
-    control_end: float = 1.0
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse values outside the ranges above.
-
-        Raises:
-            UserError: Starts with the name of the one that is.
-        """
-        find_sampler(self.sampler)
-        check_least(self, steps=1, guidance_scale=1)
-        for name in ("guidance_rescale", "eta", "control_start", "control_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        if self.control_start >= self.control_end:
-            raise UserError(
-                f"control_start is {self.control_start}, expected less than "
-                f"control_end, which is {self.control_end}"
-            )
-        if not 0 < self.strength <= 1 or int(self.steps * self.strength) < 1:
-            raise UserError(
-                f"strength is {self.strength}, expected more than 0 and at most 1, and "
-                f"at least one of the {self.steps} steps"
-            )
+from medjax.tasks.drawing import normal, split
+from medjax.tasks.networks import apply
+from medjax.tasks.sampling_config import SamplingConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,26 +51,38 @@ class LatentDiffusion:
     only_mid_control: bool = False
 
     def encode(
-        self, nets: Params, images: Float[Array, "b H W c"], keys: Key[Array, " b"]
+        self, nets: Params, batch: Batch, keys: Key[Array, " b"]
     ) -> Float[Array, "b h w z"]:
-        """Return latents drawn for images in [-1, 1], one key an image."""
-        mean, logvar = _apply(self.vae, nets["vae"], images, method="encode")
+        """Return latents drawn for a batch's images, one key an image.
+
+        What they are drawn from is computed, unless the batch has it.
+        """
+        if "latents_mean" in batch:
+            mean, logvar = batch["latents_mean"], batch["latents_logvar"]
+        else:
+            mean, logvar = self.posterior(nets, batch["images"])
         draw = normal(keys, mean.shape[1:])
         return self.vae.scaling_factor * (mean + jnp.exp(0.5 * logvar) * draw)
+
+    def posterior(
+        self, nets: Params, images: Float[Array, "b H W c"]
+    ) -> tuple[Float[Array, "b h w z"], Float[Array, "b h w z"]]:
+        """Return mean and log-variance of unscaled latents; `images` in [-1, 1]."""
+        return apply(self.vae, nets["vae"], images, method="encode")
 
     def decode(
         self, nets: Params, latents: Float[Array, "b h w z"]
     ) -> Float[Array, "b H W c"]:
         """Return images, clipped to [-1, 1]."""
         latents = latents / self.vae.scaling_factor
-        images = _apply(self.vae, nets["vae"], latents, method="decode")
+        images = apply(self.vae, nets["vae"], latents, method="decode")
         return jnp.clip(images.astype(jnp.float32), -1, 1)
 
     def embed_text(
         self, nets: Params, text_ids: Int[Array, "b l"]
     ) -> Float[Array, "b l d"]:
         """Return what the U-Net reads of captions."""
-        return _apply(self.text_encoder, nets["text_encoder"], text_ids)
+        return apply(self.text_encoder, nets["text_encoder"], text_ids)
 
     def denoise(
         self,
@@ -145,24 +106,25 @@ class LatentDiffusion:
         inputs = (noisy_latents, timesteps, text_embeddings)
         down = mid = None
         if self.controlnet is not None:
-            down, mid = _apply(
+            down, mid = apply(
                 self.controlnet, nets["controlnet"], *inputs, conditioning_image
             )
             if not isinstance(conditioning_scale, float) or conditioning_scale != 1:
                 weight = jnp.asarray(conditioning_scale, mid.dtype)
                 down, mid = [weight * residual for residual in down], weight * mid
             down = None if self.only_mid_control else down
-        return _apply(self.unet, nets["unet"], *inputs, down, mid)
+        return apply(self.unet, nets["unet"], *inputs, down, mid)
 
-    def sample(
+    def draw(
         self,
         nets: Params,
         batch: Batch,
         keys: Key[Array, " b"],
         sampling: SamplingConfig,
         size: tuple[int, int],
-    ) -> Float[Array, "b H W c"]:
-        """Return images in [-1, 1] for a batch's captions and conditions.
+        frames: int = 1,
+    ) -> Float[Array, "n b H W c"]:
+        """Return images in [-1, 1] for a batch's captions, and how they came to be.
 
         Args:
             nets: Weights by network.
@@ -173,6 +135,7 @@ class LatentDiffusion:
             keys: One an image, for all of its draws.
             sampling: How.
             size: Height and width in pixels.
+            frames: How many stages to show, of which the last is the result.
 
         Raises:
             UserError: If the sampler cannot do what is asked.
@@ -185,7 +148,7 @@ class LatentDiffusion:
         start = plan.noise_scale * noise
         if sampling.strength < 1:
             alpha, sigma = plan.first
-            images = self.encode(nets, batch["images"], image_key)
+            images = self.encode(nets, batch, image_key)
             start = alpha * images.astype(jnp.float32) + sigma * noise
 
         def fresh(step: Array) -> Array:
@@ -193,7 +156,8 @@ class LatentDiffusion:
             return normal(fold(fresh_key), shape)
 
         denoise_fn = self._guided(nets, batch, sampling, len(plan.timesteps))
-        return self.decode(nets, samplers.sample(plan, denoise_fn, start, fresh))
+        stages = samplers.trace(plan, denoise_fn, start, fresh, frames)
+        return jax.lax.map(lambda latents: self.decode(nets, latents), stages)
 
     def plan(self, sampling: SamplingConfig) -> samplers.Plan:
         """Return what the sampler will do.
@@ -250,18 +214,3 @@ def _control_weights(sampling: SamplingConfig, steps: int) -> Float[np.ndarray, 
         (number + 1) / steps <= sampling.control_end
     )
     return np.where(heard, sampling.conditioning_scale, 0.0)
-
-
-def split(keys: Key[Array, " b"], n: int) -> list[Key[Array, " b"]]:
-    """Return `n` keys of each key."""
-    parts = jax.vmap(lambda key: jax.random.split(key, n))(keys)
-    return [parts[:, i] for i in range(n)]
-
-
-def normal(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b ..."]:
-    """Return standard normal noise, one draw of `shape` a key."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-
-
-def _apply(module: nn.Module, params: Params, *inputs: Any, **options: Any) -> Any:
-    return module.apply({"params": params}, *inputs, **options)

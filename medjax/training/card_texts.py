@@ -15,8 +15,7 @@ judged any. It may repeat what it was trained on, errors and patients included.
 
 {use}
 
-It was trained on images of {size} × {size} pixels. Captions are worded as those of the
-data.
+It was trained on images of {size} × {size} pixels.{captions}
 
 ## Data
 
@@ -44,7 +43,16 @@ the command is
 {metrics}
 """
 
+CAPTIONS = " Captions are worded as those of the data."
 WHAT = {
+    "autoencoder_kl": (
+        "The autoencoder of a Stable Diffusion, fitted to its images: it makes latents "
+        "of them, and images of latents. For PyTorch diffusers."
+    ),
+    "text_to_image": (
+        "A Stable Diffusion, which is to make images that follow a caption. For "
+        "PyTorch diffusers."
+    ),
     "pipeline": (
         "A Stable Diffusion with a ControlNet, which is to make images that follow a "
         "picture and a caption. For PyTorch diffusers."
@@ -60,6 +68,11 @@ WHAT = {
     ),
 }
 UNET_TOO = " Its U-Net was trained too."
+FROM_NOTHING = "None: it was trained from nothing."
+FROM_SCRATCH = (
+    "None: it was trained from nothing, after its autoencoder, which was trained on "
+    "the same images and is known by the fingerprint `{fingerprint}`."
+)
 
 _GENERATE = """edges = load_image("edges.png")
 images = pipeline(
@@ -79,6 +92,29 @@ pipeline = StableDiffusionControlNetPipeline.from_pretrained(
 )
 """
 USE = {
+    "autoencoder_kl": """```python
+import torch
+from diffusers import AutoencoderKL
+
+vae = AutoencoderKL.from_pretrained("{name}", torch_dtype=torch.{dtype})
+```
+
+In the place of a Stable Diffusion's own, `vae=vae` gives it to
+`StableDiffusionPipeline.from_pretrained`, and `--config.model.vae={name}` gives it to
+medjax.""",
+    "text_to_image": """```python
+import torch
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained(
+    "{name}", torch_dtype=torch.{dtype}
+)
+images = pipeline(
+    "a caption", num_inference_steps=20, guidance_scale={guidance},
+    height={size}, width={size},
+).images
+images[0].save("image.png")
+```""",
     "pipeline": """```python
 import torch
 from diffusers import StableDiffusionControlNetPipeline

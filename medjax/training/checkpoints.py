@@ -22,8 +22,15 @@ from types import TracebackType
 from typing import Any, Literal
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint.checkpoint_utils import construct_restore_args
+from orbax.checkpoint.type_handlers import (
+    ArrayHandler,
+    NumpyHandler,
+    create_type_handler_registry,
+)
 
 from medjax import trees
 from medjax.arrays import PyTree
@@ -32,6 +39,14 @@ from medjax.training.compatibility import check_same_run
 from medjax.training.integrity import set_damaged_aside, write_checksums
 
 logger = logging.getLogger(__name__)
+
+# Replicas of an array each write a part of it, but none of less than a megabyte: to cut
+# the many small ones costs more than to write them whole.
+_LEAST_PART = 2**20
+_HANDLERS = create_type_handler_registry(
+    (jax.Array, ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_PART)),
+    (np.ndarray, NumpyHandler()),
+)
 
 
 class Checkpoints:
@@ -102,7 +117,7 @@ class Checkpoints:
                 ),
             ),
             item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
+                "state": ocp.PyTreeCheckpointHandler(type_handler_registry=_HANDLERS),
                 "about": ocp.JsonCheckpointHandler(),
             },
         )
@@ -143,7 +158,7 @@ class Checkpoints:
             return self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(trees.unflatten(_by_path(state))),
+                    state=ocp.args.PyTreeSave(trees.unflatten(_by_path(state))),
                     about=ocp.args.JsonSave(self._about),
                 ),
                 metrics={name: float(value) for name, value in (metrics or {}).items()},
@@ -168,8 +183,12 @@ class Checkpoints:
         check_same_run(where, self.about(step), self._about)
         wanted = _by_path(like)
         self._check_shapes(step, wanted)
-        abstract = {p: ocp.utils.to_shape_dtype_struct(x) for p, x in wanted.items()}
-        target = ocp.args.StandardRestore(trees.unflatten(abstract))
+        abstract = trees.unflatten(
+            {p: ocp.utils.to_shape_dtype_struct(x) for p, x in wanted.items()}
+        )
+        target = ocp.args.PyTreeRestore(
+            abstract, restore_args=construct_restore_args(abstract)
+        )
         args = ocp.args.Composite(state=target)
         found = trees.flatten(self._manager.restore(step, args=args)["state"])
         return jax.tree.unflatten(jax.tree.structure(like), [found[p] for p in wanted])

@@ -10,15 +10,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medjax.errors import UserError
+from medjax.training.config import completed
 
 logger = logging.getLogger(__name__)
 
 # Keys of where a host keeps what is known by its fingerprint, and how it reads it.
-PER_HOST = ("data.root", "data.workers", "model.controlnet", "model.pretrained")
+PER_HOST = (
+    *("data.root", "data.workers"),
+    *("model.autoencoder", "model.autoencoder_config"),
+    *("model.controlnet", "model.pretrained", "model.vae"),
+)
 # Keys that may be others when a run goes on. The mesh and accumulation change rounding
 # alone; what training began with is in the checkpoint.
 MAY_DIFFER = (
     *PER_HOST,
+    "best.*",
     "eval.*",
     "mesh.*",
     "model.remat",
@@ -56,7 +62,7 @@ def check_same_run(
         then = saved["inputs"][name]
         if then["fingerprint"] != now["fingerprint"]:
             refused.append(f"{name} is {_described(now)}, was {_described(then)}")
-    for key, then, now in differences(saved["config"], own["config"]):
+    for key, then, now in differences(completed(saved["config"]), own["config"]):
         line = f"config.{key} is {now!r}, was {then!r}"
         if any(fnmatch.fnmatch(key, pattern) for pattern in may_differ):
             logger.warning("going on from %s with another config: %s", checkpoint, line)

@@ -5,17 +5,17 @@ Config files build a `ConfigDict` with `make_config` and change what their track
 """
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from ml_collections import ConfigDict
 
 from medjax.configuration import parse_config, to_config_dict
-from medjax.data.config import DataConfig
-from medjax.diffusion.objective import DiffusionConfig
 from medjax.errors import UserError, check_least, nearest
 from medjax.meshes import MeshConfig
 from medjax.tasks import TASKS
-from medjax.tasks.latent_diffusion import SamplingConfig
+from medjax.training.early_stopping import BestConfig
 from medjax.training.optimizer import OptimConfig
 
 
@@ -30,7 +30,7 @@ class TrainConfig:
         log_every: Updates between two rows of metrics.
         checkpoint_every: Updates between two checkpoints; the last is always kept.
         keep_last: Newest checkpoints to keep.
-        keep_best: Checkpoints with the lowest validation loss to keep besides.
+        keep_best: Best checkpoints, by the section ``best``, to keep besides.
         max_hours: Stop cleanly after this long; None never does.
         max_skipped_updates: Updates with a loss or gradient that is NaN or infinite to
             skip, over the whole run, before it stops.
@@ -68,72 +68,33 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig:
-    """Validation, and the grid of samples.
-
-    Attributes:
-        every: Updates between two validations.
-        examples: Validation examples, always the same, with the same noise.
-        sample_every: Updates between two grids of samples; the last is always drawn.
-        samples: Images of a grid.
-        sampler: One of `medjax.diffusion.schedulers.SAMPLERS`.
-        sampler_steps: Its steps.
-        guidance_scale: Weight of the caption; 1 is no guidance.
-        edge_tolerance_px: How far an edge of a generated image may lie from its
-            condition's and still count as following it.
-    """
-
-    every: int = 500
-    examples: int = 64
-    sample_every: int = 1000
-    samples: int = 8
-    sampler: str = "ddim"
-    sampler_steps: int = 50
-    guidance_scale: float = 7.5
-    edge_tolerance_px: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse counts that cannot be counted."""
-        check_least(
-            self,
-            every=1,
-            examples=1,
-            sample_every=1,
-            samples=1,
-            sampler_steps=1,
-            edge_tolerance_px=0,
-        )
-        # Which checks them.
-        self.sampling()
-
-    def sampling(self) -> SamplingConfig:
-        """How the images of a grid are drawn."""
-        return SamplingConfig(
-            sampler=self.sampler,
-            steps=self.sampler_steps,
-            guidance_scale=self.guidance_scale,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """A run's whole configuration; `model` is of the class that `TASKS` names."""
+    """A run's whole configuration; sections are of the classes that `TASKS` names."""
 
     task: str
-    data: DataConfig
+    data: Any
     model: Any
-    diffusion: DiffusionConfig
+    diffusion: Any
     optim: OptimConfig
     mesh: MeshConfig
     train: TrainConfig
-    eval: EvalConfig
+    best: BestConfig
+    eval: Any
+
+
+# Sections that all tasks have, and one that only some have.
+_COMMON, _OPTIONAL = ("optim", "mesh", "train", "best"), ("diffusion",)
 
 
 def _classes(task: str) -> dict[str, type]:
     """Return the dataclass of each section of a task's config."""
-    classes = get_type_hints(RunConfig) | {"model": TASKS[task][0]}
-    del classes["task"]
-    return classes
+    common = get_type_hints(RunConfig)
+    own = TASKS[task].sections
+    return {
+        name: own.get(name, common[name])
+        for name in common
+        if name in own or name in _COMMON
+    }
 
 
 def make_config(task: str) -> ConfigDict:
@@ -155,13 +116,39 @@ def parse(config: ConfigDict) -> RunConfig:
             f"config.task is '{task}', expected one of {', '.join(TASKS)}"
             + nearest(str(task), TASKS)
         )
-    sections = {name: value for name, value in config.items() if name != "task"}
-    return RunConfig(task=task, **parse_config(sections, _classes(task)))
+    # A section that a task does not have is None in what a checkpoint keeps.
+    sections = {
+        name: value
+        for name, value in config.items()
+        if name != "task" and not (name in _OPTIONAL and value is None)
+    }
+    parsed: dict[str, Any] = dict.fromkeys(_OPTIONAL)
+    parsed |= parse_config(sections, _classes(task))
+    return RunConfig(task=task, **parsed)
+
+
+def completed(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config as a checkpoint keeps it, with defaults for keys newer than it.
+
+    A new key's default is what was done before there was one.
+
+    Args:
+        kept: Nested, as JSON gives it back.
+    """
+    if kept.get("task") not in TASKS:
+        return dict(kept)
+    default = json.loads(json.dumps(make_config(kept["task"]).to_dict()))
+    sections = {
+        name: section | (kept.get(name) or {})
+        for name, section in default.items()
+        if isinstance(section, dict)
+    }
+    return {**kept, **sections}
 
 
 def variant_error(config_file: str, variant: str, known: tuple[str, ...]) -> UserError:
     """Return the error for a variant that a config file does not have."""
     return UserError(
-        f"{config_file} has no variant '{variant}'; it has {', '.join(known)}"
+        f"{config_file} has no variant '{variant}'; it has {', '.join(known) or 'none'}"
         + nearest(variant, known)
     )

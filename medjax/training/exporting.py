@@ -15,12 +15,20 @@ from medjax import meshes
 from medjax.data.controls import Preparation
 from medjax.diffusion.schedulers import own_sampler
 from medjax.errors import UserError
-from medjax.pretrained import save_controlnet, save_stable_diffusion
+from medjax.models.autoencoder_kl import AutoencoderKL
+from medjax.pretrained import (
+    Network,
+    save_autoencoder,
+    save_controlnet,
+    save_stable_diffusion,
+)
 from medjax.pretrained.diffusers_format import write_json
 from medjax.pretrained.parity import measure_parity, sample_by_torch
 from medjax.pretrained.single_file_out import save_controlnet_file
+from medjax.tasks.autoencoder_kl import kl_network
+from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.tasks.generation import Request, generate
-from medjax.tasks.latent_diffusion import SamplingConfig
+from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.model_card import Export, has_stored_controls, model_card
 from medjax.training.runs import Run
 
@@ -29,21 +37,41 @@ logger = logging.getLogger(__name__)
 ABOUT = "medjax.json"
 """What `medjax.sample` has to know of an export beside what diffusers knows."""
 
+# The formats that hold what a task trains; the first is the usual one.
+_FORMATS = {
+    "controlnet": ("pipeline", "controlnet", "single_file"),
+    "text_to_image": ("pipeline",),
+    "autoencoder_kl": ("vae",),
+}
 _PROMPT, _STEPS = "chest x-ray", 20
 
 
-def check_holds(run: Run, export: Export) -> None:
-    """Check that a format holds all that was trained.
+def format_for(run: Run, asked: str | None) -> str:
+    """Return the format that was asked for, or the usual one.
 
     Raises:
-        UserError: If the U-Net trained too, and the format has no place for it.
+        UserError: If nothing that the run trained can be exported, or the format has no
+            place for all of it.
     """
-    if export.format != "pipeline" and "unet" in run.trained:
+    task = run.config.task
+    if task not in _FORMATS:
         raise UserError(
-            f"--format={export.format}: has no place for the U-Net, which this run "
-            "trained too (config.model.train_unet or sd_locked=False), and without it "
-            "images are others; expected --format=pipeline"
+            f"a run of task {task} cannot be exported; expected one of task "
+            f"{', '.join(_FORMATS)}"
         )
+    formats = _FORMATS[task]
+    if asked is not None and asked not in formats:
+        raise UserError(
+            f"--format={asked} is not for runs of task {task}; expected "
+            f"--format={' or '.join(formats)}"
+        )
+    if asked in ("controlnet", "single_file") and "unet" in run.trained:
+        raise UserError(
+            f"--format={asked}: has no place for the U-Net, which this run trained too "
+            "(config.model.train_unet or sd_locked=False), and without it images are "
+            "others; expected --format=pipeline"
+        )
+    return asked or formats[0]
 
 
 def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
@@ -59,31 +87,48 @@ def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
         UserError: If the format or dtype cannot hold the weights, or PyTorch does not
             load what was written.
     """
-    assert run.sd.controlnet is not None
     dtype = jnp.dtype(export.dtype)
-    if export.format == "pipeline":
+    if export.format == "vae":
+        save_autoencoder(_autoencoder(run), folder, dtype)
+    elif export.format == "pipeline":
         save_stable_diffusion(run.sd, folder, dtype)
-    elif export.format == "controlnet":
-        save_controlnet(run.sd.controlnet, folder, dtype)
     else:
-        save_controlnet_file(run.sd.controlnet, folder / export.file, dtype)
-    data = run.config.data
-    preparation = Preparation.of_training(data, has_stored_controls(run))
-    about = {
-        "image_size": data.image_size,
-        "preparation": dataclasses.asdict(preparation),
-        "guidance_scale": run.config.eval.guidance_scale,
-    }
-    write_json(folder / ABOUT, about)
+        assert run.sd.controlnet is not None
+        if export.format == "controlnet":
+            save_controlnet(run.sd.controlnet, folder, dtype)
+        else:
+            save_controlnet_file(run.sd.controlnet, folder / export.file, dtype)
+    if export.format != "vae":
+        write_json(folder / ABOUT, _about(run))
     (folder / "README.md").write_text(model_card(run, export), encoding="utf-8")
     if parity:
         _write_parity(run, folder, export)
 
 
+def _autoencoder(run: Run) -> Network:
+    """Return the KL autoencoder of a run."""
+    trained = run.model
+    assert isinstance(trained, TrainedAutoencoder)
+    assert isinstance(trained.module, AutoencoderKL)
+    return kl_network(trained.module, trained.weights["network"])
+
+
+def _about(run: Run) -> dict[str, Any]:
+    """Return what sampling has to know."""
+    data = run.config.data
+    preparation = Preparation.of_training(data, has_stored_controls(run))
+    return {
+        "image_size": data.image_size,
+        "preparation": dataclasses.asdict(preparation),
+        "guidance_scale": run.config.eval.guidance_scale,
+    }
+
+
 def _write_parity(run: Run, folder: Path, export: Export) -> None:
     logger.info("comparing it with PyTorch; --noparity leaves that out")
     with _told_of_torch():
-        report = measure_parity(folder, run.sd)
+        model = _autoencoder(run) if export.format == "vae" else run.sd
+        report = measure_parity(folder, model)
     if export.format == "pipeline":
         report["image"] = _image_parity(run, folder)
     write_json(folder / "parity.json", {"stored": export.dtype, **report})
@@ -121,14 +166,15 @@ def _image_parity(run: Run, folder: Path) -> dict[str, Any]:
     request = Request(
         number=0,
         prompt=_PROMPT,
-        conditioning_image=(rng.random((pixels, pixels, 3)) < 0.1).astype(np.float32),
+        conditioning_image=None
+        if run.sd.controlnet is None
+        else (rng.random((pixels, pixels, 3)) < 0.1).astype(np.float32),
         noise=rng.standard_normal((side, side, vae.latent_channels), np.float32),
     )
     sampling = SamplingConfig(sampler=sampler, steps=_STEPS)
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
     with jax.default_matmul_precision("highest"):
         (ours,) = generate(run.sd, [request], sampling, (pixels, pixels), mesh)
-    assert request.conditioning_image is not None
     assert request.noise is not None
     with _told_of_torch():
         theirs = sample_by_torch(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from medjax import distributed, meshes
+from medjax import distributed, meshes, trees
 from medjax.arrays import Batch
 from medjax.data.pipeline import (
     dataset_identity,
@@ -19,11 +19,16 @@ from medjax.data.pipeline import (
     record_ids,
 )
 from medjax.errors import Stopped
+from medjax.evaluation.curves import save_curves
 from medjax.evaluation.grids import save_png
 from medjax.tasks import TASKS
+from medjax.tasks.assembly import Given
+from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.training import about
 from medjax.training.checkpoints import Checkpoints
 from medjax.training.config import RunConfig
+from medjax.training.early_stopping import Patience
+from medjax.training.latent_cache import cache_latents
 from medjax.training.metrics import MetricsWriter
 from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
 from medjax.training.optimizer import make_optimizer, make_schedule
@@ -37,20 +42,29 @@ from medjax.training.step import (
     make_train_step,
 )
 from medjax.training.stopping import StopRequest, stop_on_signals
-from medjax.training.validation import make_sample, make_validate
+from medjax.training.validation import held_out, make_sample, make_validate
 
 logger = logging.getLogger(__name__)
 
 # What the hosts vote for after each update; the largest counts.
-_GO_ON, _TIME_IS_UP, _ASKED_TO_STOP = range(3)
+_GO_ON, _NO_BETTER, _TIME_IS_UP, _ASKED_TO_STOP = range(4)
 
 
-def train(config: RunConfig, workdir: str | Path) -> TrainState:
+def train(
+    config: RunConfig,
+    workdir: str | Path,
+    autoencoder: TrainedAutoencoder | None = None,
+) -> TrainState:
     """Train until `config.train.steps`, from the newest checkpoint in `workdir` on.
 
     The last step always validates, samples and saves. SIGTERM or Ctrl-C saves after the
     update under way, and waits for what is being saved. The workdir gets `config.json`,
-    `metrics.csv`, `tensorboard/`, `samples/` and `checkpoints/`.
+    `metrics.csv`, `curves.png`, `tensorboard/`, `samples/` and `checkpoints/`.
+
+    Args:
+        config: The run's.
+        workdir: Its folder.
+        autoencoder: A trained one, for tasks that stand on it; see `stages`.
 
     Returns:
         The state after the last update.
@@ -61,10 +75,15 @@ def train(config: RunConfig, workdir: str | Path) -> TrainState:
         Stopped: If a signal ended the run before its last step.
     """
     with stop_on_signals() as stop:
-        return _train(config, Path(workdir), stop)
+        return _train(config, Path(workdir), autoencoder, stop)
 
 
-def _train(config: RunConfig, workdir: Path, stop: StopRequest) -> TrainState:
+def _train(
+    config: RunConfig,
+    workdir: Path,
+    autoencoder: TrainedAutoencoder | None,
+    stop: StopRequest,
+) -> TrainState:
     data, plan = config.data, config.train
     hours = math.inf if plan.max_hours is None else plan.max_hours
     deadline = time.monotonic() + 3600 * hours
@@ -72,20 +91,38 @@ def _train(config: RunConfig, workdir: Path, stop: StopRequest) -> TrainState:
     first = jax.process_index() == 0
     accumulation = plan.gradient_accumulation_steps
     check_batch_size(data.batch_size, accumulation, mesh)
-    sources = {split: open_dataset(data, split) for split in ("train", "validation")}
+    examples, unseen = open_dataset(data, "train"), held_out(data)
+    shown = examples if unseen is None else unseen
 
     init_key, train_key, eval_key = jax.random.split(jax.random.key(plan.seed), 3)
-    assembly = TASKS[config.task][1](config.model, config.diffusion, init_key)
+    kind = TASKS[config.task]
+    given = Given(config.model, data, config.diffusion, init_key, autoencoder, examples)
+    assembly = kind.make(given)
     task, tokenizer = assembly.task, assembly.tokenizer
-    task.check_image_size(data.image_size)
+    task.check(data.image_size, config.eval.sampling())
     inputs = {"base": assembly.base, "dataset": dataset_identity(data)}
     about.check_hosts(config, inputs, assembly.params, workdir)
     frozen = meshes.place_params(assembly.frozen, mesh)
     optimizer = make_optimizer(config.optim, plan.steps, assembly.params)
     learning_rate = make_schedule(config.optim, plan.steps)
     ema_decay = config.optim.ema_decay
-    state = init_state(assembly.params, optimizer, mesh, ema_decay is not None)
-    about.tell(config, state.params, frozen, mesh, len(sources["train"]))
+    state = init_state(
+        assembly.params, assembly.statistics, optimizer, mesh, ema_decay is not None
+    )
+    # What is no larger than a microbatch fits where training does.
+    microbatch = dataclasses.replace(data, batch_size=data.batch_size // accumulation)
+    if assembly.posterior is not None:
+        examples = cache_latents(
+            examples,
+            microbatch,
+            inputs,
+            assembly.posterior,
+            frozen,
+            mesh,
+            workdir / "latents",
+            stop,
+        )
+    about.tell(config, state.params, frozen, mesh, len(examples))
 
     train_step = make_train_step(
         task,
@@ -95,24 +132,30 @@ def _train(config: RunConfig, workdir: Path, stop: StopRequest) -> TrainState:
         ema_decay=ema_decay,
         max_skipped=plan.max_skipped_updates,
     )
-    examples = (task, sources["validation"], tokenizer)
-    # A validation batch is no larger than a microbatch, so it fits where training does.
-    microbatch = dataclasses.replace(data, batch_size=data.batch_size // accumulation)
-    validate = make_validate(*examples, microbatch, config.eval, mesh, eval_key)
-    sample = make_sample(*examples, data, config.eval, mesh, eval_key)
+    validate = None
+    if unseen is not None:
+        validate = make_validate(
+            task, unseen, tokenizer, microbatch, config.eval, mesh, eval_key
+        )
+    sample = make_sample(
+        task, shown, tokenizer, data, config.eval, mesh, eval_key, kind.measure
+    )
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         dataclasses.asdict(config),
         inputs,
         keep_last=plan.keep_last,
         keep_best=plan.keep_best,
+        metric=config.best.metric,
+        mode=config.best.mode,
     )
     del assembly  # The step donates the state; nothing else may hold the first one.
 
     def culprits(step: int, batch: Batch) -> Sequence[str]:
-        ids = record_ids(sources["train"], data, step - 1)
+        ids = record_ids(examples, data, step - 1)
         keys = example_keys(train_key, step - 1, len(ids))
-        found = nonfinite_examples(task, state.params, frozen, batch, keys, mesh)
+        fixed = trees.merge(frozen, state.statistics)
+        found = nonfinite_examples(task, state.params, fixed, batch, keys, mesh)
         return [ids[number] for number in found]
 
     with checkpoints:
@@ -130,7 +173,7 @@ def _train(config: RunConfig, workdir: Path, stop: StopRequest) -> TrainState:
         rate = RateMeter()
         watch = NonfiniteWatch(plan.max_skipped_updates, int(state.skipped), culprits)
         batches = make_batches(
-            sources["train"],
+            examples,
             tokenizer,
             data,
             start_step=step,
@@ -143,7 +186,15 @@ def _train(config: RunConfig, workdir: Path, stop: StopRequest) -> TrainState:
             Profile(plan, workdir / "profile") as profile,
         ):
             votes = distributed.Agreement()
-            verdict = votes.largest(_ASKED_TO_STOP if stop.made else _GO_ON)
+            patience = Patience(config.best, writer.history(config.best.metric))
+
+            def vote(late: bool) -> int:
+                if stop.made:
+                    return _ASKED_TO_STOP
+                going_on = _NO_BETTER if patience.exhausted else _GO_ON
+                return _TIME_IS_UP if late else going_on
+
+            verdict = votes.largest(vote(late=False))
             stopping = step >= plan.steps or verdict != _GO_ON
             while not stopping:
                 step += 1
@@ -156,9 +207,8 @@ def _train(config: RunConfig, workdir: Path, stop: StopRequest) -> TrainState:
                     jax.block_until_ready(metrics)
                     rate.first_step_done()
                 profile.after(step, metrics)
-                vote = _TIME_IS_UP if time.monotonic() > deadline else _GO_ON
-                verdict = votes.largest(_ASKED_TO_STOP if stop.made else vote)
-                last = step == plan.steps or verdict == _TIME_IS_UP
+                verdict = votes.largest(vote(late=time.monotonic() > deadline))
+                last = step == plan.steps or verdict in (_NO_BETTER, _TIME_IS_UP)
                 stopping = last or verdict == _ASKED_TO_STOP
                 logs = last or step == 1 or step % plan.log_every == 0
                 saves = stopping or step % plan.checkpoint_every == 0
@@ -170,16 +220,23 @@ def _train(config: RunConfig, workdir: Path, stop: StopRequest) -> TrainState:
                     row["train/learning_rate"] = float(learning_rate(step - 1))
                     row |= rate.read() | memory()
                 with rate.paused():
-                    if last or step % config.eval.every == 0:
-                        row["val/loss"] = validate(state.eval_params, frozen)
-                    if last or step % config.eval.sample_every == 0:
+                    draws = last or step % config.eval.sample_every == 0
+                    measures = last or step % config.eval.every == 0
+                    if validate and measures:
+                        measured = validate(state.eval_params, frozen)
+                        row |= {f"val/{name}": x for name, x in measured.items()}
+                    if draws:
                         samples = sample(state.eval_params, frozen)
-                        row |= {f"val/{name}": x for name, x in samples.metrics.items()}
+                        of = "val" if unseen is not None else "train"
+                        row |= {f"{of}/{n}": x for n, x in samples.metrics.items()}
                         if first:
                             save_png(workdir / f"samples/{step:07d}.png", samples.grid)
                         writer.write_image(step, "samples", samples.grid)
+                    patience.look_at(row, complete=draws and measures)
                     if row:
                         writer.write(step, row)
+                    if first and draws:
+                        save_curves(workdir / "metrics.csv", workdir / "curves.png")
                     if saves:
                         checkpoints.save(step, state, row)
                 progress.update(step, row)
@@ -192,7 +249,14 @@ def _train(config: RunConfig, workdir: Path, stop: StopRequest) -> TrainState:
                 f"{asked} at step {step} of {plan.steps}, {saved}; the same command "
                 "goes on from here"
             )
-        if step < plan.steps:
+        if step < plan.steps and verdict == _NO_BETTER:
+            logger.info(
+                "stopped at step %d of %d: %s brought nothing better",
+                step,
+                plan.steps,
+                patience,
+            )
+        elif step < plan.steps:
             logger.info(
                 "stopped at step %d of %d after train.max_hours=%s; the same command "
                 "goes on from here",

@@ -42,6 +42,7 @@ class MetricsWriter:
             enabled: False writes nothing, for the hosts of a run but the first.
         """
         self._enabled = enabled
+        self._rows: list[Row] = []
         if not enabled:
             return
         # Imported here: it takes a second, and the other hosts never need it.
@@ -50,7 +51,6 @@ class MetricsWriter:
         self._path = Path(workdir) / "metrics.csv"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._columns: list[str] = list(COLUMNS)
-        self._rows: list[Row] = []
         if restored_step is not None and self._path.exists():
             self._columns, self._rows = _read(self._path, restored_step)
         self._rewrite()
@@ -72,6 +72,10 @@ class MetricsWriter:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
         logger.info(format_line(step, values))
+
+    def history(self, name: str) -> list[float]:
+        """Return all values of a scalar, those before a resumption too."""
+        return [float(row[name]) for row in self._rows if name in row]
 
     def write_image(
         self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from medjax import __version__
+from medjax.data.config import ControlDataConfig
 from medjax.data.pipeline import dataset_identity, dataset_metadata
 from medjax.data.prepared import Metadata, describe_splits
 from medjax.errors import UserError
@@ -35,13 +36,15 @@ LICENCES = {
     # The tiny one is part of this project.
     "apache-2.0": ("",),
 }
-_TAGS = ("controlnet", "stable-diffusion", "medical-imaging", "medjax", "jax")
+_TAGS = ("stable-diffusion", "medical-imaging", "medjax", "jax")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # Settings that are places, and what stands for them where they are local.
 _PLACES = {
     "data.root": "DATA",
     "model.pretrained": "BASE",
+    "model.vae": "VAE",
     "model.controlnet": "CONTROLNET",
+    "model.autoencoder": "AUTOENCODER",
 }
 
 
@@ -64,19 +67,23 @@ class Export:
 
 def model_card(run: Run, export: Export) -> str:
     """Return the text of ``README.md``."""
+    task = run.config.task
+    kind = export.format if task == "controlnet" else task
     return card_texts.CARD.format(
         metadata=_metadata(run),
         title=export.name.rpartition("/")[2],
-        what=card_texts.WHAT[export.format]
-        + (card_texts.UNET_TOO if "unet" in run.trained else ""),
-        use=card_texts.USE[export.format].format(
+        what=card_texts.WHAT[kind]
+        + (card_texts.UNET_TOO if {"controlnet", "unet"} <= set(run.trained) else ""),
+        use=card_texts.USE[kind].format(
             name=export.name,
             file=export.file,
             dtype=export.dtype,
             base=_named(run.base["source"]) or "BASE",
-            guidance=run.config.eval.guidance_scale,
+            guidance=getattr(run.config.eval, "guidance_scale", None),
+            size=run.config.data.image_size,
         ),
         size=run.config.data.image_size,
+        captions="" if task == "autoencoder_kl" else card_texts.CAPTIONS,
         data=_data(run),
         base=_base(run),
         weights=_weights(run),
@@ -94,9 +101,10 @@ def config_file(config: RunConfig) -> str:
     default = parse(make_config(config.task))
     lines = []
     for section in dataclasses.fields(RunConfig):
-        if section.name == "task":
-            continue
         ours, theirs = (getattr(c, section.name) for c in (config, default))
+        # The task is no section, and a task without diffusion has none of it.
+        if not dataclasses.is_dataclass(ours):
+            continue
         for field in dataclasses.fields(ours):
             key, value = f"{section.name}.{field.name}", getattr(ours, field.name)
             if value != getattr(theirs, field.name) and not _is_local(key, value):
@@ -113,7 +121,7 @@ def command(config: RunConfig) -> str:
     flags = ["--config=config.py", "--workdir=DIR"]
     for key, placeholder in _PLACES.items():
         section, _, name = key.partition(".")
-        if _is_local(key, getattr(getattr(config, section), name)):
+        if _is_local(key, getattr(getattr(config, section), name, None)):
             flags.append(f"--config.{key}={placeholder}")
     return " ".join(["python -m medjax.train", *flags])
 
@@ -139,13 +147,26 @@ def _named(source: str) -> str:
 def _metadata(run: Run) -> str:
     from huggingface_hub import ModelCardData
 
+    task, source = run.config.task, run.base["source"]
+    licence = _licence(source)
+    if _from_scratch(run):
+        # Weights of computed images alone are the project's own.
+        licence = UNKNOWN if run.config.data.root else "apache-2.0"
     return ModelCardData(
-        license=_licence(run.base["source"]),
-        base_model=_hub_id(run.base["source"]),
+        license=licence,
+        base_model=None if _from_scratch(run) else _hub_id(source),
         library_name="diffusers",
-        pipeline_tag="text-to-image",
-        tags=list(_TAGS),
+        pipeline_tag="image-to-image" if task == "autoencoder_kl" else "text-to-image",
+        tags=[*(["controlnet"] if task == "controlnet" else []), *_TAGS],
     ).to_yaml()
+
+
+def _from_scratch(run: Run) -> bool:
+    """Tell whether all of it was trained by runs of medjax, beginning with noise."""
+    model = run.config.model
+    if run.config.task == "autoencoder_kl":
+        return model.pretrained is None
+    return getattr(model, "autoencoder", None) is not None
 
 
 def _licence(source: str) -> str:
@@ -161,12 +182,19 @@ def _licence(source: str) -> str:
 
 
 def _base(run: Run) -> str:
-    source, start = run.base["source"], run.config.model.controlnet
+    if _from_scratch(run):
+        if run.config.task == "autoencoder_kl":
+            return card_texts.FROM_NOTHING
+        return card_texts.FROM_SCRATCH.format(fingerprint=run.base["fingerprint"])
+    source, model = run.base["source"], run.config.model
+    start, vae = getattr(model, "controlnet", None), getattr(model, "vae", None)
     what = f"`{_named(source)}`" if source else "The tiny, random model of medjax"
     text = (
         f"{what}, known by the fingerprint `{run.base['fingerprint']}`. Licence: "
         f"{_licence(source)}."
     )
+    if vae is not None:
+        text += f" Its autoencoder is `{_named(vae)}`. Licence: {_licence(vae)}."
     if start is not None:
         text += (
             f" The ControlNet started from `{_named(start)}`, whose licence goes on "
@@ -179,22 +207,23 @@ def _data(run: Run) -> str:
     metadata = _dataset(run)
     known = f"known by the fingerprint `{run.dataset['fingerprint']}`"
     if metadata is None:
-        return (
-            f"`{Path(run.dataset['source']).name}`, {known}. Licence: {UNKNOWN}: the "
-            "data were not at hand when this was written. "
-            + card_texts.CONDITION["unknown"].format(edges=_edges(run))
-        )
-    stored = "conditioning_image" in metadata.features
-    licence = metadata.licence or f"{UNKNOWN}: the prepared data record none"
-    condition = card_texts.CONDITION["stored" if stored else "edges"]
-    return " ".join(
-        [
+        said = [
+            f"`{Path(run.dataset['source']).name}`, {known}.",
+            f"Licence: {UNKNOWN}: the data were not at hand when this was written.",
+        ]
+    else:
+        licence = metadata.licence or f"{UNKNOWN}: the prepared data record none"
+        said = [
             f"`{metadata.name}`, {known}: {describe_splits(metadata.splits)}.",
             " ".join(metadata.description.split()),
             f"Licence: {licence}.",
-            condition.format(edges=_edges(run)),
         ]
-    )
+    if isinstance(run.config.data, ControlDataConfig):
+        kind = "unknown"
+        if metadata is not None:
+            kind = "stored" if "conditioning_image" in metadata.features else "edges"
+        said.append(card_texts.CONDITION[kind].format(edges=_edges(run.config.data)))
+    return " ".join(said)
 
 
 def has_stored_controls(run: Run) -> bool:
@@ -215,8 +244,7 @@ def _dataset(run: Run) -> Metadata | None:
     return None
 
 
-def _edges(run: Run) -> str:
-    data = run.config.data
+def _edges(data: ControlDataConfig) -> str:
     low, high = (
         f"{a:g}" if a == b else f"{a:g}–{b:g}"
         for a, b in (data.canny_low, data.canny_high)

@@ -34,7 +34,7 @@ def nonfinite_examples(
     Args:
         task: Gives the loss.
         params: The parameters before the update that failed.
-        frozen: The frozen ones.
+        frozen: The frozen ones, and the statistics.
         batch: That update's.
         keys: The examples' keys in it.
         mesh: Where arrays lie.
@@ -49,7 +49,7 @@ def nonfinite_examples(
         )
 
         def loss(params: Params) -> Array:
-            return task.loss(params, frozen, batch, keys, train=True).mean()
+            return task.loss(params, frozen, batch, keys, train=True).losses.mean()
 
         value, gradient = jax.value_and_grad(loss)(params)
         return jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))

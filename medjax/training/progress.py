@@ -1,7 +1,6 @@
 """How fast a run goes, what it waits for, how long it still takes, what it holds."""
 
 import logging
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +9,8 @@ from types import TracebackType
 
 import jax
 from tqdm import tqdm
+
+from medjax.host_memory import host_peak_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +175,4 @@ def memory() -> dict[str, float]:
     peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
     if peaks:
         return {"device_memory_gib": max(peaks) / _GIB}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kibibytes on Linux, bytes on macOS.
-    return {"host_memory_gib": peak / _GIB * (1 if sys.platform == "darwin" else 1024)}
+    return {"host_memory_gib": host_peak_bytes() / _GIB}

@@ -6,22 +6,29 @@ but the workdir and the base has to be there.
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 from ml_collections import ConfigDict
 
+from medjax import trees
 from medjax.errors import UserError, nearest
 from medjax.pretrained import StableDiffusion
 from medjax.tasks import TASKS
-from medjax.training.config import RunConfig, parse
+from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.trained import Checkpoint, TrainedUnconditional
+from medjax.training.config import RunConfig, completed, parse
+from medjax.training.early_stopping import BestConfig
 from medjax.training.integrity import damage, saved_steps
 from medjax.training.stored import read_about, read_metrics, read_tree, state_names
 
 logger = logging.getLogger(__name__)
 
 Weights = Literal["auto", "ema", "raw"]
+AUTOENCODER = "autoencoder"
+"""Folder of the autoencoder's run, inside the run that it was trained for."""
 # Of the state, the tree with the weights of each name.
 _TREES = {"ema": "ema_params", "raw": "params"}
 
@@ -31,7 +38,8 @@ class Run:
     """What one checkpoint of a run holds.
 
     Attributes:
-        sd: The base with what was trained in its place, and the ControlNet; float32.
+        model: What can be used of it, float32: a Stable Diffusion, which is the base
+            with what was trained in its place, or what a run without a base trained.
         config: What the run was configured with.
         step: Updates done.
         weights: "ema" for the average of the weights, "raw" for the last ones.
@@ -41,7 +49,7 @@ class Run:
         dataset: The same of its data.
     """
 
-    sd: StableDiffusion
+    model: StableDiffusion | TrainedAutoencoder | TrainedUnconditional
     config: RunConfig
     step: int
     weights: str
@@ -49,6 +57,20 @@ class Run:
     metrics: Mapping[str, float]
     base: Mapping[str, str]
     dataset: Mapping[str, str]
+
+    @property
+    def sd(self) -> StableDiffusion:
+        """The model, where it is a Stable Diffusion.
+
+        Raises:
+            UserError: If it is not.
+        """
+        if not isinstance(self.model, StableDiffusion):
+            raise UserError(
+                f"this run's task is {self.config.task}, which makes no Stable "
+                "Diffusion; expected a run of controlnet or text_to_image"
+            )
+        return self.model
 
 
 def load_run(
@@ -78,21 +100,84 @@ def load_run(
     folder = _checkpoint(workdir, step)
     kind = _kind(folder, weights)
     about = read_about(folder)
-    config, inputs = parse(ConfigDict(about["config"])), about["inputs"]
-    trained = read_tree(folder, _TREES[kind])
+    config, inputs = parse(ConfigDict(completed(about["config"]))), about["inputs"]
+    params = read_tree(folder, _TREES[kind])
+    has_statistics = "statistics" in state_names(folder)
+    statistics = read_tree(folder, "statistics") if has_statistics else {}
+    trained = sorted(params.keys() - statistics.keys())
+    if kind == "raw":
+        params = trees.merge(params, statistics)
+    checkpoint = Checkpoint(
+        config.model, config.data, config.diffusion, params, inputs["base"]
+    )
     logger.info("read checkpoint %s, %s weights", folder, kind)
+    stands_on: str | TrainedAutoencoder | None = base
+    if getattr(config.model, "autoencoder", None) is not None:
+        stands_on = _autoencoder(Path(workdir), config, base)
+    elif config.task == "unconditional":
+        stands_on = None
     return Run(
-        sd=TASKS[config.task][2](
-            config.model, config.diffusion, trained, inputs["base"], base
-        ),
+        model=TASKS[config.task].trained(checkpoint, stands_on),
         config=config,
         step=int(folder.name),
         weights=kind,
-        trained=tuple(sorted(trained)),
+        trained=tuple(trained),
         metrics=read_metrics(folder),
         base=inputs["base"],
         dataset=inputs["dataset"],
     )
+
+
+def _autoencoder(
+    workdir: Path, config: RunConfig, base: str | None
+) -> TrainedAutoencoder:
+    """Return the autoencoder that a run stands on."""
+    place = config.model.autoencoder
+    folder = Path(base or place) if base or place else workdir / AUTOENCODER
+    try:
+        return trained_autoencoder(load_run(folder))
+    except UserError as error:
+        raise UserError(
+            f"the autoencoder that the run was trained on, {folder}: {error}; --base=… "
+            "says where its run lies now"
+        ) from error
+
+
+def best_step(workdir: str | Path, best: BestConfig) -> tuple[int, float]:
+    """Return the step of a run's best checkpoint, and what it was measured at.
+
+    Raises:
+        UserError: If no checkpoint has been measured by that.
+    """
+    home = Path(workdir).expanduser() / "checkpoints"
+    measured = {
+        step: read_metrics(home / str(step)).get(best.metric, math.nan)
+        for step in saved_steps(home)
+    }
+    finite = {step: value for step, value in measured.items() if math.isfinite(value)}
+    if not finite:
+        raise UserError(
+            f"--workdir={workdir}: no checkpoint was measured by {best.metric}; "
+            "checkpoints at steps with a validation (train.checkpoint_every, "
+            "eval.every) are"
+        )
+    choose = min if best.mode == "min" else max
+    step = choose(finite, key=lambda step: finite[step])
+    return step, finite[step]
+
+
+def trained_autoencoder(run: Run) -> TrainedAutoencoder:
+    """Return the autoencoder that a run trained.
+
+    Raises:
+        UserError: If it trained something else.
+    """
+    if not isinstance(run.model, TrainedAutoencoder):
+        raise UserError(
+            f"this is a run of task {run.config.task}, expected one of vq_vae or "
+            "autoencoder_kl"
+        )
+    return run.model
 
 
 def _checkpoint(workdir: str | Path, step: int | None) -> Path:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,110 +11,29 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 import medjax
 from medjax import meshes
-from medjax.data.controls import Control, Preparation, Size
+from medjax.data.controls import Control
 from medjax.errors import UserError, nearest
-from medjax.evaluation.grids import image_page, save_png, to_uint8
-from medjax.pretrained import (
-    StableDiffusion,
-    load_controlnet,
-    load_stable_diffusion,
-)
-from medjax.pretrained.sources import read_json
-from medjax.tasks.generation import Request, generate
-from medjax.tasks.latent_diffusion import SamplingConfig
-from medjax.training.exporting import ABOUT
-from medjax.training.model_card import has_stored_controls
-from medjax.training.runs import load_run
+from medjax.evaluation.animation import save_gif, strip
+from medjax.evaluation.grids import canvas, image_page, save_png, to_uint8
+from medjax.tasks.generation import Request, generate_stages
+from medjax.tasks.sampling_config import SamplingConfig
+from medjax.training.class_map import map_classes
+from medjax.training.sources import Source
 
 logger = logging.getLogger(__name__)
 
+FRAMES = {"generate": 1, "single": 1, "illustrate": 8, "gif": 60}
+"""What can be drawn, and how many stages of each image that shows, at most."""
 _DTYPES = ("auto", "float32", "bfloat16")
 # At once, unless told: on the CPU more are no faster.
 _BATCH_ON_CPU, _BATCH = 1, 4
 # Images on a page, at most.
 _ON_PAGE = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What to draw from.
-
-    Attributes:
-        sd: The networks.
-        name: What the images' metadata call it.
-        size: Height and width of images by default.
-        preparation: What is done to images by default, which is as in training.
-        guidance_scale: By default, which is as in the run's own samples.
-    """
-
-    sd: StableDiffusion
-    name: str
-    size: Size
-    preparation: Preparation
-    guidance_scale: float = 7.5
-
-
-def load_source(
-    *,
-    workdir: str | None = None,
-    step: int | None = None,
-    weights: str = "auto",
-    base: str | None = None,
-    pretrained: str | None = None,
-    controlnet: str | None = None,
-) -> Source:
-    """Load what to draw from.
-
-    Args:
-        workdir: Of a run.
-        step: Its checkpoint; the newest whole one if None.
-        weights: ema, raw, or auto: the average, where the run kept one.
-        base: Where the run's base lies now, if not where it lay.
-        pretrained: Or else a Stable Diffusion: folder, hub id or original file.
-        controlnet: For it, likewise; its own, where it has one, if None.
-
-    Raises:
-        UserError: If not exactly one is named, or it cannot be loaded.
-    """
-    if (workdir is None) == (pretrained is None):
-        raise UserError(
-            "give either --workdir=RUN, to draw from what a run trained, or "
-            "--pretrained=FOLDER_OR_HUB_ID"
-        )
-    if pretrained is not None:
-        if step is not None or base is not None:
-            raise UserError("--step and --base go with --workdir, not --pretrained")
-        if weights != "auto":
-            raise UserError("--weights goes with --workdir, not --pretrained")
-        sd = load_stable_diffusion(pretrained, controlnet=controlnet is None)
-        if controlnet is not None:
-            sd = dataclasses.replace(sd, controlnet=load_controlnet(controlnet))
-        side = sd.unet.config.get("sample_size", 64) * sd.vae.module.downsampling
-        # No place of this machine goes into the images.
-        name = Path(pretrained).name if Path(pretrained).exists() else pretrained
-        made = Path(pretrained).expanduser() / ABOUT
-        if not made.is_file():
-            return Source(sd, name, (side, side), Preparation())
-        about = read_json(made)
-        side = about["image_size"]
-        preparation = Preparation(**about["preparation"])
-        return Source(sd, name, (side, side), preparation, about["guidance_scale"])
-    if controlnet is not None:
-        raise UserError("--controlnet goes with --pretrained; a run has its own")
-    assert workdir is not None
-    run = load_run(workdir, step, weights, base)
-    data = run.config.data
-    return Source(
-        run.sd,
-        f"{Path(workdir).resolve().name}, step {run.step}, {run.weights} weights",
-        (data.image_size, data.image_size),
-        Preparation.of_training(data, has_stored_controls(run)),
-        run.config.eval.guidance_scale,
-    )
 
 
 def sample(
@@ -123,20 +43,24 @@ def sample(
     sampling: SamplingConfig,
     out: str | Path,
     *,
+    mode: str = "generate",
     negative_prompt: str = "",
     num: int = 1,
     seed: int = 0,
     batch_size: int | None = None,
     dtype: str = "auto",
 ) -> list[Path]:
-    """Draw images to a folder, with a page of the first ones, and a progress bar.
+    """Draw images to a folder, with a progress bar.
 
     Args:
         source: What to draw from.
-        prompts: Captions.
+        prompts: Captions; of a model that knows classes, their names, or "" for any.
         control: Size, control and start of all images.
         sampling: How.
         out: The folder; images that are there stay, and the new ones get new numbers.
+        mode: ``generate``: images, and a page of the first ones; ``single``: without
+            the page; ``illustrate``: strips from noise to image; ``gif``: the same as
+            animations; ``umap``: a map of `num` images of each class over real ones.
         negative_prompt: What guidance leads away from.
         num: Images of each prompt.
         seed: Of all noise.
@@ -144,7 +68,7 @@ def sample(
         dtype: To compute in: float32, bfloat16, or auto for bfloat16 except on the CPU.
 
     Returns:
-        The images, each prompt's together, and last the page.
+        The files, each prompt's together; with ``generate``, last the page.
 
     Raises:
         UserError: If the sampler, the networks and the sizes do not fit.
@@ -153,29 +77,26 @@ def sample(
     on_cpu = jax.default_backend() == "cpu"
     if dtype == "auto":
         dtype = "float32" if on_cpu else "bfloat16"
-    requests = [
-        Request(
-            number,
-            prompts[number // num],
-            negative_prompt,
-            control.conditioning_image,
-            control.image,
-        )
-        for number in range(len(prompts) * num)
-    ]
+    batch_size = batch_size or (_BATCH_ON_CPU if on_cpu else _BATCH)
+    out = Path(out).expanduser()
+    options: dict[str, Any] = {"seed": seed, "dtype": dtype}
+    if mode == "umap":
+        page = out / f"umap-{sampling.steps}-{seed}.png"
+        map_classes(source, sampling, page, num=num, batch_size=batch_size, **options)
+        return [page]
+    requests = _requests(source, prompts, control, negative_prompt, num)
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices())
     shards = meshes.batch_shards(mesh)
-    batch_size = min(batch_size or (_BATCH_ON_CPU if on_cpu else _BATCH), len(requests))
-    batch_size = -(-batch_size // shards) * shards
-    drawn = generate(
-        source.sd,
+    batch_size = -(-min(batch_size, len(requests)) // shards) * shards
+    drawn = generate_stages(
+        source.model,
         requests,
         sampling,
         control.size,
         mesh,
-        seed=seed,
         batch_size=batch_size,
-        dtype=dtype,
+        frames=min(FRAMES[mode], sampling.steps + 1),
+        **options,
     )
     logger.info(
         "%d images of %d × %d by %s in %d steps, %d at a time on %d × %s; the first "
@@ -193,26 +114,84 @@ def sample(
         **control.settings,
         "medjax": medjax.__version__,
     }
-    out = Path(out).expanduser()
-    first = _next_number(out)
+    texts = [text for text in prompts for _ in range(num)]
     rows = max(1, min(len(prompts), _ON_PAGE // num))
-    files: list[Path] = []
     shown: list[np.ndarray] = []
+    files: list[Path] = []
+    first = _next_number(out)
     bar = tqdm(drawn, "images", len(requests), unit="image")
-    for request, image in zip(requests, bar, strict=True):
-        about = {"prompt": request.prompt, "number": request.number, **settings}
-        files.append(out / f"{first + request.number:04d}.png")
-        save_png(files[-1], to_uint8(image), _metadata(about))
-        if request.number < min(rows * num, _ON_PAGE):
-            shown.append(image)
-    each = len(shown) // rows
-    columns = {str(n + 1): np.stack(shown[n::each]) for n in range(each)}
-    if control.conditioning_image is not None:
-        condition = 2 * control.conditioning_image - 1
-        columns = {"condition": np.stack([condition] * rows), **columns}
-    page = out / f"grid-{first:04d}.png"
-    save_png(page, image_page(columns, prompts[:rows]))
-    return [*files, page]
+    for number, (text, stages) in enumerate(zip(texts, bar, strict=True)):
+        about = {"prompt": text, "number": number, **settings}
+        name = out / f"{first + number:04d}"
+        files.append(_write(name, mode, stages, _metadata(about)))
+        if number < min(rows * num, _ON_PAGE):
+            shown.append(stages[-1])
+    if mode == "generate":
+        files.append(out / f"grid-{first:04d}.png")
+        save_png(files[-1], _page(shown, prompts[:rows], control.conditioning_image))
+    return files
+
+
+def _requests(
+    source: Source, prompts: Sequence[str], control: Control, negative: str, num: int
+) -> list[Request]:
+    """Return what each image is to be, each prompt's together."""
+    texts = [text for text in prompts for _ in range(num)]
+    if source.captioned:
+        return [
+            Request(number, text, negative, control.conditioning_image, control.image)
+            for number, text in enumerate(texts)
+        ]
+    classes = source.classes
+    for text in prompts:
+        if text and text not in classes:
+            has = f"it knows {', '.join(classes)}" if classes else "it knows no classes"
+            raise UserError(
+                f"--prompt={text}: this model reads no captions; {has}"
+                + nearest(text, classes)
+            )
+    if not classes:
+        return [Request(number) for number in range(len(texts))]
+    return [
+        # Without a name, the classes in turn.
+        Request(number, label=classes.index(text) if text else number % len(classes))
+        for number, text in enumerate(texts)
+    ]
+
+
+def _write(
+    name: Path, mode: str, stages: Float[np.ndarray, "n H W c"], about: dict[str, str]
+) -> Path:
+    """Write one image, or how it came to be; return the file."""
+    if mode == "gif":
+        file = name.with_suffix(".gif")
+        save_gif(stages, file)
+        return file
+    file = name.with_suffix(".png")
+    last = np.broadcast_to(to_uint8(stages[-1]), (*stages.shape[1:3], 3))
+    save_png(file, strip(stages) if mode == "illustrate" else last, about)
+    return file
+
+
+def _page(
+    images: Sequence[np.ndarray],
+    prompts: Sequence[str],
+    condition: Float[np.ndarray, "H W 3"] | None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Return a page of images: a row each prompt, or a canvas where there is one."""
+    each = len(images) // len(prompts)
+    if len(prompts) > 1 or condition is not None:
+        columns = {str(n + 1): np.stack(images[n::each]) for n in range(each)}
+        if condition is not None:
+            columns = {
+                "condition": np.stack([2 * condition - 1] * len(prompts)),
+                **columns,
+            }
+        return image_page(columns, prompts if any(prompts) else None)
+    wide = math.ceil(math.sqrt(each))
+    blank = np.full_like(images[0], -1)
+    tiles = [*images, *[blank] * (-each % wide)]
+    return canvas(np.stack(tiles), wide)
 
 
 def check_dtype(dtype: str) -> None:
@@ -226,7 +205,7 @@ def check_dtype(dtype: str) -> None:
 
 def _next_number(out: Path) -> int:
     """Return the first number that no image of the folder has."""
-    found = (re.fullmatch(r"(\d+)\.png", file.name) for file in out.glob("*.png"))
+    found = (re.fullmatch(r"(\d+)\.(?:png|gif)", file.name) for file in out.glob("*"))
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 

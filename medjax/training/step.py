@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, Key
 
-from medjax import meshes
+from medjax import meshes, trees
 from medjax.arrays import Array, Batch, Params, PyTree
 from medjax.errors import UserError
 from medjax.tasks.base import Task
@@ -34,20 +34,27 @@ class TrainState:
         step: Updates done or skipped, an int32 scalar.
         skipped: Those skipped because they were not finite, an int32 scalar.
         params: What trains: a nested dict of float32 arrays.
-        ema_params: Their exponential moving average, or None.
+        statistics: What is averaged over the updates beside it; see `Task`.
+        ema_params: The exponential moving average of both of these, or None.
         opt_state: The optimiser's.
     """
 
     step: PyTree
     skipped: PyTree
     params: PyTree
+    statistics: PyTree
     ema_params: PyTree
     opt_state: PyTree
 
     @property
     def eval_params(self) -> Params:
-        """What to validate and sample with: the average, where there is one."""
-        return self.params if self.ema_params is None else self.ema_params
+        """What to validate and sample with: the average, where there is one.
+
+        With the statistics, so that averaged weights meet those of their own past.
+        """
+        if self.ema_params is None:
+            return trees.merge(self.params, self.statistics)
+        return self.ema_params
 
 
 TrainStep = Callable[
@@ -56,18 +63,26 @@ TrainStep = Callable[
 
 
 def init_state(
-    params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, ema: bool
+    params: Params,
+    statistics: Params,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    ema: bool,
 ) -> TrainState:
     """Return the state before the first update, placed on `mesh`."""
 
-    def init(params: Params) -> TrainState:
+    def init(params: Params, statistics: Params) -> TrainState:
         # A copy, because the step donates every array of the state.
-        average = jax.tree.map(jnp.copy, params) if ema else None
+        both = trees.merge(params, statistics)
+        average = jax.tree.map(jnp.copy, both) if ema else None
         opt_state = optimizer.init(params)
-        return TrainState(jnp.int32(0), jnp.int32(0), params, average, opt_state)
+        zero = jnp.int32(0)
+        return TrainState(zero, zero, params, statistics, average, opt_state)
 
-    shardings = meshes.param_shardings(jax.eval_shape(init, params), mesh)
-    return jax.jit(init, out_shardings=shardings)(meshes.place_params(params, mesh))
+    given = (params, statistics)
+    shardings = meshes.param_shardings(jax.eval_shape(init, *given), mesh)
+    placed = (meshes.place_params(tree, mesh) for tree in given)
+    return jax.jit(init, out_shardings=shardings)(*placed)
 
 
 def example_keys(
@@ -90,9 +105,10 @@ def make_train_step(
     """Return the jitted update ``(state, frozen, batch, key) -> (state, metrics)``.
 
     The state is donated. Metrics are scalars: ``loss``, the mean over the batch,
-    ``grad_norm``, before clipping, and ``skipped_updates`` so far. An update whose loss
-    or gradient is not finite changes nothing but the counts; once more than
-    `max_skipped` were skipped, none does, so that the failure can be looked into.
+    ``grad_norm``, before clipping, ``skipped_updates`` so far, and the task's. An
+    update whose loss or gradient is not finite changes nothing but the counts; once
+    more than `max_skipped` were skipped, none does, so that the failure can be looked
+    into.
 
     Args:
         task: Gives the loss.
@@ -105,17 +121,20 @@ def make_train_step(
 
     def gradient(
         params: Params, frozen: Params, batch: Batch, keys: Array
-    ) -> tuple[Float[Array, ""], Params]:
-        def mean_loss(params: Params) -> Float[Array, ""]:
-            return task.loss(params, frozen, batch, keys, train=True).mean()
+    ) -> tuple[tuple[Float[Array, ""], PyTree], Params]:
+        def mean_loss(params: Params) -> tuple[Float[Array, ""], PyTree]:
+            outcome = task.loss(params, frozen, batch, keys, train=True)
+            metrics = {name: x.mean() for name, x in outcome.metrics.items()}
+            return outcome.losses.mean(), (metrics, outcome.observed)
 
-        return jax.value_and_grad(mean_loss)(params)
+        return jax.value_and_grad(mean_loss, has_aux=True)(params)
 
     def step(
         state: TrainState, frozen: Params, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         count = jax.tree.leaves(batch)[0].shape[0]
         keys = example_keys(key, state.step, count)
+        fixed = trees.merge(frozen, state.statistics)
         compute = gradient
         if accumulation_steps > 1:
             # Microbatches take every n-th example, so each device keeps its own.
@@ -125,24 +144,31 @@ def make_train_step(
                 microbatch_size=count // accumulation_steps,
                 accumulator=optax.microbatching.AccumulationType.MEAN,
             )
-        loss, gradients = compute(state.params, frozen, batch, keys)
+        (loss, about), gradients = compute(state.params, fixed, batch, keys)
+        metrics, observed = about
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        # No example has this key: their numbers begin at 0.
+        follow_key = jax.random.fold_in(jax.random.fold_in(key, state.step), count)
+        statistics, said = task.follow(state.statistics, observed, follow_key)
         ema_params = state.ema_params
         if ema_params is not None and ema_decay is not None:
-            ema_params = update_ema(ema_params, params, ema_decay, state.step)
+            new = trees.merge(params, statistics)
+            ema_params = update_ema(ema_params, new, ema_decay, state.step)
         grad_norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         applies = finite & (state.skipped <= max_skipped)
-        params, ema_params, opt_state = jax.tree.map(
+        params, statistics, ema_params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(applies, new, old),
-            (params, ema_params, opt_state),
-            (state.params, state.ema_params, state.opt_state),
+            (params, statistics, ema_params, opt_state),
+            (state.params, state.statistics, state.ema_params, state.opt_state),
         )
         skipped = state.skipped + jnp.int32(~finite)
-        metrics = {"loss": loss, "grad_norm": grad_norm, "skipped_updates": skipped}
-        state = TrainState(state.step + 1, skipped, params, ema_params, opt_state)
-        return state, metrics
+        own = {"loss": loss, "grad_norm": grad_norm, "skipped_updates": skipped}
+        state = TrainState(
+            state.step + 1, skipped, params, statistics, ema_params, opt_state
+        )
+        return state, own | metrics | said
 
     def sharded_step(
         state: TrainState, frozen: Params, batch: Batch, key: Array

@@ -1,10 +1,11 @@
-"""How good is it now? The validation loss, and a grid of samples with their adherence.
+"""How good is it now? The validation loss, and a page of samples with their measures.
 
 Both use fixed examples, noise and timesteps, so that numbers and pictures of different
 steps can be compared.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,19 +13,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 from medjax import meshes
-from medjax.arrays import Array, Batch, Params
+from medjax.arrays import Array, Batch, Params, PyTree
 from medjax.data.config import DataConfig
-from medjax.data.examples import Example, edges
-from medjax.data.pipeline import Source, validation_batches
+from medjax.data.examples import Example
+from medjax.data.pipeline import (
+    Source,
+    dataset_metadata,
+    open_dataset,
+    validation_batches,
+)
 from medjax.errors import UserError
-from medjax.evaluation.adherence import Canny, edge_adherence
-from medjax.evaluation.grids import sample_grid
+from medjax.evaluation.grids import image_page
+from medjax.tasks.assembly import Shown
 from medjax.tasks.base import Task
-from medjax.training.config import EvalConfig
+from medjax.tasks.eval_config import EvalConfig
 from medjax.training.step import example_keys
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +58,17 @@ class FirstExamples:
         return self.source[index]
 
 
+def held_out(data: DataConfig) -> Source | None:
+    """Return the validation split; None, with a warning, where the data have none."""
+    if data.folds or "validation" in dataset_metadata(data).splits:
+        return open_dataset(data, "validation")
+    logger.warning(
+        "the data have no validation split: nothing is held out, so there is no "
+        "validation loss, and pages show training examples"
+    )
+    return None
+
+
 def make_validate(
     task: Task,
     source: Source,
@@ -58,8 +77,10 @@ def make_validate(
     config: EvalConfig,
     mesh: Mesh,
     key: Array,
-) -> Callable[[Params, Params], float]:
-    """Return ``(params, frozen) -> loss``: the mean over the first examples.
+) -> Callable[[Params, Params], dict[str, float]]:
+    """Return ``(params, frozen) -> {"loss": …}``: means over the first examples.
+
+    Besides the loss there is what else the task says.
 
     Args:
         task: Gives the loss.
@@ -72,24 +93,33 @@ def make_validate(
     """
     first = FirstExamples(source, config.examples)
 
-    def total_loss(
+    def totals(
         params: Params, frozen: Params, batch: Batch, keys: Array
-    ) -> Float[Array, ""]:
-        losses = task.loss(params, frozen, batch, keys, train=False)
-        return (losses * batch["example_weights"]).sum()
+    ) -> tuple[dict[str, Float[Array, ""]], PyTree]:
+        outcome = task.loss(params, frozen, batch, keys, train=False)
+        weights = batch["example_weights"]
+        sums = {
+            name: (x * weights).sum()
+            for name, x in {"loss": outcome.losses, **outcome.metrics}.items()
+        }
+        # A batch that is filled up counts as much as it has examples.
+        return sums, jax.tree.map(lambda x: x * weights.sum(), outcome.observed)
 
-    total_loss = jax.jit(meshes.on_mesh(mesh, total_loss))
+    totals = jax.jit(meshes.on_mesh(mesh, totals))
     size = data.batch_size
     # One an example, whatever the batches are; a whole number of batches.
     all_keys = example_keys(key, 0, -(-len(first) // size) * size)
 
-    def validate(params: Params, frozen: Params) -> float:
-        total = jnp.float32(0)
+    def validate(params: Params, frozen: Params) -> dict[str, float]:
+        total: Any = None
         for i, batch in enumerate(_batches(first, tokenizer, data, mesh)):
             keys = all_keys[i * size : (i + 1) * size]
             placed = meshes.place_batch(batch, mesh)
-            total = total + total_loss(params, frozen, placed, keys)
-        return float(total) / len(first)
+            new = totals(params, frozen, placed, keys)
+            total = new if total is None else jax.tree.map(jnp.add, total, new)
+        means, observed = jax.tree.map(lambda x: x / len(first), total)
+        _, said = task.follow({}, observed, key)
+        return {name: float(x) for name, x in {**means, **said}.items()}
 
     return validate
 
@@ -99,8 +129,8 @@ class Samples:
     """What a round of sampling gave.
 
     Attributes:
-        grid: Condition, generated and target, one row an example.
-        metrics: Edge adherence and its chance level, where conditions are edges.
+        grid: The task's columns, one row an example.
+        metrics: What the task measures of them.
     """
 
     grid: UInt8[np.ndarray, "H W 3"]
@@ -115,10 +145,11 @@ def make_sample(
     config: EvalConfig,
     mesh: Mesh,
     key: Array,
+    measure: Callable[[Shown, Any, Any], dict[str, float]],
 ) -> Callable[[Params, Params], Samples]:
     """Return ``(params, frozen) -> Samples`` for the first validation examples.
 
-    Arguments are those of `make_validate`.
+    Arguments are those of `make_validate`, and the task's own measure.
     """
     first = FirstExamples(source, config.samples)
     shards = meshes.batch_shards(mesh)
@@ -129,40 +160,24 @@ def make_sample(
     records = [first[i] for i in range(len(first))]
     keys = example_keys(key, 0, rows)
 
-    def generate(params: Params, frozen: Params, batch: Batch) -> Array:
+    def generate(params: Params, frozen: Params, batch: Batch) -> dict[str, Array]:
         return task.sample(params, frozen, batch, keys, config.sampling())
 
     generate = jax.jit(meshes.on_mesh(mesh, generate))
 
-    def on_host(array: Array) -> Float[np.ndarray, "b ..."]:
+    def on_host(array: Array) -> Shaped[np.ndarray, "b ..."]:
         whole = jax.device_put(array, meshes.replicated(mesh))
         return np.asarray(whole.addressable_data(0))[: len(first)]
 
     def sample(params: Params, frozen: Params) -> Samples:
         placed = meshes.place_batch(batch, mesh)
-        images = on_host(generate(params, frozen, placed))
-        condition = on_host(placed["conditioning_image"])
-        grid = sample_grid(
-            condition,
-            images,
-            on_host(placed["images"]),
-            [record["text"] for record in records],
-        )
-        if any(record.get("conditioning_image") is not None for record in records):
-            return Samples(grid, {})
-        mask = None
-        if "loss_mask" in placed:
-            mask = on_host(placed["loss_mask"])[..., 0] > 0
-        return Samples(
-            grid,
-            edge_adherence(
-                images,
-                condition,
-                [_edges_of(data, number) for number in range(len(first))],
-                config.edge_tolerance_px,
-                mask,
-            ),
-        )
+        drawn = generate(params, frozen, placed)
+        given: dict[str, Any] = dict(placed)
+        columns = {name: on_host(images) for name, images in drawn.items()}
+        whole = {name: on_host(array) for name, array in given.items()}
+        captions = [record["text"] for record in records]
+        grid = image_page(columns, captions if any(captions) else None)
+        return Samples(grid, measure(Shown(columns, whole, records), data, config))
 
     return sample
 
@@ -177,8 +192,3 @@ def _batches(
         dataclasses.replace(data, workers=0),
         rows=meshes.host_rows(data.batch_size, mesh),
     )
-
-
-def _edges_of(data: DataConfig, number: int) -> Canny:
-    """Return the Canny that an example's condition was made with."""
-    return lambda image: edges(image, data, (data.seed, number))

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from bench import step
+from bench import report, step
 from bench.competitors import COMPETITORS
 from bench.networks import Settings
 from bench.workers import OutOfMemory
@@ -43,7 +43,7 @@ def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
     flags = "--network=tiny --size=32 --dtype=float32 --competitors=torch"
     flags += " --steps=2 --repeats=1"
     monkeypatch.setattr("sys.argv", ["step", *flags.split(), f"--out={tmp_path}"])
-    step.main()
+    report.run(step.main)
     (page,) = tmp_path.glob("step-tiny-*.md")
     content = json.loads(page.with_suffix(".json").read_text())
     (row,) = content["tables"]["tiny, 32²: 1 turns of 2 steps"]

@@ -3,7 +3,15 @@ import itertools
 
 import pytest
 
-from medjax.data.captions import FINDING_NAMES, NO_FINDING, VOCABULARY, caption, words
+from medjax.data.captions import (
+    FINDING_NAMES,
+    NO_FINDING,
+    VOCABULARY,
+    caption,
+    labels_of,
+    vocabulary,
+    words,
+)
 from medjax.data.tokens import tokenize
 from medjax.errors import UserError
 
@@ -83,6 +91,53 @@ def test_what_cannot_be_said_is_told_in_one_line(arguments, message):
     with pytest.raises(UserError, match=message) as error:
         caption(*arguments)
     assert "\n" not in str(error.value)
+
+
+SOME = ("Cardiomegaly", "Effusion", "Nodule", "Pneumothorax")
+
+
+def test_labels_and_sides_can_be_read_from_a_caption():
+    people = itertools.product(("", "PA", "AP"), (None, 0, 9, 83), ("", "F", "M"))
+    ways = list(itertools.product((None, "", "left", "right"), repeat=len(SOME)))
+    for view, age, sex in people:
+        for way in ways:
+            found = dict(zip(SOME, way, strict=True))
+            labels = tuple(name for name in SOME if found[name] is not None)
+            sides = {name: side for name, side in found.items() if side}
+            text = caption(labels, view, age, sex, sides=sides)
+            assert labels_of(text) == (labels, sides)
+
+
+def test_sets_of_nih_findings_can_be_read_from_a_caption():
+    for count in (0, 1, 2, 3, len(FINDING_NAMES)):
+        for labels in itertools.combinations(FINDING_NAMES, count):
+            assert labels_of(caption(labels, "PA", 57, "F")) == (labels, {})
+    assert labels_of(caption((NO_FINDING,), "AP", 31, "M")) == ((), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot tell the findings of ''; expected a caption such as 'Chest X-ray"),
+        (caption(("Mass",), "PA", 40, "M", "binary"), "cannot tell the findings"),
+        ("Chest X-ray", "cannot tell"),
+        ("Chest X-ray with cardiomegaly, PA view, extra words", "unknown finding 'PA "),
+        ("Chest X-ray with pnuemonia, PA view", "did you mean 'pneumonia'"),
+        ("Chest X-ray with left , PA view", "unknown finding ''"),
+    ],
+)
+def test_what_is_no_caption_has_no_labels(text, message):
+    with pytest.raises(UserError, match=message) as error:
+        labels_of(text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_vocabulary_has_the_words_of_its_findings_only():
+    small = vocabulary(("Effusion", "Nodule"))
+    assert {"pleural", "effusion", "lung", "nodule", "and", "with"} <= set(small)
+    assert set(VOCABULARY) - set(small) >= {"pneumothorax", "cardiomegaly", "mass"}
+    with pytest.raises(UserError, match="did you mean 'Nodule'"):
+        vocabulary(("Nodules",))
 
 
 def test_the_vocabulary_has_every_word_of_every_caption():

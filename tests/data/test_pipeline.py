@@ -7,9 +7,10 @@ import logging
 import numpy as np
 import pytest
 
-from medjax.data.config import DataConfig
+from medjax.data.config import ControlDataConfig
 from medjax.data.edges import canny
 from medjax.data.pipeline import (
+    dataset_identity,
     dataset_metadata,
     make_batches,
     make_example,
@@ -18,7 +19,7 @@ from medjax.data.pipeline import (
 )
 from medjax.errors import UserError
 
-CONFIG = DataConfig(
+CONFIG = ControlDataConfig(
     image_size=16,
     batch_size=4,
     canny_low=(20.0, 200.0),
@@ -214,6 +215,37 @@ def test_phantoms_are_the_default():
     assert open_dataset(config, "train")[0]["image"].shape == (16, 16, 3)
 
 
+def test_phantoms_with_fewer_findings_are_another_data_set():
+    assert dataset_identity(CONFIG)["fingerprint"] == "phantoms"
+    possible = [
+        ("Nodule", "Effusion", "Cardiomegaly"),
+        ("Cardiomegaly", "Effusion", "Nodule"),
+        ("Effusion",),
+        (),
+    ]
+    fewer = [dataclasses.replace(CONFIG, phantom_findings=names) for names in possible]
+    prints = [dataset_identity(config)["fingerprint"] for config in fewer]
+    assert prints[0] == prints[1]
+    assert len({"phantoms", *prints}) == 4
+    well = open_dataset(fewer[-1], "train")
+    assert {well[i]["labels"] for i in range(8)} == {()}
+
+
+def test_the_kind_of_phantoms_decides_what_they_are():
+    chest, knee, brain = (
+        dataclasses.replace(CONFIG, phantoms=8, phantom_kind=kind)
+        for kind in ("chest", "knee", "brain")
+    )
+    assert dataset_metadata(brain).label_names == ("AD", "NC")
+    assert dataset_metadata(knee).label_names == ()
+    assert "Effusion" in dataset_metadata(chest).label_names
+    assert "knee" in open_dataset(knee, "validation")[0]["text"]
+    assert open_dataset(brain, "train")[0]["labels"][0] in ("AD", "NC")
+    kinds = (chest, knee, brain)
+    assert len({dataset_metadata(config).description for config in kinds}) == 3
+    assert len({dataset_identity(config)["fingerprint"] for config in kinds}) == 3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -221,11 +253,12 @@ def test_phantoms_are_the_default():
         ({"canny_low": (3.0, 300.0)}, "canny_low reaches 300 where canny_high reaches"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"workers": -1}, "workers is -1, expected at least 0"),
+        ({"phantom_findings": ("Efusion",)}, "^phantom_findings: .* mean 'Effusion'"),
     ],
 )
 def test_impossible_configs_are_refused(change, message):
     with pytest.raises(UserError, match=message):
-        DataConfig(**change)
+        ControlDataConfig(**change)
 
 
 def test_impossible_requests_are_refused(tokenizer, tmp_path):
@@ -234,7 +267,7 @@ def test_impossible_requests_are_refused(tokenizer, tmp_path):
     with pytest.raises(UserError, match="did you mean 'train'"):
         open_dataset(CONFIG, "trian")
     with pytest.raises(UserError, match="no such folder"):
-        open_dataset(DataConfig(root=str(tmp_path / "nothing")), "train")
+        open_dataset(ControlDataConfig(root=str(tmp_path / "nothing")), "train")
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(UserError, match="not prepared; make a data set with"):
-        open_dataset(DataConfig(root=str(tmp_path)), "train")
+        open_dataset(ControlDataConfig(root=str(tmp_path)), "train")

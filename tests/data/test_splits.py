@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from medjax.data.splits import SPLITS, parse_percent, position_of, split_of
+from medjax.data.splits import SPLITS, among, parse_percent, position_of, split_of
 from medjax.errors import UserError
 
 
@@ -23,6 +23,21 @@ def test_shares_are_as_asked():
 def test_a_share_of_zero_gets_nobody():
     fractions = parse_percent(["50", "50", "0"])
     assert {split_of(str(n), fractions) for n in range(500)} == {"train", "validation"}
+
+
+def test_shares_among_some_splits_keep_their_ratio():
+    fractions = parse_percent(["60", "20", "20"])
+    some = among(("validation", "train"), fractions)
+    assert list(some) == ["train", "validation"]
+    assert some == {"train": pytest.approx(0.75), "validation": pytest.approx(0.25)}
+    assert among(SPLITS) == dict(zip(SPLITS, (0.8, 0.1, 0.1), strict=True))
+
+
+def test_a_split_alone_gets_all_and_several_without_shares_are_refused():
+    fractions = parse_percent(["100", "0", "0"])
+    assert among(("test",), fractions) == {"test": 1.0}
+    with pytest.raises(UserError, match="no share for validation or test"):
+        among(("validation", "test"), fractions)
 
 
 @pytest.mark.parametrize(

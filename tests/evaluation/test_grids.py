@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from medjax.evaluation.grids import _wrap, sample_grid, save_png, to_uint8
+from medjax.evaluation.grids import _wrap, image_page, save_png, to_uint8
 
 
 def flat(value, count=2, size=32, channels=3):
     return np.full((count, size, size, channels), value, np.float32)
+
+
+def page_of(*columns, captions=None):
+    return image_page(dict(zip("abc", columns, strict=True)), captions)
 
 
 def share(page, colour):
@@ -17,7 +21,7 @@ def share(page, colour):
 
 
 def test_every_column_is_shown_enlarged_and_in_order():
-    page = sample_grid(flat(1.0), flat(-1.0), flat(0.2, channels=1))
+    page = page_of(flat(1.0), flat(-1.0), flat(0.2, channels=1))
     height, width, _ = page.shape
     tile = 192
     third = width // 3
@@ -30,25 +34,25 @@ def test_every_column_is_shown_enlarged_and_in_order():
 def test_enlarging_keeps_every_pixel():
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, (1, 64, 64, 1)).astype(np.float32)
-    page = sample_grid(flat(0.0, 1, 64), flat(0.0, 1, 64), images)
+    page = page_of(flat(0.0, 1, 64), flat(0.0, 1, 64), images)
     tile = page[-195:-3, -195:-3]
     np.testing.assert_array_equal(tile[1::3, 1::3, :1], to_uint8(images)[0])
 
 
 def test_large_images_are_not_enlarged():
-    page = sample_grid(*(flat(0.5, 1, 256) for _ in range(3)))
+    page = page_of(*(flat(0.5, 1, 256) for _ in range(3)))
     assert 3 * 256 < page.shape[1] < 3 * 256 + 30
 
 
 def test_captions_take_room_and_stay_on_the_page():
     images = [flat(0.0) for _ in range(3)]
-    plain = sample_grid(*images)
-    short = sample_grid(*images, captions=["a", "b"])
-    long = sample_grid(*images, captions=["word " * 100, ""])
+    plain = page_of(*images)
+    short = page_of(*images, captions=["a", "b"])
+    long = page_of(*images, captions=["word " * 100, ""])
     assert plain.shape[0] < short.shape[0] < long.shape[0]
     assert plain.shape[1] == short.shape[1] == long.shape[1]
     with pytest.raises(ValueError, match="1 captions for 2 examples"):
-        sample_grid(*images, captions=["a"])
+        page_of(*images, captions=["a"])
 
 
 def test_long_captions_end_in_an_ellipsis_and_short_ones_are_whole():
@@ -72,7 +76,19 @@ def test_pixels_are_rounded_and_clipped():
 
 
 def test_a_png_comes_back(tmp_path):
-    page = sample_grid(*(flat(0.5, 1) for _ in range(3)))
+    page = page_of(*(flat(0.5, 1) for _ in range(3)))
     save_png(tmp_path / "samples" / "step.png", page)
     with Image.open(tmp_path / "samples" / "step.png") as saved:
         np.testing.assert_array_equal(np.asarray(saved), page)
+
+
+def test_reconstructions_stand_beside_their_originals():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (3, 192, 192, 1)).astype(np.float32)
+    page = image_page({"original": images, "reconstruction": -images})
+    shown, mirrored = (
+        np.stack([page[-195 * (3 - i) :][:192, left : left + 192, 0] for i in range(3)])
+        for left in (3, 198)
+    )
+    np.testing.assert_array_equal(shown, to_uint8(images)[..., 0])
+    np.testing.assert_array_equal(mirrored, to_uint8(-images)[..., 0])

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-DEMO = "--config=configs/cxr_controlnet.py:demo"
+DEMO = "--config=tests/tiny_demo.py"
 
 
 @dataclasses.dataclass(frozen=True)

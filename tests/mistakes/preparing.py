@@ -1,5 +1,7 @@
 """Mistakes in `python -m medjax.prepare`."""
 
+from medjax.pretrained.tiny import tiny_tokenizer
+from medjax.pretrained.tokenizer import save_tokenizer
 from tests.images import write_image
 from tests.mistakes import prep
 
@@ -27,6 +29,57 @@ MISTAKES = [
         says=("--group_column is for --dataset=folder",),
     ),
     prep("column", "--group_column=x", says=("has no metadata.csv", "so no columns")),
+    prep(
+        "option of a folder for brains",
+        "--dataset=adni",
+        "--classes_from_folders",
+        says=("--classes_from_folders is for --dataset=folder, not for adni",),
+    ),
+    prep(
+        "one class",
+        "--classes_from_folders",
+        says=("no folder as the only class", "CLASSES/NAME/*.png"),
+    ),
+    prep(
+        "knees without subjects",
+        "--dataset=oai_akoa",
+        says=("none of 24 names tells the subject; got 0.png", "OAI9062645_"),
+    ),
+    prep(
+        "brains in no layout",
+        "--dataset=adni",
+        says=(
+            "none of 24 images lies as in {{train,test}}/{{AD,NC}}/<subject>_<slice>",
+        ),
+    ),
+    prep(
+        "published test alone",
+        "--dataset=adni",
+        "--source={dir}",
+        "--split_percent=0,0,100",
+        says=("no share for train or validation",),
+        setup=lambda folder: write_image(folder / "AD_NC/train/AD/1_1.png"),
+    ),
+    prep("download", "--download", says=("--download is for --dataset=openi, not",)),
+    prep(
+        "style of another data set",
+        "--dataset=openi",
+        "--caption_style=findings",
+        says=("--caption_style=findings: expected report or published",),
+    ),
+    prep(
+        "folder without a tokenizer",
+        "--dataset=openi",
+        "--tokenizer={raw}",
+        says=("CLIP's 77 tokens: {raw} holds no tokenizer", "--tokenizer=FOLDER"),
+    ),
+    prep(
+        "radiographs without reports",
+        "--dataset=openi",
+        "--tokenizer={dir}",
+        says=("neither reports (", "nor NLMCXR_reports.tgz; --download fetches it"),
+        setup=lambda folder: save_tokenizer(tiny_tokenizer(), folder),
+    ),
     prep("no table", "--dataset=nih_cxr", says=("no Data_Entry_2017*.csv found",)),
     prep(
         "table without its columns",

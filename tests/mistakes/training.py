@@ -52,12 +52,12 @@ def save_controlnet(folder: Path) -> None:
 
 def save_checkpoint(folder: Path) -> None:
     """Write a checkpoint of the demo on another base, in another place."""
-    from configs.cxr_controlnet import get_config
     from medjax.data.pipeline import dataset_identity
     from medjax.training.checkpoints import Checkpoints
     from medjax.training.config import parse
+    from tests.tiny_demo import get_config
 
-    config = parse(get_config("demo"))
+    config = parse(get_config())
     inputs = {
         "base": {"source": "other/base", "fingerprint": "0123"},
         "dataset": dataset_identity(config.data),

@@ -48,6 +48,7 @@ def test_dense(lead, dtype):
     ("side", "kernel", "stride", "pad"),
     [
         (1, 3, 1, 1),
+        (5, 3, 1, 1),
         (15, 3, 1, 1),
         (17, 3, 1, 1),
         (65, 3, 1, 1),

@@ -17,7 +17,7 @@ from medjax.diffusion.schedulers import own_sampler
 from medjax.export import export
 from medjax.meshes import MeshConfig, make_mesh
 from medjax.tasks.generation import Request, generate
-from medjax.tasks.latent_diffusion import SamplingConfig
+from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.runs import load_run
 from tests.runs import save_run
 

@@ -2,9 +2,10 @@
 
 import pickle
 
+import numpy as np
 import pytest
 
-from medjax.data.captions import VOCABULARY, caption
+from medjax.data.captions import VOCABULARY, caption, vocabulary
 from medjax.data.tokens import tokenize
 from medjax.errors import UserError
 from medjax.pretrained.tiny import tiny_tokenizer
@@ -47,6 +48,58 @@ def test_what_it_does_not_know_it_spells(tokenizer, text):
     assert tokenizer.unk_token_id not in ids(tokenizer, text)[1:-1]
     spelt = tokenizer.decode(ids(tokenizer, text), skip_special_tokens=True)
     assert spelt.replace(" ", "") == text.lower().replace(" ", "")
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The tokenizer of a model that has never met a pneumothorax."""
+    return tokenizer_from_words(vocabulary(("Cardiomegaly", "Effusion", "Nodule")))
+
+
+UNHEARD = [
+    "Pneumothorax",
+    "left pneumothorax, AP view",
+    "T-bone steak",
+    "naïve café, ½ №5: “don't”",
+    "Ünïcödé – ЖИЗНЬ – Ελλάδα",
+    "🫁 lung\U0001f9b4",
+]
+
+
+def test_its_base_is_every_byte_alone_and_at_the_end_of_a_word(small):
+    base = small.convert_ids_to_tokens(range(512))
+    assert len(set(base)) == 512
+    assert [token + "</w>" for token in base[:256]] == base[256:]
+
+
+def test_a_word_it_was_not_given_is_spelt(small):
+    whole = [word for word in VOCABULARY if len(ids(small, word)) == 3]
+    assert set(whole) == set(vocabulary(("Cardiomegaly", "Effusion", "Nodule")))
+    assert "pneumothorax" not in whole
+    assert len(ids(small, "pneumothorax")) > 5
+
+
+@pytest.mark.parametrize("text", UNHEARD)
+def test_the_python_tokenizer_spells_it_alike(small, text, tmp_path):
+    from transformers import CLIPTokenizer
+
+    save_tokenizer(small, tmp_path)
+    slow = CLIPTokenizer.from_pretrained(tmp_path)
+    assert ids(slow, text) == ids(small, text)
+    for tokenizer in (slow, small):
+        spelt = tokenizer.decode(ids(tokenizer, text), skip_special_tokens=True)
+        assert spelt.replace(" ", "") == text.lower().replace(" ", "")
+
+
+def test_any_letters_can_be_spelt(small):
+    random = np.random.default_rng(0)
+    planes = [(0x21, 0x7F), (0xA1, 0x250), (0x400, 0x530), (0x3041, 0x9FFF)]
+    for low, high in [*planes, (0x1F300, 0x1F900)]:
+        text = " ".join(map(chr, random.integers(low, high, 40).tolist()))
+        inner = ids(small, text)[1:-1]
+        assert small.unk_token_id not in inner
+        spelt = small.decode(inner).replace(" ", "")
+        assert spelt == text.lower().replace(" ", "")
 
 
 def test_special_tokens_are_clips(tokenizer):

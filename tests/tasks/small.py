@@ -12,7 +12,7 @@ from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.clip_text import CLIPText
 from medjax.models.controlnet import ControlNet, config_from_unet
 from medjax.models.unet_2d_condition import UNet2DCondition
-from medjax.tasks.controlnet import ControlNetTask
+from medjax.tasks.captioned import CaptionedTask
 from medjax.tasks.latent_diffusion import LatentDiffusion
 
 UNET = {
@@ -63,7 +63,7 @@ def make(seed=0, **diffusion):
         "text_encoder": model.text_encoder.init_params(keys[3]),
     }
     diffusion = dataclasses.replace(DiffusionConfig(), **diffusion)
-    return ControlNetTask(model, diffusion), weights
+    return CaptionedTask(model, diffusion), weights
 
 
 def split(weights):

@@ -9,7 +9,7 @@ import pytest
 
 from medjax import trees
 from medjax.tasks.controlnet import ControlNetConfig, _trains
-from medjax.tasks.latent_diffusion import SamplingConfig
+from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.step import example_keys
 from tests.tasks import small
 
@@ -22,7 +22,7 @@ def world():
 
 @functools.cache
 def compiled(task, train):
-    return jax.jit(lambda p, f, b, k: task.loss(p, f, b, k, train))
+    return jax.jit(lambda p, f, b, k: task.loss(p, f, b, k, train).losses)
 
 
 def losses(task, params, frozen, batch, keys, train=False):
@@ -91,7 +91,7 @@ def test_only_the_networks_that_train_get_a_gradient(world):
     batch, keys = small.batch(2), example_keys(jax.random.key(0), 0, 2)
 
     def loss(params, frozen, batch):
-        return task.loss(params, frozen, batch, keys, True).mean()
+        return task.loss(params, frozen, batch, keys, True).losses.mean()
 
     gradient = jax.jit(jax.grad(loss))(params, frozen, batch)
     flat = trees.flatten(gradient)
@@ -104,12 +104,14 @@ def test_samples_follow_their_own_key_and_condition(world):
     batch, keys = small.batch(2), example_keys(jax.random.key(0), 0, 2)
     sampling = SamplingConfig(steps=3, guidance_scale=2.0)
     sample = jax.jit(lambda b, k: task.sample(params, frozen, b, k, sampling))
-    images = sample(batch, keys)
+    images = sample(batch, keys)["generated"]
     assert images.shape == (2, 8, 8, 3)
     assert jnp.abs(images).max() <= 1
     swapped = sample({n: rows[::-1] for n, rows in batch.items()}, keys[::-1])
+    swapped = swapped["generated"]
     np.testing.assert_allclose(swapped[::-1], images, atol=1e-4)
     other = sample({**batch, **{"conditioning_image": batch["images"]}}, keys)
+    other = other["generated"]
     assert (jnp.abs(other - images).max(axis=(1, 2, 3)) > 1e-3).all()
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from medjax.errors import UserError
 from medjax.tasks.fit import check_base, check_image_size
+from medjax.tasks.sampling_config import SamplingConfig
 from tests.tasks import small
 
 
@@ -37,17 +38,18 @@ def test_parts_of_different_models_are_told(change, message):
     ("size", "near"), [(3, "as 4:"), (6, "as 4 or 8:"), (9, "as 8 or 12:")]
 )
 def test_sizes_that_cannot_be_halved_are_told(size, near):
-    task, _ = small.make()
     for good in (4, 8, 12):
-        check_image_size(good, task.model.unet, task.model.vae)
+        check_image_size(good, 2, 2)
     with pytest.raises(
         UserError, match=f"image_size is {size}, .* multiple of 4, {near}"
     ):
-        check_image_size(size, task.model.unet, task.model.vae)
+        check_image_size(size, 2, 2)
 
 
 def test_the_task_asks_before_anything_is_placed():
     task, _ = small.make()
-    task.check_image_size(8)
+    task.check(8, SamplingConfig())
     with pytest.raises(UserError, match="image_size is 6"):
-        task.check_image_size(6)
+        task.check(6, SamplingConfig())
+    with pytest.raises(UserError, match="steps"):
+        task.check(8, SamplingConfig(steps=2000))

@@ -16,7 +16,8 @@ from medjax.models.controlnet import ControlNet, config_from_unet
 from medjax.pretrained import Network
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.tasks.generation import Request, generate
-from medjax.tasks.latent_diffusion import LatentDiffusion, SamplingConfig
+from medjax.tasks.latent_diffusion import LatentDiffusion
+from medjax.tasks.sampling_config import SamplingConfig
 from tests.tasks import small
 
 SIZE = (16, 24)
@@ -71,8 +72,8 @@ def test_an_image_is_the_same_whatever_the_batch_and_the_devices(sd):
 class Dials(LatentDiffusion):
     """Networks that add up what they are given, so that all of it can be told."""
 
-    def encode(self, nets, images, keys):
-        return images[:, ::2, ::2, :1].repeat(4, -1)
+    def encode(self, nets, batch, keys):
+        return batch["images"][:, ::2, ::2, :1].repeat(4, -1)
 
     def decode(self, nets, latents):
         return latents
@@ -104,7 +105,7 @@ def dialled(changes=None, **sampling):
     keys = jax.random.split(jax.random.key(0), 2)
     options = SamplingConfig(**{"steps": 4, "guidance_scale": 2.0} | sampling)
     batch = {n: jnp.asarray(x) for n, x in (batch | (changes or {})).items()}
-    return np.asarray(model.sample({}, batch, keys, options, SIZE))
+    return np.asarray(model.draw({}, batch, keys, options, SIZE)[0])
 
 
 def test_all_that_is_asked_matters():
@@ -173,7 +174,7 @@ def test_rescaled_guidance_is_that_of_diffusers():
         ({"steps": 0}, "steps is 0"),
         ({"strength": 0.1}, "at least one of the 4 steps"),
         ({"control_start": 0.5, "control_end": 0.5}, "control_start is 0.5"),
-        ({"guidance_rescale": 2.0}, "guidance_rescale is 2.0, expected 0 to 1"),
+        ({"guidance_rescale": 2.0}, "guidance_rescale is 2.0, expected a fraction"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_before_any_image(sd, change, message):

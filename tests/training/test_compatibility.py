@@ -1,15 +1,16 @@
 """What may differ when a run goes on, and what may not."""
 
 import copy
-import dataclasses
 import fnmatch
+import json
 import logging
 
 import pytest
 
 from medjax.errors import UserError
+from medjax.tasks import TASKS
 from medjax.training.compatibility import MAY_DIFFER, check_same_run, differences
-from tests.training.test_loop import small_config
+from medjax.training.config import completed, make_config
 
 SAVED = {
     "config": {
@@ -56,6 +57,28 @@ def test_what_decides_the_result_must_stay(own, told):
     assert "train.steps" in str(error.value)
 
 
+def test_keys_newer_than_the_checkpoint_are_at_their_defaults():
+    now = json.loads(json.dumps(make_config("autoencoder_kl").to_dict()))
+    then = copy.deepcopy(now)
+    del then["best"], then["data"]["folds"]
+    # A section that the task does not have is kept as None.
+    then["diffusion"] = None
+    inputs = SAVED["inputs"]
+    assert completed(then) == now | {"diffusion": None}
+    check_same_run(
+        "checkpoint 3",
+        {"config": then, "inputs": inputs},
+        {"config": now | {"diffusion": None}, "inputs": inputs},
+    )
+    now["data"]["folds"] = 2
+    with pytest.raises(UserError, match="config.data.folds is 2, was 0"):
+        check_same_run(
+            "checkpoint 3",
+            {"config": then, "inputs": inputs},
+            {"config": now, "inputs": inputs},
+        )
+
+
 @pytest.mark.parametrize(
     "own",
     [
@@ -73,10 +96,14 @@ def test_length_mesh_and_places_may_differ(own, caplog):
 
 
 def test_every_pattern_is_of_a_key_that_there_is():
-    config = dataclasses.asdict(small_config())
-    keys = [
-        f"{name}.{key}" for name, s in config.items() if name != "task" for key in s
-    ]
+    configs = [make_config(task) for task in TASKS]
+    keys = {
+        f"{name}.{key}"
+        for config in configs
+        for name, section in config.items()
+        if name != "task"
+        for key in section
+    }
     for pattern in MAY_DIFFER:
         assert fnmatch.filter(keys, pattern), pattern
 

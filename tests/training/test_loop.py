@@ -15,15 +15,15 @@ from medjax.errors import Stopped, UserError
 from medjax.training import loop
 from medjax.training.checkpoints import Checkpoints
 from medjax.training.config import parse
+from medjax.training.early_stopping import BestConfig
 from medjax.training.integrity import damage
 from medjax.training.loop import train
-from tests.test_configs import FILES, load
+from tests.tiny_demo import get_config
 
 
 def small_config(**train_fields):
     """Return the demo, smaller still, over the eight devices that tests have."""
-    (path,) = [path for path in FILES if path.stem == "cxr_controlnet"]
-    config = load(path).get_config("demo")
+    config = get_config()
     config.data.update(image_size=16, batch_size=8, phantoms=16)
     config.optim.update(warmup_fraction=0.0)
     config.eval.update(every=2, sample_every=4, examples=3, samples=2, sampler_steps=2)
@@ -81,6 +81,24 @@ def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(uninterrupted, tmp
             np.testing.assert_array_equal(got[path], leaf, err_msg=path)
 
 
+@pytest.mark.slow
+def test_a_run_that_gets_no_better_ends_and_stays_ended(tmp_path):
+    config = small_config()
+    best = BestConfig(patience=1, min_change=1e9)
+    config = dataclasses.replace(
+        config,
+        best=best,
+        eval=dataclasses.replace(config.eval, every=1),
+        train=dataclasses.replace(config.train, steps=9),
+    )
+    # The first validation is the best yet, the second no better; one update follows.
+    state = train(config, tmp_path)
+    assert int(state.step) == 3
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+    assert int(train(config, tmp_path).step) == 3
+    assert list(rows(tmp_path)) == [1, 2, 3]
+
+
 def test_a_finished_run_does_nothing_more(uninterrupted):
     workdir, expected = uninterrupted
     before = (workdir / "metrics.csv").read_text()
@@ -105,6 +123,7 @@ def test_other_data_are_refused(uninterrupted, monkeypatch):
         train(small_config(), workdir)
 
 
+@pytest.mark.slow
 def test_a_diverging_run_stops_with_the_examples_named(tmp_path):
     config = small_config()
     huge = dataclasses.replace(config.optim, learning_rate=1e38, clip_norm=None)
@@ -155,3 +174,15 @@ def test_batches_that_do_not_divide_are_refused_before_anything_is_loaded(tmp_pa
     with pytest.raises(UserError, match="gradient_accumulation_steps=3"):
         train(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_data_without_a_held_out_split_train_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "held_out", lambda data: None)
+    train(small_config(), tmp_path)
+    written = rows(tmp_path)
+    assert all(not row["val/loss"] for row in written.values())
+    assert not any(name.startswith("val/edge") for name in written[4])
+    # Of examples that it was trained on.
+    assert float(written[4]["train/edge_f1"]) >= 0
+    assert (tmp_path / "samples" / "0000004.png").is_file()

@@ -9,6 +9,8 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.repocard import metadata_load
 
 from configs.cxr_controlnet import VARIANTS, get_config
+from medjax.data.config import DataConfig
+from medjax.data.pipeline import dataset_identity
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.training.config import parse
 from medjax.training.model_card import Export, command, config_file, model_card
@@ -19,22 +21,23 @@ SD = tiny_stable_diffusion()
 PIPELINE = Export("chests", "pipeline", "float16")
 
 
-def run(variant="", base="", dataset="phantoms", **changes) -> Run:
-    """Return a run of which only the card is wanted."""
+def run(variant="", base="", dataset="", **changes) -> Run:
+    """Return a run of which only the card is wanted, on phantoms by default."""
+    own = {"source": dataset, "fingerprint": Path(dataset).name}
     config = get_config(variant)
     for key, value in changes.items():
         section, _, name = key.partition("__")
         config[section][name] = value
     config.model.pretrained = base
     return Run(
-        sd=SD,
+        model=SD,
         config=parse(config),
         step=700,
         weights="ema",
         trained=("controlnet",),
         metrics={"val/loss": 0.125, "host_memory_gib": 3.0, "train/loss": 0.5},
         base={"source": base, "fingerprint": "b" * 16},
-        dataset={"source": dataset, "fingerprint": Path(dataset).name},
+        dataset=own if dataset else dataset_identity(DataConfig()),
     )
 
 
@@ -118,7 +121,6 @@ def test_licences_are_named_or_said_to_be_unknown(tmp_path):
 
 
 def test_prepared_data_speak_for_themselves(tmp_path):
-    from medjax.data.pipeline import dataset_identity
     from medjax.prepare import prepare
     from tests.images import write_image
 

@@ -12,6 +12,7 @@ import pytest
 
 from medjax import meshes
 from medjax.errors import UserError
+from medjax.tasks.base import Outcome
 from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
 from medjax.training.step import example_keys, init_state, make_train_step
 
@@ -26,9 +27,12 @@ class Quadratic:
 
     def loss(self, params: Any, frozen: Any, batch: Any, keys: Any, train: bool) -> Any:
         product = params["kernel"] * batch["images"][:, 0, 0, 0]
-        return jnp.sqrt(product) if self.root else product**2
+        return Outcome(jnp.sqrt(product) if self.root else product**2)
 
-    def check_image_size(self, size: int) -> None:
+    def follow(self, statistics: Any, observed: Any, key: Any) -> Any:
+        return statistics, {}
+
+    def check(self, size: int, sampling: Any) -> None:
         raise NotImplementedError
 
     def sample(self, *args: Any) -> Any:
@@ -42,7 +46,7 @@ def images(*values):
 def start(max_skipped, accumulation=1, ema=False):
     mesh = meshes.make_mesh(meshes.MeshConfig(data=2), jax.devices()[:2])
     optimizer = optax.adam(0.1)
-    state = init_state({"kernel": jnp.float32(1)}, optimizer, mesh, ema)
+    state = init_state({"kernel": jnp.float32(1)}, {}, optimizer, mesh, ema)
     step = make_train_step(
         Quadratic(),
         optimizer,

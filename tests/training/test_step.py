@@ -18,21 +18,24 @@ from tests.tasks import small
 KEY = jax.random.key(7)
 
 
-def run(mesh_sizes=(1, 1, 1), accumulation=1, steps=2, ema_decay=None):
-    """Train a few steps by SGD whose momentum is the sum of all gradients."""
+RATE = 0.1
+
+
+def run(mesh_sizes=(1, 1, 1), accumulation=1):
+    """Train two steps by SGD whose momentum is the sum of all gradients."""
     task, weights = small.make()
     params, frozen = small.split(weights)
     count = int(np.prod(mesh_sizes))
     config = meshes.MeshConfig(*mesh_sizes)
     mesh = meshes.make_mesh(config, jax.devices()[:count])
-    optimizer = optax.sgd(0.1, momentum=1.0)
-    state = init_state(params, optimizer, mesh, ema_decay is not None)
+    optimizer = optax.sgd(RATE, momentum=1.0)
+    state = init_state(params, {}, optimizer, mesh, True)
     frozen = jax.device_put(frozen, meshes.param_shardings(frozen, mesh))
     step = make_train_step(
-        task, optimizer, mesh, accumulation_steps=accumulation, ema_decay=ema_decay
+        task, optimizer, mesh, accumulation_steps=accumulation, ema_decay=0.9
     )
     history = []
-    for i in range(steps):
+    for i in range(2):
         batch = meshes.place_batch(small.batch(8, seed=i), mesh)
         state, metrics = step(state, frozen, batch, KEY)
         history.append([float(metrics["loss"]), float(metrics["grad_norm"])])
@@ -55,23 +58,20 @@ def assert_same(got, reference):
     assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize("accumulation", [2, 4, 8])
+@pytest.mark.parametrize("accumulation", [2, 8])
 def test_accumulation_equals_the_whole_batch(reference, accumulation):
     assert_same(run(accumulation=accumulation), reference)
 
 
 @pytest.mark.parametrize(
-    ("mesh", "accumulation"),
-    [((8, 1, 1), 1), ((2, 4, 1), 1), ((2, 2, 2), 1), ((1, 2, 4), 2)],
+    ("mesh", "accumulation"), [((8, 1, 1), 1), ((2, 2, 2), 1), ((1, 4, 2), 2)]
 )
-def test_any_mesh_equals_one_device(reference, mesh, accumulation):
-    assert_same(run(mesh, accumulation), reference)
-
-
-def test_parameters_are_really_split():
-    state = run((1, 4, 2), steps=1)[1]
-    leaf = state.params["controlnet"]["mid_block"]["resnets_0"]["conv1"]["kernel"]
-    assert leaf.addressable_shards[0].data.size == leaf.size // 8
+def test_any_mesh_equals_one_device_and_really_splits(reference, mesh, accumulation):
+    got = run(mesh, accumulation)
+    assert_same(got, reference)
+    leaf = got[1].params["controlnet"]["mid_block"]["resnets_0"]["conv1"]["kernel"]
+    parts = mesh[1] * mesh[2]
+    assert leaf.addressable_shards[0].data.size == leaf.size // parts
 
 
 def test_nothing_frozen_moves_and_everything_else_does(reference):
@@ -84,14 +84,19 @@ def test_nothing_frozen_moves_and_everything_else_does(reference):
     assert int(state.step) == 2
 
 
-def test_the_average_lags_behind():
-    _, state, _ = run(steps=1, ema_decay=0.9)
-    start = trees.flatten(small.split(small.make()[1])[0])
+def test_the_average_lags_behind(reference):
+    state = reference[1]
     path = "controlnet/conv_in/kernel"
-    begin, end = start[path], np.asarray(trees.flatten(state.params)[path])
-    average = np.asarray(trees.flatten(state.eval_params)[path])
-    # The first decay of the warm-up is 1/10.
-    np.testing.assert_allclose(average, begin + 0.9 * (end - begin), atol=1e-7)
+    start = trees.flatten(small.split(small.make()[1])[0])[path]
+    end, average, gradients = (
+        np.asarray(trees.flatten(tree)[path])
+        for tree in (state.params, state.eval_params, state.opt_state[0].trace)
+    )
+    middle = end + RATE * gradients
+    # The decays of the warm-up are 1/10 and 2/11.
+    expected = start * 0.1 + middle * 0.9
+    expected = expected * 2 / 11 + end * 9 / 11
+    np.testing.assert_allclose(average, expected, atol=1e-7)
     assert np.abs(average - end).max() > 1e-6
 
 

@@ -8,9 +8,12 @@ import pytest
 from medjax import meshes
 from medjax.data.config import DataConfig
 from medjax.data.phantoms import PhantomSource
+from medjax.data.pipeline import dataset_metadata
 from medjax.pretrained.tiny import tiny_tokenizer
-from medjax.training.config import EvalConfig
-from medjax.training.validation import make_validate
+from medjax.tasks.base import Outcome
+from medjax.tasks.eval_config import EvalConfig
+from medjax.training import validation
+from medjax.training.validation import held_out, make_validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +22,12 @@ class Draws:
 
     def loss(self, params, frozen, batch, keys, train):
         draws = jax.vmap(jax.random.uniform)(keys)
-        return draws * (1 + batch["images"].mean((1, 2, 3)))
+        return Outcome(draws * (1 + batch["images"].mean((1, 2, 3))))
 
-    def check_image_size(self, size):
+    def follow(self, statistics, observed, key):
+        return statistics, {}
+
+    def check(self, size, sampling):
         raise NotImplementedError
 
     def sample(self, *args):
@@ -43,5 +49,14 @@ def test_batches_change_nothing():
             mesh,
             jax.random.key(0),
         )
-        losses.append(validate({}, {}))
+        losses.append(validate({}, {})["loss"])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_data_may_have_no_validation_split(monkeypatch, caplog):
+    data = DataConfig(image_size=16, phantoms=16, workers=0)
+    assert len(held_out(data)) == 2
+    described = dataclasses.replace(dataset_metadata(data), splits={"train": 16})
+    monkeypatch.setattr(validation, "dataset_metadata", lambda data: described)
+    assert held_out(data) is None
+    assert "no validation split" in caplog.text

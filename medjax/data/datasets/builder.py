@@ -24,7 +24,7 @@ from tqdm import tqdm
 from medjax.data.datasets.survey import Entry, Skipped, Survey
 from medjax.data.prepared import CONTENT
 from medjax.data.readers import decode_image
-from medjax.data.splits import split_of
+from medjax.data.splits import among, split_of
 from medjax.data.transforms import same_aspect
 from medjax.errors import UserError
 
@@ -129,7 +129,7 @@ def _by_split(survey: Survey, fractions: Mapping[str, float]) -> dict[str, list[
     """Return the entries of each split; one without any is absent."""
     splits: dict[str, list[Entry]] = {name: [] for name in fractions}
     for entry in survey.entries:
-        splits[split_of(entry.group, fractions)].append(entry)
+        splits[split_of(entry.group, among(entry.splits, fractions))].append(entry)
     return {name: entries for name, entries in splits.items() if entries}
 
 

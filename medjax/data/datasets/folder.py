@@ -5,6 +5,9 @@ an image: `file_name` (relative to the folder), `text`, and, if wanted,
 `conditioning_image` (the file of a ready-made control) and a column to split by. This
 is the layout of Hugging Face's image folders. Without such a file every image is taken,
 with an empty caption.
+
+Labels, where they are wanted, are the names of the folders that the images lie in: see
+`classes`. They change no split.
 """
 
 import dataclasses
@@ -14,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from medjax.data.datasets.classes import with_classes
 from medjax.data.datasets.survey import (
     Entry,
     Found,
@@ -29,18 +33,34 @@ from medjax.errors import UserError
 _READERS = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl}
 
 
-def survey_folder(source: str | Path, group_column: str = "") -> Survey:
+_NOTE = (
+    "split image by image: a patient's may fall into several splits; --group_column "
+    "keeps them together"
+)
+
+
+def survey_folder(
+    source: str | Path, group_column: str = "", classes_from_folders: bool = False
+) -> Survey:
     """Look over a folder of images.
 
     Args:
         source: The folder.
         group_column: Column whose values the split keeps together; "" puts every image
             in a group of its own.
+        classes_from_folders: Whether labels are the names of folders.
 
     Raises:
-        UserError: If folder, images, rows or columns are missing.
+        UserError: If folder, images, rows, columns or classes are missing.
     """
     folder = Path(source)
+    survey = _survey(folder, group_column)
+    if not group_column:
+        survey = dataclasses.replace(survey, notes=(_NOTE,))
+    return with_classes(survey, folder) if classes_from_folders else survey
+
+
+def _survey(folder: Path, group_column: str) -> Survey:
     found = find_images(folder, SUFFIXES)
     tables = [name for name in _READERS if (folder / name).is_file()]
     if len(tables) > 1:

@@ -3,10 +3,11 @@
 import dataclasses
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from medjax.data.splits import SPLITS
 from medjax.errors import UserError
 
 
@@ -21,6 +22,7 @@ class Entry:
         text: Its caption; "" for none.
         labels: Names out of `Survey.label_names`.
         conditioning_image: File of a ready-made control, if there is one.
+        splits: Where its group may go, by its hash; the same for the whole group.
         attributes: Whatever else is known: texts, and whole numbers.
     """
 
@@ -30,14 +32,15 @@ class Entry:
     text: str = ""
     labels: tuple[str, ...] = ()
     conditioning_image: Path | None = None
+    splits: tuple[str, ...] = SPLITS
     attributes: Mapping[str, str | int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """An image or a row of a table that is left out, and why."""
+    """An image, a row of a table or a report that is left out, and why."""
 
-    what: Literal["image", "row"]
+    what: Literal["image", "row", "report"]
     name: str
     reason: str
 
@@ -54,6 +57,7 @@ class Survey:
         counts: Numbers for the report: files and rows found.
         group_name: What a group is: "patient_id", say.
         label_names: All labels there can be; empty where the source has none.
+        notes: What whoever trains on the data has to know, a sentence each.
         description: A sentence or two.
         licence: Terms of use.
         citation: BibTeX.
@@ -67,6 +71,7 @@ class Survey:
     damaged: tuple[Skipped, ...] = ()
     group_name: str = "group"
     label_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     description: str = ""
     licence: str = ""
     citation: str = ""
@@ -78,8 +83,8 @@ class Found:
     """What lies under a folder.
 
     Attributes:
-        images: Files whose name ends like an image's, sorted.
-        damaged: What is called like an image and is no file, and what cannot be opened.
+        images: Files whose name ends as wanted, sorted.
+        damaged: What is called like that and is no file, and what cannot be opened.
         others: Number of other files; what lies in hidden folders is not counted.
     """
 
@@ -94,13 +99,28 @@ class Found:
         return {"images_found": images, "other_files": self.others}
 
 
-def find_images(folder: Path, suffixes: Iterable[str]) -> Found:
-    """Look for image files under a folder; hidden ones are left out.
+def find_images(folder: Path, suffixes: Collection[str]) -> Found:
+    """Look for image files under a folder; see `find_files`.
+
+    Raises:
+        UserError: If the folder does not exist or holds no image.
+    """
+    found = find_files(folder, suffixes)
+    if not found.images:
+        raise UserError(
+            f"--source={folder}: no image found; expected files that end in "
+            f"{', '.join(sorted(suffixes))}, in any subfolder"
+        )
+    return found
+
+
+def find_files(folder: Path, suffixes: Collection[str]) -> Found:
+    """Look for files under a folder by how their names end; hidden ones are left out.
 
     Links to folders are followed, except into a folder that the link itself lies in.
 
     Raises:
-        UserError: If the folder does not exist or holds no image.
+        UserError: If the folder does not exist.
     """
     if not folder.is_dir():
         what = "is a file, expected a folder" if folder.exists() else "no such folder"
@@ -116,11 +136,6 @@ def find_images(folder: Path, suffixes: Iterable[str]) -> Found:
             images.append(path)
         else:
             damaged.append(_image(path, folder, _not_a_file(path)))
-    if not images:
-        raise UserError(
-            f"--source={folder}: no image found; expected files that end in "
-            f"{', '.join(sorted(wanted))}, in any subfolder"
-        )
     return Found(sorted(images), damaged, others)
 
 

@@ -1,26 +1,52 @@
-"""Chest phantoms: frontal radiographs computed from parameters that are known.
+"""Phantoms: images computed from parameters that are known.
 
-They are the data of the demo, and the ground truth of tests: any size, any number, the
-same on every machine, with findings that one can ask for.
+Frontal radiographs of chests, sagittal magnetic resonance images of knees, and axial
+ones of brains. They are the data of the demos, and the ground truth of tests: any size,
+any number, the same on every machine, with what one asks for.
 """
 
-from medjax.data.phantoms.parameters import (
+from medjax.data.phantoms.brain.parameters import (
+    DIAGNOSES,
+    VENTRICLE_SHARE_LIMIT,
+    BrainParameters,
+    draw_brain,
+)
+from medjax.data.phantoms.brain.rendering import render_brain
+from medjax.data.phantoms.chest.parameters import (
+    CARDIOMEGALY_RATIO,
+    FINDINGS,
     ChestParameters,
     Effusion,
     Nodule,
     Pneumothorax,
+    check_findings,
     draw_parameters,
 )
-from medjax.data.phantoms.rendering import make_pose, render
-from medjax.data.phantoms.source import PhantomSource
+from medjax.data.phantoms.chest.rendering import make_pose, render
+from medjax.data.phantoms.knee.parameters import KneeParameters, draw_knee
+from medjax.data.phantoms.knee.rendering import render_knee
+from medjax.data.phantoms.source import KINDS, PhantomKind, PhantomSource
 
 __all__ = [
+    "CARDIOMEGALY_RATIO",
+    "DIAGNOSES",
+    "FINDINGS",
+    "KINDS",
+    "VENTRICLE_SHARE_LIMIT",
+    "BrainParameters",
     "ChestParameters",
     "Effusion",
+    "KneeParameters",
     "Nodule",
+    "PhantomKind",
     "PhantomSource",
     "Pneumothorax",
+    "check_findings",
+    "draw_brain",
+    "draw_knee",
     "draw_parameters",
     "make_pose",
     "render",
+    "render_brain",
+    "render_knee",
 ]

@@ -2,17 +2,100 @@
 
 import dataclasses
 import operator
-from typing import Any, SupportsIndex
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
+from jaxtyping import UInt8
 
 from medjax.data.captions import caption
-from medjax.data.phantoms.parameters import draw_parameters
-from medjax.data.phantoms.rendering import render
+from medjax.data.phantoms.brain.parameters import DIAGNOSES, draw_brain
+from medjax.data.phantoms.brain.rendering import render_brain
+from medjax.data.phantoms.chest.parameters import (
+    FINDINGS,
+    check_findings,
+    draw_parameters,
+)
+from medjax.data.phantoms.chest.rendering import render
+from medjax.data.phantoms.knee.parameters import draw_knee
+from medjax.data.phantoms.knee.rendering import render_knee
 from medjax.data.splits import SPLITS
 from medjax.errors import UserError, nearest
 
+PhantomKind = Literal["chest", "knee", "brain"]
+
 _LEAST = {"size": 8, "count": 0, "seed": 0}
+_VENTRICLES = {"AD": "large", "NC": "small"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What phantoms of one kind are.
+
+    Attributes:
+        description: Of all of them, in a sentence.
+        label_names: All labels there can be.
+        record: From seed, number, size and possible findings to a record without its
+            id.
+    """
+
+    description: str
+    label_names: tuple[str, ...]
+    record: Callable[[int, int, int, tuple[str, ...]], dict[str, Any]]
+
+
+def _chest(
+    seed: int, number: int, size: int, findings: tuple[str, ...]
+) -> dict[str, Any]:
+    chest = draw_parameters(seed, number, possible=findings)
+    text = caption(chest.labels, chest.view, chest.age, chest.sex, sides=chest.sides)
+    return _record(chest, render(chest, size), text, chest.labels)
+
+
+def _knee(
+    seed: int, number: int, size: int, findings: tuple[str, ...]
+) -> dict[str, Any]:
+    del findings
+    knee = draw_knee(seed, number)
+    return _record(knee, render_knee(knee, size), "sagittal MRI of a knee", ())
+
+
+def _brain(
+    seed: int, number: int, size: int, findings: tuple[str, ...]
+) -> dict[str, Any]:
+    del findings
+    brain = draw_brain(seed, number)
+    text = f"axial MRI of a brain with {_VENTRICLES[brain.diagnosis]} ventricles"
+    return _record(brain, render_brain(brain, size), text, (brain.diagnosis,))
+
+
+def _record(
+    parameters: Any, gray: UInt8[np.ndarray, "h w"], text: str, labels: tuple[str, ...]
+) -> dict[str, Any]:
+    return {
+        "image": np.repeat(gray[:, :, None], 3, axis=2),
+        "text": text,
+        "labels": labels,
+        "parameters": dataclasses.asdict(parameters),
+    }
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "chest": Kind(
+            "Frontal chest radiographs computed from ellipsoids.", FINDINGS, _chest
+        ),
+        "knee": Kind("Sagittal MR images of knees, computed from outlines.", (), _knee),
+        "brain": Kind(
+            "Axial T1-weighted MR images of brains, computed from outlines; the size "
+            "of the ventricles is the class.",
+            DIAGNOSES,
+            _brain,
+        ),
+    }
+)
+"""All kinds of phantoms."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,29 +110,36 @@ class PhantomSource:
         size: Pixels along a side, 8 or more.
         count: Number of phantoms.
         seed: Which population, 0 or more.
+        kind: What they show: "chest", "knee" or "brain".
+        findings: What chests may have; see `draw_parameters`.
     """
 
     split: str
     size: int
     count: int
     seed: int = 0
+    kind: str = "chest"
+    findings: tuple[str, ...] = FINDINGS
 
     def __post_init__(self) -> None:
-        """Check the split's name and the numbers.
+        """Check the names and the numbers.
 
         Raises:
-            UserError: If the split is not known or a number is too small.
+            UserError: If a name is not known or a number is too small.
         """
-        if self.split not in SPLITS:
-            raise UserError(
-                f"phantoms have no split '{self.split}'; expected one of "
-                f"{', '.join(SPLITS)}{nearest(self.split, SPLITS)}"
-            )
+        for name, known in (("split", SPLITS), ("kind", KINDS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(
+                    f"phantoms have no {name} '{value}'; expected one of "
+                    f"{', '.join(known)}{nearest(value, known)}"
+                )
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(
                     f"phantoms of {name} {getattr(self, name)}: must be {least} or more"
                 )
+        check_findings(self.findings)
 
     def __len__(self) -> int:
         return self.count
@@ -58,8 +148,9 @@ class PhantomSource:
         """Compute a record.
 
         Returns:
-            image (uint8, H W 3), text, labels (NIH's names), id, and parameters: all
-            of `ChestParameters` as a dict.
+            image (uint8, H W 3), text, labels (NIH's findings for a chest, ADNI's class
+            for a brain, none for a knee), id, and parameters: all of `ChestParameters`,
+            `KneeParameters` or `BrainParameters` as a dict.
 
         Raises:
             IndexError: Unless 0 ≤ index < count.
@@ -67,15 +158,17 @@ class PhantomSource:
         position = operator.index(index)
         if not 0 <= position < self.count:
             raise IndexError(f"phantom {position} of {self.count}")
-        number = position * len(SPLITS) + SPLITS.index(self.split)
-        chest = draw_parameters(self.seed, number)
-        gray = render(chest, self.size)
-        return {
-            "image": np.repeat(gray[:, :, None], 3, axis=2),
-            "text": caption(
-                chest.labels, chest.view, chest.age, chest.sex, sides=chest.sides
-            ),
-            "labels": chest.labels,
-            "id": f"phantom-{self.seed}-{number}",
-            "parameters": dataclasses.asdict(chest),
-        }
+        number = self._number(position)
+        record = KINDS[self.kind].record(self.seed, number, self.size, self.findings)
+        return record | {"id": self._id(number)}
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The id of each record, for each is of a body of its own."""
+        return tuple(self._id(self._number(i)) for i in range(self.count))
+
+    def _number(self, position: int) -> int:
+        return position * len(SPLITS) + SPLITS.index(self.split)
+
+    def _id(self, number: int) -> str:
+        return f"phantom-{self.seed}-{number}"

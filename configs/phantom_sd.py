@@ -1,0 +1,50 @@
+r"""phantom-SD: a small Stable Diffusion, from scratch, of computed chests at 64 × 64.
+
+    python -m medjax.train --config=configs/phantom_sd.py --workdir=DIR
+
+trains its autoencoder first, in DIR/autoencoder, by `phantom_vae.py`, in some 90
+minutes on two cores (`JAX_NUM_CPU_DEVICES=2` makes a device of each, which saved a
+quarter of an update). It learns heart size, effusions, nodules, view, age and sex from
+captions; it sees no pneumothorax, nor the word. Of 200 images for held-out captions,
+98% have the heart as captioned (59% by chance), 83.5% the effusions (54%), 82% both
+(31%). That run went to 7000 updates by a schedule that ended there, and was then taken
+on to 14,000 by this one.
+"""
+
+from ml_collections import ConfigDict
+
+from medjax.pretrained.phantom import FINDINGS
+from medjax.training.config import make_config, variant_error
+
+VARIANTS = ()
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config; there is no variant."""
+    if variant:
+        raise variant_error("configs/phantom_sd.py", variant, VARIANTS)
+    config = make_config("text_to_image")
+    config.data.image_size = 64
+    config.data.batch_size = 16
+    config.data.phantoms = 8192
+    config.data.phantom_findings = FINDINGS
+    config.data.workers = 0
+    config.model.pretrained = ""
+    config.model.autoencoder = ""
+    config.model.autoencoder_config = "configs/phantom_vae.py"
+    config.model.train_text_encoder = True
+    config.model.cache_latents = True
+    config.model.dtype = "float32"
+    # Where there is most noise, what a caption decides counts most.
+    config.diffusion.prediction_type = "v_prediction"
+    config.optim.learning_rate = 1e-3
+    config.optim.schedule = "cosine"
+    config.optim.warmup_fraction = 0.03
+    config.optim.ema_decay = 0.999
+    config.train.steps = 14_000
+    config.train.checkpoint_every = 500
+    config.eval.every = 500
+    config.eval.sample_every = 2000
+    config.eval.sampler_steps = 30
+    config.eval.guidance_scale = 3.0
+    return config

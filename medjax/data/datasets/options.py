@@ -1,0 +1,53 @@
+"""Which data sets `python -m medjax.prepare` knows, and which option is for which."""
+
+from typing import Any
+
+from medjax.errors import UserError, nearest
+
+DATASETS = ("nih_cxr", "openi", "oai_akoa", "adni", "folder")
+
+# Which data sets an option is for.
+_OPTIONS = {
+    "caption_style": ("nih_cxr", "openi"),
+    "tokenizer": ("openi",),
+    "download": ("openi",),
+    "group_column": ("folder",),
+    "classes_from_folders": ("folder",),
+}
+# The first is the default.
+_STYLES = {"nih_cxr": ("findings", "binary"), "openi": ("report", "published")}
+MEANS = ("tokenizer", "download")
+"""Options that say how to get at the data, and nothing about them."""
+
+
+def own_options(dataset: str, **options: Any) -> dict[str, Any]:
+    """Return the options of this data set, with defaults; refuse those of another.
+
+    Args:
+        dataset: One of `DATASETS`.
+        options: All options by name; empty or False where not given.
+
+    Raises:
+        UserError: If there is no such data set, option for it, or caption style.
+    """
+    if dataset not in DATASETS:
+        raise UserError(
+            f"--dataset={dataset}: expected {', '.join(DATASETS[:-1])} or "
+            f"{DATASETS[-1]}{nearest(dataset, DATASETS)}"
+        )
+    for name, value in options.items():
+        if value and dataset not in _OPTIONS[name]:
+            raise UserError(
+                f"--{name} is for --dataset={' or '.join(_OPTIONS[name])}, not for "
+                f"{dataset}"
+            )
+    own = {name: x for name, x in options.items() if dataset in _OPTIONS[name]}
+    if "caption_style" in own:
+        styles = _STYLES[dataset]
+        style = own["caption_style"] = own["caption_style"] or styles[0]
+        if style not in styles:
+            raise UserError(
+                f"--caption_style={style}: expected {' or '.join(styles)}"
+                f"{nearest(style, styles)}"
+            )
+    return own

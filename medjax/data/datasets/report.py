@@ -1,0 +1,110 @@
+"""What `medjax.prepare` found, stored and left out: as data, and in words."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medjax.data.datasets.survey import Entry, Skipped, Survey
+from medjax.data.splits import SPLITS
+
+REPORT = "report.json"
+
+_KINDS = {"quarantine": "damaged and left out", "skipped": "left out"}
+# How many of each kind the summary names, and how much it says of each.
+_NAMED, _WIDEST = 10, 300
+# How many labels it counts: all that NIH has, but not every breed of dogs.
+_LABELS, _WIDEST_LABEL = 20, 32
+
+
+def make_report(
+    survey: Survey,
+    stored: Mapping[str, Sequence[Entry]],
+    unreadable: Sequence[Skipped],
+    settings: Mapping[str, Any],
+    source: str | Path,
+) -> dict[str, Any]:
+    """Return the report, which JSON can hold.
+
+    Args:
+        survey: What was found.
+        stored: What was written, per split.
+        unreadable: Images that turned out to be damaged.
+        settings: How the data were prepared.
+        source: Where they lay.
+    """
+    return {
+        "dataset": survey.name,
+        "source": str(source),
+        "settings": dict(settings),
+        "group_name": survey.group_name,
+        "splits": {name: _split(survey, rows) for name, rows in stored.items()},
+        "counts": dict(survey.counts),
+        "notes": list(survey.notes),
+        "quarantine": [dataclasses.asdict(x) for x in (*survey.damaged, *unreadable)],
+        "skipped": [dataclasses.asdict(one) for one in survey.skipped],
+    }
+
+
+def _split(survey: Survey, entries: Sequence[Entry]) -> dict[str, Any]:
+    counts = Counter(label for entry in entries for label in entry.labels)
+    return {
+        "examples": len(entries),
+        "groups": len({entry.group for entry in entries}),
+        "labels": {name: counts[name] for name in survey.label_names},
+    }
+
+
+def summary(report: Mapping[str, Any], out: str | Path) -> str:
+    """Return what the command says at its end."""
+    group = report["group_name"].removesuffix("_id") + "s"
+    lines = [f"{report['dataset']} is ready in {out}"]
+    for name, numbers in report["splits"].items():
+        lines.append(
+            f"  {name:<11}{numbers['examples']:>7} images{numbers['groups']:>8} {group}"
+        )
+    if absent := [name for name in SPLITS if name not in report["splits"]]:
+        lines.append(
+            f"  no {group} fell into {' and '.join(absent)}; without validation, "
+            "training measures nothing on unseen images: larger shares "
+            "(--split_percent) or more data make it"
+        )
+    lines += _label_table(report["splits"])
+    lines += [f"  {note}" for note in report["notes"]]
+    for name, count in report["counts"].items():
+        lines.append(f"  {name.replace('_', ' ')}: {count}")
+    for kind in _KINDS:
+        lines += _left_out(report, kind, out)
+    return "\n".join(lines)
+
+
+def _label_table(splits: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield how many images of each split have each label."""
+    labels = list(next(iter(splits.values()))["labels"])
+    if not labels:
+        return
+    shown = labels[:_LABELS]
+    width = min(max(map(len, ["label", *shown])), _WIDEST_LABEL) + 2
+    yield f"  {'label':<{width}}" + "".join(f"{name:>12}" for name in splits)
+    for label in shown:
+        counts = (f"{split['labels'][label]:>12}" for split in splits.values())
+        name = (
+            label if len(label) <= _WIDEST_LABEL else f"{label[: _WIDEST_LABEL - 1]}…"
+        )
+        yield f"  {name:<{width}}" + "".join(counts)
+    if len(labels) > len(shown):
+        yield f"  and {len(labels) - len(shown)} more labels (all in {REPORT})"
+
+
+def _left_out(report: Mapping[str, Any], kind: str, out: str | Path) -> Iterator[str]:
+    """Yield how many images and rows were left out, and the first of them."""
+    left_out = report[kind]
+    if not left_out:
+        return
+    yield f"  {kind}: {len(left_out)} {_KINDS[kind]} (all in {Path(out) / REPORT})"
+    for one in left_out[:_NAMED]:
+        line = f"    {one['what']} {one['name']}: {one['reason']}"
+        yield line if len(line) <= _WIDEST else f"{line[:_WIDEST]}…"
+    if len(left_out) > _NAMED:
+        yield f"    and {len(left_out) - _NAMED} more"

@@ -1,0 +1,1 @@
+"""Axial T1-weighted images of heads, painted from outlines of tissues."""

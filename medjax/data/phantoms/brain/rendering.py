@@ -1,0 +1,22 @@
+"""From the parameters of a brain to its image."""
+
+import numpy as np
+from jaxtyping import UInt8
+
+from medjax.data.phantoms.brain.parameters import FIELD_CM, BrainParameters
+from medjax.data.phantoms.brain.tissues import tissues
+from medjax.data.phantoms.layers import compose
+from medjax.data.phantoms.magnet import expose, make_pose
+
+
+def render_brain(
+    parameters: BrainParameters, size: int
+) -> UInt8[np.ndarray, "{size} {size}"]:
+    """Compute the image of a phantom, in gray values.
+
+    Args:
+        parameters: Whose.
+        size: Pixels along a side; from 32 on one recognises a brain.
+    """
+    pose = make_pose(parameters.scan, size, FIELD_CM)
+    return expose(compose(pose, tissues(parameters)), parameters.scan)

@@ -1,0 +1,1 @@
+"""Frontal chest radiographs, computed from the lengths of rays in solids."""

@@ -1,0 +1,1 @@
+"""Sagittal magnetic resonance images of knees, painted from outlines of tissues."""

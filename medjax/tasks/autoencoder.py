@@ -1,0 +1,120 @@
+"""Autoencoders: the loss of reconstructing images, and pages of reconstructions.
+
+    L = d(x, D(z)) + Σ_i w_i L_i                                                 (1)
+
+where the L_i are what a kind of autoencoder asks of its latents; see `vq_vae` and
+`autoencoder_kl`. Means over pixels, and over latents, of each example.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxtyping import Float, Key
+
+from medjax import trees
+from medjax.arrays import Array, Batch, Params
+from medjax.diffusion.objective import LossKind, errors
+from medjax.evaluation.similarity import psnr, ssim
+from medjax.meshes import gather_params
+from medjax.models.autoencoder_kl import AutoencoderKL
+from medjax.models.vq_vae import VQVAE
+from medjax.tasks.assembly import Shown
+from medjax.tasks.autoencoders import decode, encode_mean, with_channels
+from medjax.tasks.base import Outcome
+from medjax.tasks.eval_config import EvalConfig
+from medjax.tasks.fit import check_image_size
+from medjax.tasks.sampling_config import SamplingConfig
+
+Coded = tuple[Array, dict[str, Array], Params]
+"""Decoded images, the L_i of each example by name, and what the statistics follow."""
+Followed = tuple[Params, dict[str, Float[Array, ""]]]
+
+
+def follow_nothing(
+    statistics: Params, observed: Params, key: Key[Array, ""]
+) -> Followed:
+    """Return the statistics as they are; see `Task.follow`."""
+    del observed, key
+    return statistics, {}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AutoencoderTask:
+    """Loss and reconstructions (eq. 1). See `medjax.tasks.Task`.
+
+    Attributes:
+        module: The network.
+        channels: Of the images.
+        loss_kind: d.
+        weights: The w_i by name.
+        code: From all weights, images and one key an image to `Coded`.
+        follow: See `medjax.tasks.Task`.
+    """
+
+    module: VQVAE | AutoencoderKL
+    channels: int
+    loss_kind: LossKind
+    weights: Mapping[str, float]
+    code: Callable[[Params, Array, Array], Coded]
+    follow: Callable[[Params, Params, Array], Followed] = follow_nothing
+
+    def check(self, size: int, sampling: SamplingConfig | None) -> None:
+        """Raise UserError unless the network can halve the images as it does."""
+        del sampling
+        check_image_size(size, self.module.downsampling, 1)
+
+    def loss(
+        self,
+        params: Params,
+        frozen: Params,
+        batch: Batch,
+        keys: Key[Array, " b"],
+        train: bool,
+    ) -> Outcome:
+        """Return each example's loss (eq. 1), and its parts."""
+        del train
+        nets = gather_params(trees.merge(params, frozen))
+        images = with_channels(batch["images"], self.channels)
+        decoded, parts, observed = self.code(nets, images, keys)
+        mask = batch.get("loss_mask")
+        reconstruction = errors(decoded, images, self.loss_kind, mask)
+        losses = reconstruction
+        for name, weight in self.weights.items():
+            losses = losses + weight * parts[name]
+        return Outcome(losses, {"reconstruction": reconstruction, **parts}, observed)
+
+    def sample(
+        self,
+        params: Params,
+        frozen: Params,
+        batch: Batch,
+        keys: Key[Array, " b"],
+        sampling: SamplingConfig | None,
+    ) -> dict[str, Float[Array, "b H W c"]]:
+        """Return images beside what comes back of them."""
+        del keys, sampling
+        weights = autoencoder_weights(gather_params(trees.merge(params, frozen)))
+        images = with_channels(batch["images"], self.channels)
+        latents = encode_mean(self.module, weights, images)
+        return {
+            "original": images,
+            "reconstruction": decode(self.module, weights, latents),
+        }
+
+
+def autoencoder_weights(weights: Params) -> Params:
+    """Return what `medjax.tasks.autoencoders` takes, of what a run has trained."""
+    if "codebook" not in weights:
+        return {"network": weights["network"]}
+    codes = weights["codebook"]["codes"]
+    return {"network": weights["network"], "codebook": codes}
+
+
+def measure_reconstruction(
+    shown: Shown, data: Any, config: EvalConfig
+) -> dict[str, float]:
+    """Return the mean PSNR and SSIM of a page's reconstructions."""
+    del data, config
+    pair = shown.columns["original"], shown.columns["reconstruction"]
+    return {"psnr_db": float(psnr(*pair).mean()), "ssim": float(ssim(*pair).mean())}

@@ -1,0 +1,161 @@
+"""Stable Diffusion's autoencoder, from scratch or tuned: whole, or its decoder alone.
+
+    L = d(x, D(z)) + w KL(q(z|x) ‖ N(0, 1)),   z ~ q(z|x)                        (1)
+
+Trees: ``network`` trains, or its ``decoder`` and ``post_quant_conv`` do.
+
+Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, eq. 10 and
+appendix B; Rombach et al., 2022, section 3.1 (a small w).
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Key
+
+from medjax import trees
+from medjax.arrays import Array, Params
+from medjax.diffusion.objective import LossKind
+from medjax.errors import UserError, check_least
+from medjax.models.autoencoder_kl import AutoencoderKL
+from medjax.pretrained import Network, load_autoencoder
+from medjax.tasks.assembly import NO_BASE, Assembly, Given
+from medjax.tasks.autoencoder import AutoencoderTask, Coded
+from medjax.tasks.drawing import normal
+from medjax.tasks.networks import apply
+
+_DECODER = ("network/decoder", "network/post_quant_conv")
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderKLConfig:
+    """Which KL autoencoder, and how it learns.
+
+    Attributes:
+        pretrained: To begin with: a diffusers folder, hub id or file of an autoencoder
+            or of a Stable Diffusion that has one. None: drawn, with the widths below.
+        decoder_only: Whether the encoder stays as it is, so that latents mean the same.
+        channels: Of the images: 1 for gray ones, or 3.
+        block_out_channels: Widths; each but the last halves the resolution.
+        layers_per_block: Residual blocks of a level.
+        latent_channels: Of latents.
+        norm_num_groups: Of every norm.
+        kl_weight: w of eq. 1.
+        loss: mse, l1 or smooth_l1: d.
+        dtype: Of activations; weights are float32.
+    """
+
+    pretrained: str | None = None
+    decoder_only: bool = False
+    channels: int = 3
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    kl_weight: float = 1e-6
+    loss: LossKind = "mse"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the ranges above."""
+        check_least(self, kl_weight=0)
+        if self.channels not in (1, 3):
+            raise UserError(f"channels is {self.channels}, expected 1 or 3")
+        if self.decoder_only and self.pretrained is None:
+            raise UserError("decoder_only needs an encoder: give pretrained")
+        for width in self.block_out_channels:
+            if width % self.norm_num_groups:
+                raise UserError(
+                    f"block_out_channels has {width}, which is not divisible by "
+                    f"norm_num_groups={self.norm_num_groups}"
+                )
+
+
+def make_autoencoder_kl_task(given: Given) -> Assembly:
+    """Load, or draw, a KL autoencoder's weights.
+
+    Raises:
+        UserError: If weights are not found or do not fit.
+    """
+    config: AutoencoderKLConfig = given.model
+    dtype = jnp.dtype(config.dtype)
+    base = dict(NO_BASE)
+    if config.pretrained is None:
+        module = autoencoder_kl_module(config)
+        weights = module.init_params(given.key)
+    else:
+        network = load_autoencoder(config.pretrained)
+        module = AutoencoderKL.from_config(network.config, dtype=dtype)
+        if module.in_channels != config.channels:
+            raise UserError(
+                f"config.model.channels={config.channels}: the autoencoder at "
+                f"'{config.pretrained}' takes {module.in_channels}; expected the same"
+            )
+        weights = network.params
+        base = {
+            "source": config.pretrained,
+            "fingerprint": trees.fingerprint(weights),
+        }
+    params, frozen = trees.split(
+        {"network": weights},
+        lambda path: not config.decoder_only or path.startswith(_DECODER),
+    )
+    return Assembly(
+        AutoencoderTask(
+            module,
+            config.channels,
+            config.loss,
+            {"kl": config.kl_weight},
+            functools.partial(_code, module),
+        ),
+        trees.cast(params, jnp.float32),
+        trees.cast(frozen, dtype),
+        None,
+        base,
+    )
+
+
+def autoencoder_kl_module(config: AutoencoderKLConfig) -> AutoencoderKL:
+    """Return the network of a configuration without a base."""
+    return AutoencoderKL(
+        in_channels=config.channels,
+        out_channels=config.channels,
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_num_groups,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def kl_network(module: AutoencoderKL, params: Params) -> Network:
+    """Return a KL autoencoder with the `config.json` that diffusers has for it."""
+    levels = len(module.block_out_channels)
+    config = {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": list(module.block_out_channels),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "in_channels": module.in_channels,
+        "latent_channels": module.latent_channels,
+        "layers_per_block": module.layers_per_block,
+        "norm_num_groups": module.norm_num_groups,
+        "out_channels": module.out_channels,
+        "scaling_factor": module.scaling_factor,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+    return Network(module, params, config)
+
+
+def _code(
+    module: AutoencoderKL, weights: Params, images: Array, keys: Key[Array, " b"]
+) -> Coded:
+    """Return what an autoencoder makes of images; see `AutoencoderTask.code`."""
+    network = weights["network"]
+    mean, logvar = apply(module, network, images, method="encode")
+    latents = mean + jnp.exp(0.5 * logvar) * normal(keys, mean.shape[1:])
+    kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar)
+    decoded = apply(module, network, latents, method="decode")
+    return decoded, {"kl": kl.mean(axis=(1, 2, 3))}, {}

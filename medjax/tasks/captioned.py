@@ -1,0 +1,209 @@
+"""Diffusion of latents given a caption, and perhaps a picture: its loss and samples.
+
+    L = w(t) d(target, U(z_t, t, c_text, C(z_t, t, c_text, c_image)))    (1)
+
+with C the residuals of a ControlNet, where there is one.
+
+Source: Rombach et al., 2022, eq. 3; Zhang et al., 2023, eq. 6 (the picture).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Float, Key
+
+from medjax import trees
+from medjax.arrays import Array, Batch, Params
+from medjax.data.tokens import tokenize
+from medjax.diffusion.objective import DiffusionConfig
+from medjax.diffusion.schedule import make_schedule
+from medjax.meshes import gather_params
+from medjax.models.autoencoder_kl import AutoencoderKL
+from medjax.models.clip_text import CLIPText
+from medjax.models.controlnet import ControlNet
+from medjax.models.unet_2d_condition import UNet2DCondition
+from medjax.pretrained import StableDiffusion, load_autoencoder, load_stable_diffusion
+from medjax.pretrained.tiny import tiny_stable_diffusion
+from medjax.tasks.assembly import Assembly, Given
+from medjax.tasks.base import Outcome
+from medjax.tasks.drawing import add_drawn_noise, dropped, objective_losses, split
+from medjax.tasks.fit import check_base, check_image_size
+from medjax.tasks.latent_diffusion import LatentDiffusion
+from medjax.tasks.sampling_config import SamplingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseConfig:
+    """The Stable Diffusion that training begins with, and how it is computed.
+
+    Attributes:
+        pretrained: A diffusers folder, a hub id, or a file with the original names
+            (.safetensors, .ckpt, …). Empty: a tiny random one.
+        vae: A KL autoencoder to put in place of its own: an export of a run of task
+            autoencoder_kl, or another folder, id or file. None: its own.
+        route: How weights are read: auto, flax-pipelines or safetensors.
+        dtype: Of frozen weights and activations; trained weights are float32.
+        remat: Whether activations are computed again for the gradient, to save memory.
+    """
+
+    pretrained: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    vae: str | None = None
+    route: Literal["auto", "flax-pipelines", "safetensors"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    remat: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CaptionedTask:
+    """Loss and samples of a Stable Diffusion (eq. 1). See `medjax.tasks.Task`.
+
+    What of it trains is decided by which weights are in `params`.
+
+    Attributes:
+        model: Its networks.
+        diffusion: What is asked of them.
+    """
+
+    model: LatentDiffusion
+    diffusion: DiffusionConfig
+
+    def check(self, size: int, sampling: SamplingConfig | None) -> None:
+        """Raise UserError unless the networks can halve and draw the images."""
+        assert sampling is not None
+        self.model.plan(sampling)
+        unet = self.model.unet
+        levels = len(unet.block_out_channels)
+        check_image_size(size, self.model.vae.downsampling, 2 ** (levels - 1))
+
+    def loss(
+        self,
+        params: Params,
+        frozen: Params,
+        batch: Batch,
+        keys: Key[Array, " b"],
+        train: bool,
+    ) -> Outcome:
+        """Return each example's loss (eq. 1)."""
+        nets = gather_params(trees.merge(params, frozen))
+        model = self.model
+        posterior, noise, offset, time, drop = split(keys, 5)
+        latents = model.encode(nets, batch, posterior)
+        noised = add_drawn_noise(
+            model.schedule, self.diffusion, latents, noise, offset, time
+        )
+        text_ids = batch["text_ids"]
+        if train and self.diffusion.caption_dropout:
+            without = dropped(drop, self.diffusion.caption_dropout)
+            text_ids = jnp.where(without[:, None], model.null_text_ids, text_ids)
+        output = model.denoise(
+            nets,
+            noised.noisy_latents,
+            noised.timesteps,
+            model.embed_text(nets, text_ids),
+            batch.get("conditioning_image"),
+        )
+        return Outcome(
+            objective_losses(model.schedule, self.diffusion, output, noised, batch)
+        )
+
+    def follow(
+        self, statistics: Params, observed: Params, key: Key[Array, ""]
+    ) -> tuple[Params, dict[str, Float[Array, ""]]]:
+        """Return the statistics as they are: from scratch, the latents' deviation."""
+        del observed, key
+        return statistics, {}
+
+    def sample(
+        self,
+        params: Params,
+        frozen: Params,
+        batch: Batch,
+        keys: Key[Array, " b"],
+        sampling: SamplingConfig | None,
+    ) -> dict[str, Float[Array, "b H W c"]]:
+        """Return the conditions, the images drawn for them, and the real ones."""
+        assert sampling is not None
+        nets = gather_params(trees.merge(params, frozen))
+        _, height, width, _ = batch["images"].shape
+        images = self.model.draw(nets, batch, keys, sampling, (height, width))
+        columns = {"generated": images[-1], "target": batch["images"]}
+        if "conditioning_image" not in batch:
+            return columns
+        return {"condition": 2 * batch["conditioning_image"] - 1, **columns}
+
+
+def assemble_captioned(
+    sd: StableDiffusion,
+    given: Given,
+    trains: Callable[[str], bool],
+    only_mid_control: bool = False,
+) -> Assembly:
+    """Divide the weights of a Stable Diffusion in trained and frozen.
+
+    Args:
+        sd: Networks and weights; a ControlNet of it is no part of the base.
+        given: The configuration.
+        trains: Whether the weight at a path (``unet/conv_in/kernel``) does.
+        only_mid_control: Whether a ControlNet reaches the U-Net's middle only.
+
+    Raises:
+        UserError: If the networks do not fit each other.
+    """
+    model: BaseConfig = given.model
+    options = {"dtype": jnp.dtype(model.dtype), "remat": model.remat}
+    dtype = options["dtype"]
+    networks = LatentDiffusion(
+        unet=UNet2DCondition.from_config(sd.unet.config, **options),
+        vae=AutoencoderKL.from_config(sd.vae.config, dtype=dtype),
+        text_encoder=CLIPText.from_config(sd.text_encoder.config, dtype=dtype),
+        controlnet=ControlNet.from_config(sd.controlnet.config, **options)
+        if sd.controlnet
+        else None,
+        schedule=make_schedule(sd.schedule.config, given.diffusion.prediction_type),
+        null_text_ids=tokenize(sd.tokenizer, "")[0],
+        only_mid_control=only_mid_control,
+    )
+    check_base(
+        f"config.model.pretrained={model.pretrained}"
+        + (f" with config.model.vae={model.vae}" if model.vae else ""),
+        networks.unet,
+        networks.vae,
+        networks.text_encoder,
+        len(sd.tokenizer),
+    )
+    base = base_weights(sd)
+    control = {"controlnet": sd.controlnet.params} if sd.controlnet else {}
+    params, frozen = trees.split(base | control, trains)
+    return Assembly(
+        CaptionedTask(networks, given.diffusion),
+        params=trees.cast(params, jnp.float32),
+        frozen=trees.cast(frozen, dtype),
+        tokenizer=sd.tokenizer,
+        base={"source": model.pretrained, "fingerprint": trees.fingerprint(base)},
+    )
+
+
+def load_base(
+    source: str, vae: str | None = None, route: str = "auto"
+) -> StableDiffusion:
+    """Return the Stable Diffusion that a run stands on, the tiny one for "".
+
+    Args:
+        source: Where it lies.
+        vae: Where the autoencoder in place of its own lies, if there is one.
+        route: How weights are read.
+    """
+    sd = (
+        load_stable_diffusion(source, route=route)
+        if source
+        else tiny_stable_diffusion()
+    )
+    return dataclasses.replace(sd, vae=load_autoencoder(vae)) if vae else sd
+
+
+def base_weights(sd: StableDiffusion) -> Params:
+    """Return the weights by network; a run knows its base by their fingerprint."""
+    parts = {"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text_encoder}
+    return {name: part.params for name, part in parts.items()}

@@ -1,0 +1,101 @@
+"""What is drawn for examples, each from a key of its own."""
+
+import dataclasses
+
+import jax
+from jaxtyping import Bool, Float, Int, Key
+
+from medjax.arrays import Array, Batch
+from medjax.diffusion.objective import ObjectiveConfig, errors, min_snr_weights
+from medjax.diffusion.schedule import Schedule, add_noise, target
+
+
+def split(keys: Key[Array, " b"], n: int) -> list[Key[Array, " b"]]:
+    """Return `n` keys of each key."""
+    parts = jax.vmap(lambda key: jax.random.split(key, n))(keys)
+    return [parts[:, i] for i in range(n)]
+
+
+def normal(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b ..."]:
+    """Return standard normal noise, one draw of `shape` a key."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class Noised:
+    """Latents with noise, as a network is trained to see them.
+
+    Attributes:
+        latents: z_0.
+        noise: ε.
+        timesteps: t.
+        noisy_latents: z_t.
+    """
+
+    latents: Float[Array, "b h w c"]
+    noise: Float[Array, "b h w c"]
+    timesteps: Int[Array, " b"]
+    noisy_latents: Float[Array, "b h w c"]
+
+
+def add_drawn_noise(
+    schedule: Schedule,
+    objective: ObjectiveConfig,
+    latents: Float[Array, "b h w c"],
+    noise_keys: Key[Array, " b"],
+    offset_keys: Key[Array, " b"],
+    time_keys: Key[Array, " b"],
+) -> Noised:
+    """Draw noise and a timestep for each example, and add the one at the other."""
+    noise = normal(noise_keys, latents.shape[1:])
+    if objective.noise_offset:
+        shift = normal(offset_keys, (1, 1, latents.shape[-1]))
+        noise = noise + objective.noise_offset * shift
+    timesteps = jax.vmap(
+        lambda key: jax.random.randint(key, (), 0, schedule.num_timesteps)
+    )(time_keys)
+    noisy = add_noise(schedule, latents, noise, timesteps)
+    return Noised(latents, noise, timesteps, noisy)
+
+
+def objective_losses(
+    schedule: Schedule,
+    objective: ObjectiveConfig,
+    output: Float[Array, "b h w c"],
+    noised: Noised,
+    batch: Batch,
+) -> Float[Array, " b"]:
+    """Return each example's loss for a network's output.
+
+    Args:
+        schedule: What the output means.
+        objective: How mistakes are weighed.
+        output: The network's, for `noised`.
+        noised: What it saw.
+        batch: For its ``loss_mask``, if there is one.
+    """
+    losses = errors(
+        output,
+        target(schedule, noised.latents, noised.noise, noised.timesteps),
+        objective.loss,
+        latent_mask(batch, noised.latents.shape),
+    )
+    if objective.min_snr_gamma is None:
+        return losses
+    gamma = objective.min_snr_gamma
+    return losses * min_snr_weights(schedule, noised.timesteps, gamma)
+
+
+def dropped(keys: Key[Array, " b"], fraction: float) -> Bool[Array, " b"]:
+    """Return which examples lose their condition: true with this probability."""
+    return jax.vmap(jax.random.uniform)(keys) < fraction
+
+
+def latent_mask(batch: Batch, shape: tuple[int, ...]) -> Float[Array, "b h w 1"] | None:
+    """Return how much of each latent's patch of pixels is real, or None for all."""
+    if "loss_mask" not in batch:
+        return None
+    mask = batch["loss_mask"]
+    b, h, w = shape[:3]
+    patches = mask.reshape(b, h, mask.shape[1] // h, w, mask.shape[2] // w, 1)
+    return patches.mean(axis=(2, 4))

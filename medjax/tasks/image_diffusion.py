@@ -1,0 +1,229 @@
+"""Diffusion from nothing, or from a class: of pixels, or of latents: loss and samples.
+
+    L = w(t) d(target, U(z_t, t, y)),   z_0 = x, or (E(x) − mean) / deviation      (1)
+
+Source: Ho et al., 2020, eq. 14; Rombach et al., 2022, eq. 2 (latents); Ho and Salimans,
+2022, algorithm 1 (classes, dropped at random).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int, Key
+
+from medjax import trees
+from medjax.arrays import Array, Batch, Params
+from medjax.diffusion import samplers
+from medjax.diffusion.guidance import guide
+from medjax.diffusion.objective import ScheduledDiffusionConfig
+from medjax.diffusion.schedule import Schedule
+from medjax.errors import UserError
+from medjax.meshes import gather_params
+from medjax.models.conv_unet import ConvUNet
+from medjax.models.unet_2d import UNet2D
+from medjax.tasks import autoencoders
+from medjax.tasks.base import Outcome
+from medjax.tasks.drawing import (
+    add_drawn_noise,
+    dropped,
+    normal,
+    objective_losses,
+    split,
+)
+from medjax.tasks.fit import check_image_size
+from medjax.tasks.networks import apply
+from medjax.tasks.sampling_config import SamplingConfig
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageDiffusion:
+    """Loss and samples (eq. 1). See `medjax.tasks.Task`.
+
+    Attributes:
+        unet: Network.
+        autoencoder: Network, or None for pixels.
+        channels: Of the images.
+        diffusion: What is asked of the network.
+        schedule: Of the noise.
+    """
+
+    unet: UNet2D | ConvUNet
+    autoencoder: Any
+    channels: int
+    diffusion: ScheduledDiffusionConfig
+    schedule: Schedule
+
+    def check(self, size: int, sampling: SamplingConfig | None) -> None:
+        """Raise UserError unless the networks can halve and draw the images."""
+        assert sampling is not None
+        self.plan(sampling)
+        latents = self.autoencoder.downsampling if self.autoencoder else 1
+        check_image_size(size, latents, self.unet.downsampling)
+
+    def loss(
+        self,
+        params: Params,
+        frozen: Params,
+        batch: Batch,
+        keys: Key[Array, " b"],
+        train: bool,
+    ) -> Outcome:
+        """Return each example's loss (eq. 1)."""
+        nets = gather_params(trees.merge(params, frozen))
+        posterior, noise, offset, time, drop = split(keys, 5)
+        latents = self.encode(nets, batch["images"], posterior)
+        noised = add_drawn_noise(
+            self.schedule, self.diffusion, latents, noise, offset, time
+        )
+        labels = batch.get("labels")
+        if train and labels is not None and self.diffusion.label_dropout:
+            without = dropped(drop, self.diffusion.label_dropout)
+            labels = jnp.where(without, self.unet.num_classes, labels)
+        output, observed = self._denoise(
+            nets, noised.noisy_latents, noised.timesteps, labels, train
+        )
+        losses = objective_losses(self.schedule, self.diffusion, output, noised, batch)
+        return Outcome(losses, observed=observed)
+
+    def follow(
+        self, statistics: Params, observed: Params, key: Key[Array, ""]
+    ) -> tuple[Params, dict[str, Float[Array, ""]]]:
+        """Return the running averages that the batch gave; the rest as it is."""
+        del key
+        return {**statistics, **observed}, {}
+
+    def encode(
+        self, nets: Params, images: Float[Array, "b H W c"], keys: Key[Array, " b"]
+    ) -> Float[Array, "b h w d"]:
+        """Return z_0 of images in [-1, 1]."""
+        images = autoencoders.with_channels(images, self.channels)
+        if self.autoencoder is None:
+            return images
+        latents = autoencoders.encode(
+            self.autoencoder, nets["autoencoder"], images, keys
+        )
+        return (latents - nets["latents"]["mean"]) / nets["latents"]["deviation"]
+
+    def decode(
+        self, nets: Params, latents: Float[Array, "b h w d"]
+    ) -> Float[Array, "b H W c"]:
+        """Return images, clipped to [-1, 1]."""
+        if self.autoencoder is None:
+            return jnp.clip(latents, -1, 1)
+        latents = latents * nets["latents"]["deviation"] + nets["latents"]["mean"]
+        return autoencoders.decode(self.autoencoder, nets["autoencoder"], latents)
+
+    def sample(
+        self,
+        params: Params,
+        frozen: Params,
+        batch: Batch,
+        keys: Key[Array, " b"],
+        sampling: SamplingConfig | None,
+    ) -> dict[str, Float[Array, "b H W c"]]:
+        """Return drawn images, of the batch's classes, beside real ones."""
+        assert sampling is not None
+        nets = gather_params(trees.merge(params, frozen))
+        images = batch["images"]
+        _, height, width, _ = images.shape
+        size, labels = (height, width), batch.get("labels")
+        drawn = self.draw(nets, keys, size, labels, sampling)
+        target = autoencoders.with_channels(images, self.channels)
+        return {"generated": drawn[-1], "target": target}
+
+    def draw(
+        self,
+        nets: Params,
+        keys: Key[Array, " b"],
+        size: tuple[int, int],
+        labels: Int[Array, " b"] | None,
+        sampling: SamplingConfig,
+        frames: int = 1,
+    ) -> Float[Array, "n b H W c"]:
+        """Return images in [-1, 1], and how they came to be.
+
+        Args:
+            nets: Weights by network, and the statistics.
+            keys: One an image, for all of its draws.
+            size: Height and width in pixels.
+            labels: Classes, or None.
+            sampling: How.
+            frames: How many stages to show, of which the last is the result.
+
+        Raises:
+            UserError: If the sampler cannot do what is asked.
+        """
+        plan = self.plan(sampling)
+        first, later = split(keys, 2)
+        side = self.autoencoder.downsampling if self.autoencoder else 1
+        shape = (size[0] // side, size[1] // side, self.unet.channels)
+
+        def fresh(step: Array) -> Array:
+            fold = jax.vmap(lambda key: jax.random.fold_in(key, step))
+            return normal(fold(later), shape)
+
+        def denoise_fn(z: Array, timesteps: Array, step: Array) -> Array:
+            del step
+            if labels is None or sampling.guidance_scale == 1:
+                return self._denoise(nets, z, timesteps, labels)[0]
+            classes = jnp.concatenate(
+                [jnp.full_like(labels, self.unet.num_classes), labels]
+            )
+            z, timesteps = (jnp.concatenate([x, x]) for x in (z, timesteps))
+            both = self._denoise(nets, z, timesteps, classes)[0]
+            without, given = jnp.split(both, 2)
+            return guide(
+                without, given, sampling.guidance_scale, sampling.guidance_rescale
+            )
+
+        start = plan.noise_scale * normal(first, shape)
+        latents = samplers.trace(plan, denoise_fn, start, fresh, frames)
+        return jax.lax.map(lambda z: self.decode(nets, z), latents)
+
+    def plan(self, sampling: SamplingConfig) -> samplers.Plan:
+        """Return what the sampler will do.
+
+        Raises:
+            UserError: If it cannot do what is asked.
+        """
+        guides = self.unet.num_classes and sampling.guidance_scale != 1
+        if guides and not self.diffusion.label_dropout:
+            raise UserError(
+                f"guidance_scale is {sampling.guidance_scale:g}, expected 1: with "
+                "label_dropout 0 nothing is learned without a class, to lead away from"
+            )
+        plan = samplers.make_plan(
+            sampling.sampler, self.schedule, sampling.steps, sampling.eta
+        )
+        # Pixels have a range; latents have none.
+        clip = 1.0 if self.autoencoder is None else None
+        return dataclasses.replace(plan, clip=clip)
+
+    def computing_in(self, dtype: Any) -> "ImageDiffusion":
+        """Return the same, with a U-Net that computes in `dtype`."""
+        return dataclasses.replace(self, unet=self.unet.clone(dtype=dtype))
+
+    def _denoise(
+        self,
+        nets: Params,
+        z: Array,
+        timesteps: Array,
+        labels: Array | None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "b h w c"], Params]:
+        """Return the network's output, and what of `nets` it renews."""
+        if "batch_stats" not in nets:
+            output = apply(self.unet, nets["unet"], z, timesteps, labels)
+            return output.astype(jnp.float32), {}
+        made: Any = self.unet.apply(
+            {"params": nets["unet"], "batch_stats": nets["batch_stats"]},
+            z,
+            timesteps,
+            labels,
+            train,
+            mutable=["batch_stats"] if train else [],
+        )
+        output, renewed = made
+        return output.astype(jnp.float32), dict(renewed)

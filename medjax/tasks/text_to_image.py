@@ -1,0 +1,182 @@
+"""Text to image: train a Stable Diffusion's U-Net, and its text encoder, as a whole.
+
+Trees: ``unet``, and where it is asked for ``text_encoder``, train; the rest is frozen.
+From scratch, the statistics are ``vae/deviation``, that of its latents as measured on
+training images, which stays. `captioned` has the loss.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from medjax.arrays import Params
+from medjax.errors import UserError
+from medjax.evaluation.frechet import frechet_distance
+from medjax.evaluation.similarity import psnr, ssim
+from medjax.models.autoencoder_kl import AutoencoderKL
+from medjax.pretrained import StableDiffusion
+from medjax.pretrained.efficientnet import check_efficientnet, efficientnet_features
+from medjax.pretrained.phantom import drawn_stable_diffusion, scaled
+from medjax.tasks.assembly import Assembly, Given, Shown
+from medjax.tasks.autoencoder_kl import kl_network
+from medjax.tasks.autoencoders import TrainedAutoencoder, measure_latents
+from medjax.tasks.captioned import (
+    BaseConfig,
+    CaptionedTask,
+    assemble_captioned,
+    load_base,
+)
+from medjax.tasks.eval_config import SamplingEvalConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToImageConfig(BaseConfig):
+    """Which networks, and which of them train.
+
+    Attributes:
+        train_text_encoder: Whether the text encoder trains beside the U-Net.
+        cache_latents: Whether the autoencoder sees each training image only once,
+            before training, and its answers are kept on disk.
+        autoencoder: From scratch, in phantom-SD's shape: folder of a run of task
+            autoencoder_kl, or "" for one beside this run. None: from `pretrained`.
+        autoencoder_config: Config file by which one beside this run is trained first.
+    """
+
+    train_text_encoder: bool = False
+    cache_latents: bool = False
+    autoencoder: str | None = None
+    autoencoder_config: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            UserError: Starts with the name of the field.
+        """
+        if self.autoencoder is None:
+            if self.autoencoder_config is not None:
+                raise UserError(
+                    "autoencoder_config is there, but autoencoder is None; give its "
+                    'folder, or ""'
+                )
+        elif self.pretrained or self.vae or not self.train_text_encoder:
+            raise UserError(
+                "autoencoder is for training from scratch; expected pretrained='', "
+                "vae=None and train_text_encoder=True beside it"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToImageEvalConfig(SamplingEvalConfig):
+    """Validation, and what a page of samples is measured by beside PSNR, SSIM and MSE.
+
+    Attributes:
+        frechet_distance: Whether by the Fréchet distance to the real images, too. It
+            needs ``medjax[evaluation]``, and `samples` of hundreds to say anything.
+    """
+
+    frechet_distance: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured here.
+
+        Raises:
+            UserError: Starts with the name of the field.
+        """
+        super().__post_init__()
+        if self.frechet_distance:
+            try:
+                check_efficientnet()
+            except UserError as error:
+                raise UserError(f"frechet_distance is True, but {error}") from error
+
+
+def measure_likeness(
+    shown: Shown, data: Any, config: TextToImageEvalConfig
+) -> dict[str, float]:
+    """Return how like the real images those drawn for their captions are.
+
+    Two chests of one caption differ in much that it does not tell; so the numbers
+    compare checkpoints, and say little alone.
+    """
+    del data
+    real, drawn = shown.columns["target"], shown.columns["generated"]
+    measured = {
+        "mse": float(np.square(real - drawn).mean()),
+        "psnr_db": float(psnr(real, drawn).mean()),
+        "ssim": float(ssim(real, drawn).mean()),
+    }
+    if config.frechet_distance:
+        features = efficientnet_features(real), efficientnet_features(drawn)
+        measured["frechet_distance"] = frechet_distance(*features)
+    return measured
+
+
+def make_text_to_image_task(given: Given) -> Assembly:
+    """Load or draw the networks, and divide their weights in trained and frozen.
+
+    Raises:
+        UserError: If weights are not found or do not fit.
+    """
+    model: TextToImageConfig = given.model
+    networks = ("unet", "text_encoder") if model.train_text_encoder else ("unet",)
+    statistics: Params = {}
+    if given.autoencoder is None:
+        sd = load_base(model.pretrained, model.vae, model.route)
+    else:
+        _check_autoencoder(given.autoencoder)
+        deviation = _deviation(given)
+        statistics = {"vae": {"deviation": deviation}}
+        sd = from_scratch(given.autoencoder, float(deviation), given.key)
+    assembly = assemble_captioned(
+        dataclasses.replace(sd, controlnet=None),
+        given,
+        lambda path: path.partition("/")[0] in networks,
+    )
+    base = assembly.base
+    if given.autoencoder is not None:
+        fingerprint = given.autoencoder.fingerprint
+        base = {"source": model.autoencoder or "", "fingerprint": fingerprint}
+    assert isinstance(assembly.task, CaptionedTask)
+    return dataclasses.replace(
+        assembly,
+        base=base,
+        statistics=statistics,
+        posterior=assembly.task.model.posterior if model.cache_latents else None,
+    )
+
+
+def _check_autoencoder(trained: TrainedAutoencoder) -> None:
+    if not isinstance(trained.module, AutoencoderKL) or trained.channels != 3:
+        raise UserError(
+            "config.model.autoencoder: expected a run of task autoencoder_kl with "
+            "channels=3, as Stable Diffusion has it"
+        )
+
+
+def _deviation(given: Given) -> np.float32:
+    """Return the deviation of all latents of training images, whatever their channel.
+
+    Stable Diffusion's autoencoders have one factor for all, and no shift.
+    """
+    mean, deviation = measure_latents(
+        given.autoencoder, given.source, given.data, 3, given.key
+    )
+    return np.float32(np.sqrt(np.mean(deviation**2) + np.var(mean)))
+
+
+def from_scratch(
+    trained: TrainedAutoencoder, deviation: float, key: jax.Array
+) -> StableDiffusion:
+    """Return a Stable Diffusion that knows nothing but its autoencoder.
+
+    Args:
+        trained: A KL autoencoder of three channels.
+        deviation: Of its latents.
+        key: For all other weights.
+    """
+    assert isinstance(trained.module, AutoencoderKL)
+    vae = kl_network(trained.module, trained.weights["network"])
+    return drawn_stable_diffusion(scaled(vae, deviation), key)

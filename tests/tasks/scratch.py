@@ -1,0 +1,74 @@
+"""Tasks without a base, small enough to compile in seconds."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from medjax.data.config import ClassDataConfig
+from medjax.data.phantoms import PhantomSource
+from medjax.diffusion.objective import ScheduledDiffusionConfig
+from medjax.tasks.assembly import Given
+from medjax.tasks.autoencoder import autoencoder_weights
+from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.unconditional import UnconditionalConfig, make_unconditional_task
+from medjax.tasks.vq_vae import VQVAEConfig, make_vq_vae_task
+
+KEY = jax.random.key(0)
+VQ = VQVAEConfig(
+    block_out_channels=(8, 8),
+    layers_per_block=1,
+    mid_layers=2,
+    attention_heads=2,
+    norm_num_groups=4,
+    codebook_size=16,
+    dtype="float32",
+)
+UNET = UnconditionalConfig(
+    block_out_channels=(8, 16),
+    layers_per_block=1,
+    attention_levels=(1,),
+    attention_head_dim=4,
+    norm_num_groups=4,
+    dtype="float32",
+)
+CONV = UnconditionalConfig(
+    architecture="conv_unet",
+    block_out_channels=(8, 8, 16),
+    layers_per_block=1,
+    dtype="float32",
+)
+
+
+def vq_vae(**changes):
+    """Return a VQ-VAE's assembly."""
+    model = dataclasses.replace(VQ, **changes)
+    return make_vq_vae_task(Given(model, ClassDataConfig(image_size=16), None, KEY))
+
+
+def trained(assembly):
+    """Return an assembly's autoencoder, as if it had been trained."""
+    weights = autoencoder_weights(assembly.params | assembly.statistics)
+    return TrainedAutoencoder(assembly.task.module, weights, "its own")
+
+
+def unconditional(model=UNET, classes=(), autoencoder=None, **diffusion):
+    """Return an assembly of diffusion of 16 × 16 phantoms."""
+    if autoencoder is not None:
+        model = dataclasses.replace(model, autoencoder="run")
+    data = ClassDataConfig(image_size=16, batch_size=4, classes=classes)
+    objective = ScheduledDiffusionConfig(**diffusion)
+    source = PhantomSource("train", 16, 40)
+    return make_unconditional_task(
+        Given(model, data, objective, KEY, autoencoder, source)
+    )
+
+
+def batch(size=4, side=16, seed=1, labels=False):
+    """Return a batch of random images, gray as a film in three channels."""
+    random = np.random.default_rng(seed)
+    gray = random.uniform(-1, 1, (size, side, side, 1)).astype(np.float32)
+    made = {"images": np.repeat(gray, 3, -1)}
+    if labels:
+        made["labels"] = random.integers(0, 2, size).astype(np.int32)
+    return jax.tree.map(jax.numpy.asarray, made)

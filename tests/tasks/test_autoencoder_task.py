@@ -1,0 +1,183 @@
+"""Autoencoders' losses and their parts, the codebook, and what of them trains."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax import meshes, trees
+from medjax.data.config import DataConfig
+from medjax.errors import UserError
+from medjax.models.vq_vae import nearest_codes
+from medjax.pretrained import load_autoencoder
+from medjax.pretrained.diffusers_format import save_network
+from medjax.pretrained.layout import STABLE_DIFFUSION
+from medjax.pretrained.tiny import tiny_stable_diffusion
+from medjax.tasks.assembly import Given
+from medjax.tasks.autoencoder_kl import AutoencoderKLConfig, make_autoencoder_kl_task
+from medjax.tasks.vq_vae import VQVAEConfig
+from medjax.training.optimizer import OptimConfig, make_optimizer
+from medjax.training.step import example_keys, init_state, make_train_step
+from tests.tasks import scratch
+
+KL = AutoencoderKLConfig(
+    channels=1,
+    block_out_channels=(8, 8),
+    layers_per_block=1,
+    norm_num_groups=4,
+    kl_weight=0.5,
+    dtype="float32",
+)
+
+
+def kl_task(model=KL):
+    return make_autoencoder_kl_task(
+        Given(model, DataConfig(image_size=16), None, scratch.KEY)
+    )
+
+
+def outcome(assembly, batch):
+    keys = example_keys(scratch.KEY, 0, len(batch["images"]))
+    frozen = trees.merge(assembly.frozen, assembly.statistics)
+    compute = jax.jit(assembly.task.loss, static_argnums=4)
+    return compute(assembly.params, frozen, batch, keys, True)
+
+
+@pytest.mark.parametrize("learning", ["ema", "gradient"])
+def test_the_loss_is_the_sum_of_its_parts(learning):
+    assembly = scratch.vq_vae(codebook_learning=learning, commitment_weight=0.3)
+    batch = scratch.batch()
+    got = outcome(assembly, batch)
+    parts = got.metrics
+    expected = parts["reconstruction"] + 0.3 * parts["commitment"]
+    if learning == "gradient":
+        expected = expected + parts["codebook"]
+        np.testing.assert_allclose(parts["codebook"], parts["commitment"], rtol=1e-6)
+    np.testing.assert_allclose(got.losses, expected, rtol=1e-6)
+    weights = assembly.params | assembly.statistics
+    latents = assembly.task.module.apply(
+        {"params": weights["network"]}, batch["images"][..., :1], method="encode"
+    )
+    codes = weights["codebook"]["codes"]
+    nearest = codes[nearest_codes(latents, codes)]
+    np.testing.assert_allclose(
+        parts["commitment"], jnp.square(latents - nearest).mean((1, 2, 3)), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("learning", ["ema", "gradient"])
+def test_the_codebook_learns_one_way_or_the_other(learning):
+    assembly = scratch.vq_vae(codebook_learning=learning)
+    by_gradient = "codebook" in assembly.params
+    assert by_gradient == (learning == "gradient")
+    assert ("codebook" in assembly.statistics) != by_gradient
+
+
+def test_kl_is_that_of_normal_distributions():
+    assembly = kl_task()
+    got = outcome(assembly, scratch.batch())
+    mean, logvar = assembly.task.module.apply(
+        {"params": assembly.params["network"]},
+        scratch.batch()["images"][..., :1],
+        method="encode",
+    )
+    kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar).mean((1, 2, 3))
+    np.testing.assert_allclose(got.metrics["kl"], kl, rtol=1e-5)
+    expected = got.metrics["reconstruction"] + 0.5 * kl
+    np.testing.assert_allclose(got.losses, expected, rtol=1e-5)
+
+
+def train(assembly, steps, mesh_sizes=(1, 1, 1), accumulation=1, ema_decay=None):
+    count = int(np.prod(mesh_sizes))
+    mesh = meshes.make_mesh(meshes.MeshConfig(*mesh_sizes), jax.devices()[:count])
+    optimizer = make_optimizer(OptimConfig(learning_rate=3e-3), steps, assembly.params)
+    given = (assembly.params, assembly.statistics)
+    state = init_state(*given, optimizer, mesh, ema_decay is not None)
+    step = make_train_step(
+        assembly.task,
+        optimizer,
+        mesh,
+        accumulation_steps=accumulation,
+        ema_decay=ema_decay,
+    )
+    frozen = meshes.place_params(assembly.frozen, mesh)
+    history = []
+    for _ in range(steps):
+        batch = meshes.place_batch(jax.tree.map(np.asarray, scratch.batch(8)), mesh)
+        state, metrics = step(state, frozen, batch, scratch.KEY)
+        history.append({name: float(x) for name, x in metrics.items()})
+    return history, state
+
+
+def test_training_lowers_the_loss_and_tells_of_the_codebook():
+    history, _ = train(scratch.vq_vae(), 30)
+    assert history[-1]["reconstruction"] < 0.7 * history[0]["reconstruction"]
+    assert {"perplexity", "codebook_usage", "commitment"} <= set(history[-1])
+    assert 1 <= history[-1]["perplexity"] <= 16
+
+
+@pytest.mark.parametrize(
+    ("sizes", "accumulation"), [((8, 1, 1), 1), ((1, 1, 1), 4), ((2, 2, 2), 2)]
+)
+def test_the_codebook_follows_all_devices_and_microbatches(sizes, accumulation):
+    # One update: after it, rounding may send a latent to another entry.
+    one, first = train(scratch.vq_vae(), 1)
+    other, second = train(scratch.vq_vae(), 1, sizes, accumulation)
+    assert one[0] == pytest.approx(other[0], rel=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        first.statistics,
+        second.statistics,
+    )
+
+
+def test_averaged_weights_meet_an_averaged_codebook():
+    assembly = scratch.vq_vae()
+    _, state = train(assembly, 1, ema_decay=0.9)
+    begin, end = (
+        trees.flatten(tree) for tree in (assembly.statistics, state.statistics)
+    )
+    average = trees.flatten(state.eval_params)
+    assert average.keys() == trees.flatten(state.params).keys() | end.keys()
+    for path, leaf in end.items():
+        # The first decay of the warm-up is 1/10.
+        expected = begin[path] + 0.9 * (leaf - begin[path])
+        np.testing.assert_allclose(average[path], expected, rtol=1e-4, atol=1e-6)
+    _, alone = train(assembly, 1)
+    for path, leaf in trees.flatten(alone.eval_params).items():
+        own = trees.flatten(alone.params | alone.statistics)[path]
+        np.testing.assert_array_equal(leaf, own)
+
+
+def test_a_published_autoencoder_is_tuned_whole_or_in_its_decoder(tmp_path):
+    vae = tiny_stable_diffusion().vae
+    save_network(vae, tmp_path, STABLE_DIFFUSION["vae"], None)
+    base = load_autoencoder(tmp_path)
+    assert trees.fingerprint(base.params) == trees.fingerprint(vae.params)
+    whole = kl_task(AutoencoderKLConfig(pretrained=str(tmp_path), dtype="float32"))
+    assert whole.frozen == {}
+    part = kl_task(
+        AutoencoderKLConfig(
+            pretrained=str(tmp_path), decoder_only=True, dtype="float32"
+        )
+    )
+    names = {path.split("/")[1] for path in trees.flatten(part.params)}
+    assert names == {"decoder", "post_quant_conv"}
+    names = {path.split("/")[1] for path in trees.flatten(part.frozen)}
+    assert names == {"encoder", "quant_conv"}
+    assert part.base["fingerprint"] == trees.fingerprint(vae.params)
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "said"),
+    [
+        (VQVAEConfig, {"channels": 4}, "channels is 4"),
+        (VQVAEConfig, {"codebook_decay": 1.0}, "codebook_decay is 1.0"),
+        (VQVAEConfig, {"norm_num_groups": 7}, "not divisible by norm_num_groups=7"),
+        (AutoencoderKLConfig, {"decoder_only": True}, "decoder_only needs an encoder"),
+        (AutoencoderKLConfig, {"kl_weight": -1.0}, "kl_weight is -1.0"),
+    ],
+)
+def test_impossible_configs_are_refused(config, fields, said):
+    with pytest.raises(UserError, match=said):
+        config(**fields)

@@ -1,0 +1,223 @@
+"""Diffusion without a text: its latents, its norms, its classes, its samples."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax import trees
+from medjax.data.phantoms import PhantomSource
+from medjax.diffusion import samplers
+from medjax.diffusion.objective import ScheduledDiffusionConfig
+from medjax.errors import UserError
+from medjax.tasks import autoencoders
+from medjax.tasks.sampling_config import SamplingConfig
+from medjax.tasks.unconditional import UnconditionalConfig
+from medjax.training.step import example_keys
+from tests.tasks import scratch
+
+
+def loss(assembly, batch, keys, train=False):
+    frozen = trees.merge(assembly.frozen, assembly.statistics)
+
+    @jax.jit
+    def compute(params):
+        return assembly.task.loss(params, frozen, batch, keys, train)
+
+    return compute(assembly.params)
+
+
+def test_an_examples_loss_depends_on_it_and_its_key_alone():
+    assembly = scratch.unconditional(classes=("a", "b"))
+    batch, keys = scratch.batch(labels=True), example_keys(scratch.KEY, 3, 4)
+    whole = loss(assembly, batch, keys).losses
+    pick = np.array([2, 0])
+    part = {name: rows[pick] for name, rows in batch.items()}
+    np.testing.assert_allclose(
+        loss(assembly, part, keys[pick]).losses, whole[pick], rtol=1e-5
+    )
+
+
+def test_latents_have_unit_variance_on_the_training_set():
+    book = scratch.vq_vae()
+    # Far from unit variance, and from zero mean.
+    params = jax.tree.map(lambda x: x, book.params)
+    params["network"]["encoder"]["quant_conv"]["bias"] += 5.0
+    trained = scratch.trained(dataclasses.replace(book, params=params))
+    assembly = scratch.unconditional(autoencoder=trained)
+    source = PhantomSource("train", 16, 40)
+    records = np.stack([source[i]["image"] for i in range(len(source))])
+    images = jnp.asarray(records / 127.5 - 1, jnp.float32)
+    nets = trees.merge(assembly.frozen, assembly.statistics)
+    latents = assembly.task.encode(nets, images, jax.random.split(scratch.KEY, 40))
+    axes = (0, 1, 2)
+    np.testing.assert_allclose(latents.var(axes), 1.0, atol=0.01)
+    np.testing.assert_allclose(latents.mean(axes), 0.0, atol=0.01)
+    # The original did not scale them.
+    unscaled = autoencoders.encode(
+        trained.module,
+        trained.weights,
+        autoencoders.with_channels(images, 1),
+        jax.random.split(scratch.KEY, 40),
+    )
+    assert (jnp.abs(unscaled.mean(axes)) > 0.1).all()
+
+
+def test_what_is_encoded_is_decoded_to_the_same():
+    trained = scratch.trained(scratch.vq_vae())
+    assembly = scratch.unconditional(autoencoder=trained)
+    nets = trees.merge(assembly.frozen, assembly.statistics)
+    images = scratch.batch()["images"]
+    keys = jax.random.split(scratch.KEY, 4)
+    latents = assembly.task.encode(nets, images, keys)
+    gray = autoencoders.with_channels(images, 1)
+    own = autoencoders.encode(trained.module, trained.weights, gray, keys)
+    np.testing.assert_allclose(
+        assembly.task.decode(nets, latents),
+        autoencoders.decode(trained.module, trained.weights, own),
+        atol=1e-4,
+    )
+
+
+def test_validation_reads_running_averages_and_training_renews_them():
+    assembly = scratch.unconditional(scratch.CONV)
+    batch, keys = scratch.batch(), example_keys(scratch.KEY, 0, 4)
+    trained = loss(assembly, batch, keys, train=True)
+    assert set(trained.observed) == {"batch_stats"}
+    assert loss(assembly, batch, keys).observed == {}
+    new, said = assembly.task.follow(assembly.statistics, trained.observed, scratch.KEY)
+    assert said == {}
+    old = trees.flatten(assembly.statistics)
+    assert all((x != old[p]).any() for p, x in trees.flatten(new).items())
+    # The original left them in training mode, where a batch's others count.
+    alone = {name: rows[:1] for name, rows in batch.items()}
+    np.testing.assert_allclose(
+        loss(assembly, alone, keys[:1]).losses,
+        loss(assembly, batch, keys).losses[:1],
+        rtol=1e-4,
+    )
+
+
+def test_classes_are_dropped_in_training_only():
+    assembly = scratch.unconditional(classes=("a", "b"), label_dropout=1.0)
+    params = jax.tree.map(lambda x: x, assembly.params)
+    table = params["unet"]["class_embedding"]["embedding"]
+    params["unet"]["class_embedding"]["embedding"] = 50 * table
+    assembly = dataclasses.replace(assembly, params=params)
+    batch, keys = scratch.batch(labels=True), example_keys(scratch.KEY, 0, 4)
+    other = batch | {"labels": 1 - batch["labels"]}
+
+    def losses(given, train):
+        return loss(assembly, given, keys, train).losses
+
+    np.testing.assert_array_equal(losses(batch, True), losses(other, True))
+    assert (losses(batch, False) != losses(other, False)).any()
+
+
+@pytest.mark.parametrize("kind", ["pixels", "latents"])
+def test_samples_are_a_pure_function_of_their_key(kind):
+    autoencoder = scratch.trained(scratch.vq_vae()) if kind == "latents" else None
+    assembly = scratch.unconditional(autoencoder=autoencoder)
+    nets = trees.merge(
+        assembly.params, trees.merge(assembly.frozen, assembly.statistics)
+    )
+    keys = jax.random.split(scratch.KEY, 3)
+    sampling = SamplingConfig(sampler="ddpm", steps=4, guidance_scale=1.0)
+
+    def draw(keys, frames=1):
+        return assembly.task.draw(nets, keys, (16, 16), None, sampling, frames)
+
+    images = draw(keys)
+    assert images.shape == (1, 3, 16, 16, 1)
+    assert jnp.abs(images).max() <= 1
+    np.testing.assert_allclose(draw(keys[::-1])[:, ::-1], images, atol=1e-4)
+    frames = draw(keys, 3)
+    assert frames.shape == (3, 3, 16, 16, 1)
+    np.testing.assert_allclose(frames[-1], images[0], atol=1e-5)
+    assert jnp.abs(frames[0] - frames[1]).max() > 0.01
+
+
+def test_guidance_leads_away_from_no_class():
+    assembly = scratch.unconditional(classes=("a", "b"))
+    nets = trees.merge(assembly.params, assembly.statistics)
+    keys, labels = jax.random.split(scratch.KEY, 2), jnp.array([0, 1])
+
+    def draw(scale):
+        sampling = SamplingConfig(steps=2, guidance_scale=scale)
+        return assembly.task.draw(nets, keys, (16, 16), labels, sampling)
+
+    assert jnp.abs(draw(1.0) - draw(5.0)).max() > 1e-4
+
+
+def test_pixels_are_clipped_at_each_step_and_latents_never(monkeypatch):
+    seen = []
+    trace = samplers.trace
+    monkeypatch.setattr(
+        samplers, "trace", lambda plan, *rest: seen.append(plan) or trace(plan, *rest)
+    )
+    for autoencoder in (None, scratch.trained(scratch.vq_vae())):
+        assembly = scratch.unconditional(autoencoder=autoencoder)
+        nets = trees.merge(
+            assembly.params, trees.merge(assembly.frozen, assembly.statistics)
+        )
+        keys = jax.random.split(scratch.KEY, 1)
+        assembly.task.draw(nets, keys, (16, 16), None, SamplingConfig(steps=2))
+    # The original clamped its latents to ±1, and began with noise of another size.
+    assert [plan.clip for plan in seen] == [1.0, None]
+    assert [plan.noise_scale for plan in seen] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"channels": 2}, "channels is 2, expected 1 or 3"),
+        ({"architecture": "conv_unet", "remat": True}, "which has neither"),
+        ({"residual": True}, "residual is for conv_unet"),
+        ({"autoencoder_config": "x.py"}, "but autoencoder is None"),
+    ],
+)
+def test_what_does_not_apply_is_refused(fields, said):
+    with pytest.raises(UserError, match=said):
+        UnconditionalConfig(**fields)
+
+
+def test_sizes_that_cannot_be_halved_are_told():
+    with pytest.raises(UserError, match="multiple of 2, as 14 or 16: the U-Net 2×$"):
+        scratch.unconditional().task.check(15, SamplingConfig())
+    trained = scratch.trained(scratch.vq_vae())
+    with pytest.raises(UserError, match="multiple of 4, .* 2×, and the U-Net 2× more"):
+        scratch.unconditional(autoencoder=trained).task.check(14, SamplingConfig())
+
+
+def test_guidance_needs_that_a_class_was_left_out():
+    task = scratch.unconditional(classes=("AD", "NC"), label_dropout=0.0).task
+    task.check(16, SamplingConfig(guidance_scale=1.0))
+    with pytest.raises(UserError, match="guidance_scale is 2, expected 1"):
+        task.check(16, SamplingConfig(guidance_scale=2.0))
+
+
+def test_an_autoencoder_of_other_channels_is_refused():
+    trained = scratch.trained(scratch.vq_vae(channels=3))
+    with pytest.raises(UserError, match="channels=1: the autoencoder was trained with"):
+        scratch.unconditional(autoencoder=trained)
+
+
+@pytest.mark.parametrize("steps", [5, 30, 50])
+def test_drawing_begins_where_noising_ends(steps):
+    task = scratch.unconditional().task
+    assert task.plan(SamplingConfig(steps=steps)).timesteps[0] == 999
+
+
+@pytest.mark.parametrize(
+    "betas",
+    [
+        {"beta_start": 0.0},
+        {"beta_end": 1.0},
+        {"beta_start": 0.02, "beta_end": 0.01},
+    ],
+)
+def test_noise_that_is_none_or_all_is_refused(betas):
+    with pytest.raises(UserError, match="0 < beta_start <= beta_end < 1"):
+        ScheduledDiffusionConfig(**betas)

@@ -1,0 +1,96 @@
+"""A tuned autoencoder goes out to diffusers, and into another run's base."""
+
+import json
+
+import pytest
+
+from medjax.errors import UserError
+from medjax.export import export
+from medjax.pretrained import load_autoencoder, load_stable_diffusion
+from medjax.training.config import make_config
+from medjax.training.runs import load_run
+from tests.pretrained.small import assert_same
+from tests.runs import save_run
+
+WIDTHS = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+
+
+def save_autoencoder_run(workdir, **model):
+    """Write a run of task autoencoder_kl; its latents fit the tiny base."""
+    config = make_config("autoencoder_kl")
+    config.data.image_size = 16
+    config.data.phantoms = 16
+    config.model.update(WIDTHS | model)
+    return save_run(workdir, config=config)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """What an autoencoder's run saved, and the folder of its export."""
+    folder = tmp_path_factory.mktemp("vae")
+    saved = save_autoencoder_run(folder / "run")
+    return saved, export(folder / "run", folder / "fitted")
+
+
+def test_it_has_the_runs_weights_and_a_card(exported):
+    saved, folder = exported
+    assert_same(load_autoencoder(folder).params, saved.params["network"])
+    card = (folder / "README.md").read_text()
+    assert "AutoencoderKL.from_pretrained" in card
+    assert "--config.model.vae=fitted" in card
+    assert "None: it was trained from nothing." in card
+    assert "aption" not in card
+
+
+def test_pytorch_computes_the_same(exported):
+    pytest.importorskip("torch", reason="torch absent")
+    pytest.importorskip("diffusers", reason="diffusers absent")
+    report = json.loads((exported[1] / "parity.json").read_text())
+    assert report["networks"].keys() == {"vae_encoder", "vae_decoder"}
+    for error in report["networks"].values():
+        assert 0 < error["relative_l2"] < 1e-5
+
+
+def test_a_gray_one_goes_out_too(tmp_path):
+    saved = save_autoencoder_run(tmp_path / "run", channels=1)
+    folder = export(tmp_path / "run", tmp_path / "x", format="vae")
+    assert_same(load_autoencoder(folder).params, saved.params["network"])
+
+
+def test_a_run_stands_on_it(exported, tmp_path):
+    saved, folder = exported
+    save_run(tmp_path / "run", model__vae=str(folder))
+    run = load_run(tmp_path / "run")
+    assert_same(run.sd.vae.params, saved.params["network"])
+    out = export(tmp_path / "run", tmp_path / "x", parity=False)
+    assert_same(load_stable_diffusion(out).vae.params, saved.params["network"])
+    card = (out / "README.md").read_text()
+    assert "Its autoencoder is `fitted`" in card
+    assert "--config.model.vae=VAE" in card
+
+
+def test_another_one_in_its_place_is_refused(exported, tmp_path):
+    folder = tmp_path / "fitted"
+    save_autoencoder_run(tmp_path / "first")
+    export(tmp_path / "first", folder, parity=False)
+    save_run(tmp_path / "run", model__vae=str(folder))
+    save_autoencoder_run(tmp_path / "second", layers_per_block=2)
+    export(tmp_path / "second", folder, parity=False, overwrite=True)
+    with pytest.raises(UserError, match="is not the one that the run was trained on"):
+        load_run(tmp_path / "run")
+
+
+def test_one_whose_latents_do_not_fit_is_refused(tmp_path):
+    save_autoencoder_run(tmp_path / "run", latent_channels=8)
+    folder = export(tmp_path / "run", tmp_path / "x", parity=False)
+    with pytest.raises(UserError, match=r"config.model.vae=.*makes 8"):
+        save_run(tmp_path / "other", model__vae=str(folder))
+
+
+def test_other_formats_and_tasks_are_refused(exported, tmp_path):
+    run = exported[1].parent / "run"
+    with pytest.raises(UserError, match="expected --format=vae"):
+        export(run, tmp_path / "x", format="pipeline")
+    save_run(tmp_path / "run")
+    with pytest.raises(UserError, match="--format=pipeline or controlnet"):
+        export(tmp_path / "run", tmp_path / "x", format="vae")

@@ -1,0 +1,21 @@
+"""The demo of a ControlNet upon a base that knows nothing and trains too: a small run.
+
+`get_config` takes a variant as a config file does, and there is but one.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import cxr_controlnet
+from medjax.data.phantoms import FINDINGS
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config."""
+    assert not variant
+    config = cxr_controlnet.get_config("demo")
+    config.data.phantom_findings = FINDINGS
+    config.model.pretrained = ""
+    config.model.train_unet = True
+    config.diffusion.prediction_type = "sample"
+    config.eval.guidance_scale = 1.0
+    return config

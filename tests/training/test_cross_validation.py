@@ -1,0 +1,97 @@
+"""Folds train apart, and are scored on what none of them has seen."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from medjax.errors import UserError
+from medjax.training.config import make_config, parse
+from medjax.training.cross_validation import cross_validate, interval
+from medjax.training.runs import best_step, load_run
+
+
+def small():
+    """Return a config of three updates on phantoms of 16 × 16 pixels."""
+    config = make_config("text_to_image")
+    config.data.update(image_size=16, batch_size=8, phantoms=24, folds=2, workers=0)
+    config.model.update(pretrained="", dtype="float32")
+    config.optim.update(learning_rate=1e-3, warmup_fraction=0.0)
+    config.train.update(steps=3, checkpoint_every=1, log_every=1)
+    config.eval.update(every=1, examples=8, samples=2, sampler_steps=2)
+    return config
+
+
+@pytest.mark.slow
+def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="efficientnet absent")
+    config = parse(small())
+    scores = cross_validate(config, tmp_path, images=3)
+    assert [one.fold for one in scores] == [0, 1]
+    for one in scores:
+        folder = tmp_path / f"fold-{one.fold}"
+        run = load_run(folder)
+        assert (run.config.data.fold, run.step) == (one.fold, 3)
+        assert best_step(folder, config.best) == (one.step, one.best)
+        assert all(len(values) == 3 for values in one.each.values())
+        # Both are of the same images.
+        np.testing.assert_allclose(
+            one.each["psnr_db"], -10 * np.log10(one.each["mse"] / 4), rtol=1e-4
+        )
+        assert (folder / "test.png").is_file()
+    told = json.loads((tmp_path / "cross_validation.json").read_text())
+    for name, found in told["metrics"].items():
+        assert found["mean"] == pytest.approx(np.mean(found["folds"])), name
+        if found["interval_95"]:
+            low, high = found["interval_95"]
+            assert low <= found["mean"] <= high
+    page = (tmp_path / "cross_validation.md").read_text()
+    assert "| psnr_db |" in page and "captions of 3 test examples" in page
+    # A second call trains nothing, and finds the same.
+    before = (tmp_path / "fold-1" / "metrics.csv").read_text()
+    again = cross_validate(config, tmp_path, images=3)
+    assert (tmp_path / "fold-1" / "metrics.csv").read_text() == before
+    for one, other in zip(scores, again, strict=True):
+        np.testing.assert_array_equal(one.each["ssim"], other.each["ssim"])
+
+
+def test_an_interval_is_of_groups():
+    random = np.random.default_rng(1)
+    of_group = random.normal(size=20)
+    groups = [f"p{number % 20}" for number in range(200)]
+    values = np.tile(of_group, 10)[None]
+    low, high = interval(values, groups)
+    alone = interval(values, [str(number) for number in range(200)])
+    assert low < values.mean() < high
+    # Ten images of a patient tell no more than one.
+    expected = 2 * 1.96 * of_group.std() / np.sqrt(20)
+    assert high - low == pytest.approx(expected, rel=0.15)
+    assert alone[1] - alone[0] < 0.5 * (high - low)
+
+
+def test_equal_values_leave_no_interval():
+    assert interval(np.full((3, 6), 0.5), list("aabbcc")) == (0.5, 0.5)
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    def start(images=3, **changes):
+        config = small()
+        for key, value in changes.items():
+            section, _, name = key.partition("__")
+            config[section][name] = value
+        cross_validate(parse(config), tmp_path, images)
+
+    with pytest.raises(UserError, match=r"data\.folds is 0"):
+        start(data__folds=0)
+    with pytest.raises(UserError, match="max_hours"):
+        start(train__max_hours=1.0)
+    with pytest.raises(UserError, match=r"--images=4: .* the test split has, 3"):
+        start(images=4)
+    with pytest.raises(UserError, match="18 groups"):
+        start(data__phantoms=16, data__folds=19, images=2)
+    brains = parse(make_config("unconditional"))
+    data = dataclasses.replace(brains.data, folds=2)
+    with pytest.raises(UserError, match="task unconditional draws none"):
+        cross_validate(dataclasses.replace(brains, data=data), tmp_path, 3)
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,76 @@
+"""A run that gets no better ends, and knows so after a resumption."""
+
+import math
+
+import pytest
+
+from medjax.errors import UserError
+from medjax.training.early_stopping import BestConfig, Patience
+
+
+def waited(values, **fields):
+    """Return after how many of the values it was exhausted; None if it was not."""
+    patience = Patience(BestConfig(**fields))
+    for number, value in enumerate(values, 1):
+        patience.look(value)
+        if patience.exhausted:
+            return number
+    return None
+
+
+def test_it_waits_for_as_many_as_it_is_told():
+    values = [3.0, 2.0, 2.5, 2.4, 1.0, 1.1, 1.2, 1.3]
+    assert waited(values, patience=3) == 8
+    assert waited(values, patience=2) == 4
+    assert waited(values, patience=4) is None
+    assert waited(values) is None
+
+
+def test_an_improvement_has_a_least_size():
+    values = [1.0, 0.95, 0.9, 0.85]
+    assert waited(values, patience=2) is None
+    # From 1.0 to 0.9 it is large enough at last, but too late.
+    assert waited(values, patience=1, min_change=0.08) == 2
+    assert waited(values, patience=2, min_change=0.08) is None
+
+
+@pytest.mark.parametrize("metric", ["val/psnr_db", "val/ssim", "val/edge_f1"])
+def test_of_some_more_is_better(metric):
+    assert BestConfig(metric).mode == "max"
+    assert waited([1.0, 2.0, 3.0], metric=metric, patience=1) is None
+    assert waited([3.0, 2.0], metric=metric, patience=1) == 2
+
+
+@pytest.mark.parametrize("metric", ["val/loss", "val/mse", "val/frechet_distance"])
+def test_of_others_less_is(metric):
+    assert BestConfig(metric).mode == "min"
+    assert waited([1.0, 2.0], metric=metric, patience=1) == 2
+
+
+def test_nan_is_no_improvement():
+    assert waited([math.nan, math.nan], patience=2) == 2
+    assert waited([1.0, math.nan, 0.5], patience=2) is None
+
+
+def test_a_history_counts():
+    config = BestConfig(patience=2)
+    assert Patience(config, [1.0, 1.1, 1.2]).exhausted
+    assert not Patience(config, [1.0, 1.1, 0.9]).exhausted
+
+
+def test_what_no_validation_measures_is_refused():
+    patience = Patience(BestConfig("val/ssim", patience=1))
+    patience.look_at({"train/loss": 1.0}, complete=False)
+    patience.look_at({"val/loss": 1.0}, complete=False)
+    with pytest.raises(UserError, match="val/ssim: validation measures val/loss, val/"):
+        patience.look_at({"val/loss": 1.0, "val/edge_f1": 0.5}, complete=True)
+    with pytest.raises(UserError, match="measures nothing"):
+        patience.look_at({}, complete=True)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"metric": "train/loss"}, {"patience": 0}, {"min_change": -1.0}]
+)
+def test_wrong_settings_are_refused(fields):
+    with pytest.raises(UserError):
+        BestConfig(**fields)

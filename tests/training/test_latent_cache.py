@@ -1,0 +1,161 @@
+"""Cached latents are what the autoencoder would have said, once and for all."""
+
+import dataclasses
+import os
+import pickle
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from medjax import meshes, trees
+from medjax.data.config import DataConfig
+from medjax.data.phantoms import PhantomSource
+from medjax.data.pipeline import make_batches
+from medjax.diffusion.objective import DiffusionConfig
+from medjax.errors import Stopped, UserError
+from medjax.pretrained.tiny import tiny_tokenizer
+from medjax.tasks.assembly import Given
+from medjax.tasks.text_to_image import TextToImageConfig, make_text_to_image_task
+from medjax.training.latent_cache import cache_latents
+from medjax.training.stopping import StopRequest
+
+DATA = DataConfig(image_size=16, batch_size=4, phantoms=6, workers=0)
+INPUTS = {"base": {"source": "", "fingerprint": "a"}}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    model = TextToImageConfig(pretrained="", cache_latents=True, dtype="float32")
+    assembly = make_text_to_image_task(
+        Given(model, DATA, DiffusionConfig(), jax.random.key(0))
+    )
+    mesh = meshes.make_mesh(meshes.MeshConfig(data=2), jax.devices()[:2])
+    frozen = meshes.place_params(assembly.frozen, mesh)
+    source = PhantomSource("train", 16, 6)
+    folder = tmp_path_factory.mktemp("latents")
+
+    def cache(data=DATA, inputs=INPUTS, weights=frozen, stop=None, source=source):
+        return cache_latents(
+            source,
+            data,
+            inputs,
+            assembly.posterior,
+            weights,
+            mesh,
+            folder,
+            stop or StopRequest(),
+        )
+
+    return assembly, source, cache, folder
+
+
+def test_batches_have_what_the_autoencoder_says(world):
+    assembly, source, cache, _ = world
+    cached = pickle.loads(pickle.dumps(cache()))
+    assert len(cached) == 6
+    online = next(make_batches(source, tiny_tokenizer(), DATA))
+    kept = next(make_batches(cached, tiny_tokenizer(), DATA))
+    assert "images" not in kept
+    np.testing.assert_array_equal(kept["text_ids"], online["text_ids"])
+    images = jax.numpy.asarray(online["images"])
+    mean, logvar = assembly.posterior(assembly.frozen, images)
+    np.testing.assert_allclose(kept["latents_mean"], mean, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(kept["latents_logvar"], logvar, rtol=2e-3, atol=2e-3)
+
+
+def test_a_loss_is_the_same_with_cached_latents(world):
+    assembly, source, cache, _ = world
+    keys = jax.random.split(jax.random.key(1), 4)
+
+    @jax.jit
+    def loss(batch):
+        return assembly.task.loss(
+            assembly.params, assembly.frozen, batch, keys, False
+        ).losses
+
+    online, kept = (
+        jax.tree.map(jax.numpy.asarray, next(make_batches(s, tiny_tokenizer(), DATA)))
+        for s in (source, cache())
+    )
+    np.testing.assert_allclose(loss(kept), loss(online), rtol=1e-2)
+
+
+def test_latents_are_computed_once_for_the_same_inputs(world):
+    _, _, cache, folder = world
+    before = cache().folder
+    (before / "seen").touch()
+    assert (cache().folder / "seen").exists()
+    other = {"base": {"source": "", "fingerprint": "b"}}
+    assert not (cache(inputs=other).folder / "seen").exists()
+    stretched = dataclasses.replace(DATA, resize="stretch")
+    assert cache(stretched).folder != before
+    assert not list(folder.glob("*.incomplete"))
+
+
+def test_padded_images_are_refused(world):
+    _, _, cache, _ = world
+    with pytest.raises(UserError, match="keeps no mask of padding"):
+        cache(dataclasses.replace(DATA, resize="letterbox"))
+
+
+def test_weights_of_another_precision_have_latents_of_their_own(world):
+    assembly, _, cache, _ = world
+    mesh = meshes.make_mesh(meshes.MeshConfig(data=2), jax.devices()[:2])
+    coarse = meshes.place_params(trees.cast(assembly.frozen, "bfloat16"), mesh)
+    assert cache(weights=coarse).folder != cache().folder
+
+
+class StopAfter(StopRequest):
+    """A request that comes after it was looked for so many times."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    @property
+    def signal(self):
+        self.times -= 1
+        return signal.SIGTERM if self.times < 0 else None
+
+    @signal.setter
+    def signal(self, _):
+        pass
+
+
+@pytest.mark.parametrize("torn", [0, 3])
+def test_it_stops_between_two_batches_and_goes_on_from_there(world, torn):
+    _, source, cache, folder = world
+    inputs = {"base": {"source": "", "fingerprint": f"torn by {torn}"}}
+    with pytest.raises(Stopped, match="the latents of 4 of 6 images.*goes on"):
+        cache(inputs=inputs, stop=StopAfter(1))
+    (begun,) = folder.glob("*.incomplete")
+    if torn:
+        # As a crash may leave it: three images are whole.
+        file = begun / "latents_logvar.npy"
+        os.truncate(file, file.stat().st_size - torn)
+    read = []
+    listening = Listening(source, read)
+    kept, whole = cache(inputs=inputs, source=listening), cache()
+    assert sorted(set(read)) == ([3, 4, 5] if torn else [4, 5])
+    assert not begun.exists()
+    assert len(kept) == 6
+    for i in range(6):
+        for name, value in whole[i].items():
+            np.testing.assert_array_equal(kept[i][name], value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listening:
+    """A source that notes what is read of it."""
+
+    source: PhantomSource
+    read: list
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self.source[index]

@@ -1,0 +1,183 @@
+"""One command trains an autoencoder and then the diffusion of its latents."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from configs import brain_ldm
+from medjax import trees
+from medjax.errors import UserError
+from medjax.training import stages
+from medjax.training.config import parse
+from medjax.training.runs import AUTOENCODER, load_run
+from tests.commands import medjax
+
+FIRST = """
+from configs.brain_vqvae import get_config as demo
+
+def get_config(variant=""):
+    config = demo("demo")
+    config.model.block_out_channels = (8, 8)
+    config.model.norm_num_groups = 4
+    config.model.codebook_size = 16
+    config.data.batch_size = 8
+    config.train.steps = 2
+    config.eval.examples = 4
+    config.eval.samples = 2
+    return config
+"""
+
+
+def small(folder, **changes):
+    """Return the demo, as small as it goes, on the phantoms of 16 × 16 pixels."""
+    (folder / "first.py").write_text(FIRST)
+    config = brain_ldm.get_config("demo")
+    config.data.image_size = 16
+    config.data.batch_size = 8
+    config.data.phantoms = 24
+    config.model.autoencoder_config = str(folder / "first.py")
+    config.model.block_out_channels = (8, 16)
+    config.model.attention_head_dim = 4
+    config.model.norm_num_groups = 4
+    config.model.layers_per_block = 1
+    config.train.steps = 2
+    config.eval.examples = 4
+    config.eval.samples = 2
+    config.eval.sampler_steps = 2
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        config[section][name] = value
+    return parse(config)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("brain")
+    config = small(folder)
+    state = stages.train_stages(config, folder / "run")
+    return folder, config, state
+
+
+def test_the_autoencoder_is_trained_first_on_the_same_data(trained):
+    folder, config, _ = trained
+    first = load_run(folder / "run" / AUTOENCODER)
+    assert first.config.task == "vq_vae"
+    assert first.step == 2
+    for name in ("root", "image_size", "phantoms", "phantom_kind"):
+        assert getattr(first.config.data, name) == getattr(config.data, name)
+
+
+def test_the_latents_scale_is_kept_with_the_run(trained):
+    folder, _, state = trained
+    run = load_run(folder / "run")
+    own = trees.flatten(state.statistics)
+    for path, leaf in trees.flatten({"latents": run.model.nets["latents"]}).items():
+        np.testing.assert_array_equal(leaf, own[path])
+    autoencoder = load_run(folder / "run" / AUTOENCODER).model
+    assert run.base["fingerprint"] == autoencoder.fingerprint
+
+
+def test_a_second_call_goes_on_with_what_is_there(trained, monkeypatch):
+    folder, config, state = trained
+    asked = []
+    monkeypatch.setattr(
+        stages, "train", lambda config, *_: asked.append(config.task) or state
+    )
+    # Its config is not asked for again.
+    (folder / "first.py").rename(folder / "moved.py")
+    stages.train_stages(config, folder / "run")
+    (folder / "moved.py").rename(folder / "first.py")
+    assert asked == ["unconditional"]
+
+
+def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
+    folder, config, state = trained
+    asked = []
+    monkeypatch.setattr(
+        stages, "train", lambda config, *_: asked.append(config.task) or state
+    )
+    # Though its config wants more steps than it has.
+    first = (folder / "first.py").read_text()
+    (folder / "longer.py").write_text(first.replace("steps = 2", "steps = 5"))
+    given = dataclasses.replace(
+        config.model,
+        autoencoder=str(folder / "run" / AUTOENCODER),
+        autoencoder_config=str(folder / "longer.py"),
+    )
+    config = dataclasses.replace(config, model=given)
+    stages.train_stages(config, folder / "other")
+    assert asked == ["unconditional"]
+    assert "was trained on other data" not in caplog.text
+    other = dataclasses.replace(config.data, phantom_kind="knee")
+    stages.train_stages(dataclasses.replace(config, data=other), folder / "other")
+    assert "was trained on other data" in caplog.text
+
+
+def test_one_that_is_not_trained_to_its_end_is_not_stood_on(trained, tmp_path):
+    _, config, _ = trained
+    plan = dataclasses.replace(config.train, max_hours=1e-9)
+    state = stages.train_stages(dataclasses.replace(config, train=plan), tmp_path)
+    assert int(state.step) == 1
+    assert not (tmp_path / "checkpoints").exists()
+    assert load_run(tmp_path / AUTOENCODER).step == 1
+
+
+def test_what_is_no_autoencoder_is_refused(trained, tmp_path):
+    folder, config, _ = trained
+
+    def start(place):
+        model = dataclasses.replace(
+            config.model, autoencoder=str(place), autoencoder_config=None
+        )
+        stages.train_stages(dataclasses.replace(config, model=model), tmp_path)
+
+    with pytest.raises(UserError, match="holds no trained autoencoder"):
+        start(tmp_path)
+    with pytest.raises(UserError, match="this is a run of task unconditional"):
+        start(folder / "run")
+    with pytest.raises(UserError, match="give config.model.autoencoder_config"):
+        start("")
+
+
+def test_mistakes_of_the_first_stage_name_its_config(tmp_path):
+    config = small(tmp_path)
+    (tmp_path / "first.py").write_text(FIRST.replace("_groups = 4", "_groups = 3"))
+    with pytest.raises(UserError, match=r"first, by .*first.py: .*norm_num_groups=3"):
+        stages.train_stages(config, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_what_was_trained_draws(trained):
+    folder, _, _ = trained
+    out = folder / "drawn"
+    common = (f"--workdir={folder}/run", f"--out={out}", "--steps=3", "--size=16")
+    done = medjax("sample", *common, "--num=4")
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in out.iterdir()} == {
+        *(f"{n:04d}.png" for n in range(4)),
+        "grid-0000.png",
+    }
+    done = medjax("sample", *common, "--mode=illustrate", "--prompt=AD")
+    assert done.returncode == 0, done.stderr
+    done = medjax("sample", *common, "--mode=gif", "--prompt=NC")
+    assert done.returncode == 0, done.stderr
+    assert (out / "0005.gif").read_bytes().startswith(b"GIF")
+    pytest.importorskip("umap")
+    done = medjax("sample", *common, "--mode=umap", "--num=3", "--seed=5")
+    assert done.returncode == 0, done.stderr
+    measures = json.loads((out / "umap-3-5.json").read_text())
+    assert measures["classifier_accuracy_chance"] == 0.5
+    assert (out / "umap-3-5.png").is_file()
+    done = medjax("export", f"--workdir={folder}/run", f"--to={folder}/exported")
+    assert done.returncode == 2
+    assert "a run of task unconditional cannot be exported" in done.stderr
+    for typed, said in (
+        (("--prompt=AX",), "--prompt=AX: this model reads no captions; it knows AD"),
+        (("--negative_prompt=AD",), "--negative_prompt is for models that read"),
+        (("--mode=single", "--num=2"), "--mode=single draws one image"),
+    ):
+        done = medjax("sample", *common, *typed)
+        assert done.returncode == 2
+        assert said in done.stderr
