@@ -46,5 +46,9 @@ def _leave_unsaid(unraisable: Any) -> None:
 
 
 def _tell_of_thread(failure: Any) -> None:
-    """Say in one line that a thread, such as TensorBoard's writer, has failed."""
-    logger.warning("%s has failed: %s", failure.thread, failure.exc_value)
+    """Say in one line that a thread, such as TensorBoard's writer, has failed.
+
+    One that the end of the program leaves without its queue is no news any more.
+    """
+    level = logging.WARNING if threading.main_thread().is_alive() else logging.DEBUG
+    logger.log(level, "%s has failed: %s", failure.thread, failure.exc_value)

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -33,3 +34,36 @@ def test_a_line_is_written(log, monkeypatch):
 def test_a_run_goes_on_when_nobody_reads_its_log(log, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Unread())
     log.info("step %d", 3)
+
+
+def test_only_a_thread_that_fails_while_the_program_runs_is_told_of():
+    """One that is left behind at its end fails at nothing."""
+    script = """
+import atexit, threading
+from medjax import logs
+
+logs.set_up(debug=False)
+ended = threading.Event()
+
+def fail():
+    raise OSError("no room")
+
+def outlive():
+    ended.wait()
+    raise OSError("handle is closed")
+
+def end():
+    ended.set()
+    left.join()
+
+first = threading.Thread(target=fail)
+left = threading.Thread(target=outlive, daemon=True)
+first.start()
+left.start()
+first.join()
+atexit.register(end)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0
+    assert "has failed: no room" in run.stderr
+    assert "handle is closed" not in run.stderr
