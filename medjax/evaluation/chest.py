@@ -1,4 +1,4 @@
-"""What an image of a chest phantom shows: how wide the heart is, and pleural effusions.
+"""What an image of a chest phantom shows: heart width, effusions, pneumothoraces.
 
 It tells from pixels alone whether a generated chest is what its caption says, and so
 whether a model of phantoms obeys its prompts. An image that is no chest gets some
@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from skimage.transform import resize_local_mean
 
 from medjax.data.captions import labels_of
@@ -17,8 +17,8 @@ from medjax.data.phantoms import CARDIOMEGALY_RATIO
 from medjax.errors import UserError
 from medjax.evaluation.chest_reader import IMAGE_SIZE, fit_reader
 
-_SMALLEST_EFFUSION_CM = 5.5
-_EFFUSION_STATES = ("none", "left", "right", "both")
+_SMALLEST_EFFUSION_CM, _SMALLEST_PNEUMOTHORAX_CM = 5.5, 1.2
+_STATES = ("none", "left", "right", "both")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +31,17 @@ class ChestMeasure:
         effusion_left_cm: Height of the fluid over the costophrenic sulcus on the
             patient's left; about 0 where there is none.
         effusion_right_cm: The same on the right.
+        pneumothorax_left_cm: Greatest width of the air outside the lung on the
+            patient's left; about 0 where there is none.
+        pneumothorax_right_cm: The same on the right.
     """
 
     heart_width_ratio: Float[np.ndarray, " b"]
     is_ap: Bool[np.ndarray, " b"]
     effusion_left_cm: Float[np.ndarray, " b"]
     effusion_right_cm: Float[np.ndarray, " b"]
+    pneumothorax_left_cm: Float[np.ndarray, " b"]
+    pneumothorax_right_cm: Float[np.ndarray, " b"]
 
     @property
     def cardiomegaly(self) -> Bool[np.ndarray, " b"]:
@@ -45,18 +50,29 @@ class ChestMeasure:
         return self.heart_width_ratio > np.where(self.is_ap, ap, pa)
 
     @property
-    def effusion_left(self) -> Bool[np.ndarray, " b"]:
-        """Whether the fluid is nearer to the least effusion that is drawn than to 0."""
-        return self.effusion_left_cm > _SMALLEST_EFFUSION_CM / 2
+    def effusion(self) -> Int[np.ndarray, " b"]:
+        """Which sides have fluid nearer to the least that is drawn than to none.
+
+        0 for none, 1 for the left, 2 for the right, 3 for both.
+        """
+        limit = _SMALLEST_EFFUSION_CM / 2
+        return _sides(self.effusion_left_cm, self.effusion_right_cm, limit)
 
     @property
-    def effusion_right(self) -> Bool[np.ndarray, " b"]:
-        """See `effusion_left`."""
-        return self.effusion_right_cm > _SMALLEST_EFFUSION_CM / 2
+    def pneumothorax(self) -> Int[np.ndarray, " b"]:
+        """Which sides have air outside the lung, likewise."""
+        limit = _SMALLEST_PNEUMOTHORAX_CM / 2
+        return _sides(self.pneumothorax_left_cm, self.pneumothorax_right_cm, limit)
+
+
+def _sides(
+    left: Float[np.ndarray, " b"], right: Float[np.ndarray, " b"], limit: float
+) -> Int[np.ndarray, " b"]:
+    return (left > limit) + 2 * (right > limit)
 
 
 def measure_chest(images: Float[np.ndarray, "b H H c"]) -> ChestMeasure:
-    """Measure heart and effusions of chest phantoms, rendered or generated.
+    """Measure heart, effusions and pneumothoraces of chests, rendered or generated.
 
     The first call in a process fits the reader, which takes some ten seconds.
 
@@ -74,25 +90,25 @@ def measure_chest(images: Float[np.ndarray, "b H H c"]) -> ChestMeasure:
     gray = np.clip(images.mean(-1, dtype=float), -1, 1)
     if gray.shape[1] != IMAGE_SIZE:
         gray = resize_local_mean(gray, (len(gray), IMAGE_SIZE, IMAGE_SIZE))
-    ratio, view, left, right = fit_reader().read(gray).T
-    return ChestMeasure(ratio, view > 0, left, right)
+    ratio, view, *widths = fit_reader().read(gray).T
+    return ChestMeasure(ratio, view > 0, *widths)
 
 
 def agreement(
     images: Float[np.ndarray, "b H H c"], texts: Sequence[str]
 ) -> dict[str, float]:
-    """Return how often images show the heart size and the effusion of their captions.
+    """Return how often images show the heart size and the findings of their captions.
 
     Args:
         images: Generated from the captions; see `measure_chest`.
         texts: As `medjax.data.captions.caption` writes them. Where one tells no side of
-            an effusion, either will do.
+            a finding, either will do.
 
     Returns:
-        ``heart_agreement``, ``effusion_agreement`` (none, left, right or both sides)
-        and ``caption_agreement`` (both of these), each a share of the images, and each
-        with ``_chance``: the mean share over the *other* images' captions, NaN for a
-        single image.
+        ``heart_agreement``, ``effusion_agreement`` and ``pneumothorax_agreement``
+        (none, left, right or both sides), and ``caption_agreement`` (heart and
+        effusion), each a share of the images, and each with ``_chance``: the mean share
+        over the *other* images' captions, NaN for a single image.
 
     Raises:
         UserError: If a caption cannot be read or there is not one an image; or see
@@ -103,12 +119,17 @@ def agreement(
             f"{len(images)} images, {len(texts)} captions: expected as many"
         )
     measured = measure_chest(images)
-    enlarged, effusion = _stated(texts)
-    state = measured.effusion_left + 2 * measured.effusion_right
     # Row i, column j: whether image i agrees with caption j.
+    enlarged = np.array(["Cardiomegaly" in labels_of(text)[0] for text in texts])
     heart = measured.cardiomegaly[:, None] == enlarged[None, :]
-    fluid = effusion.T[state]
-    pairs = {"heart": heart, "effusion": fluid, "caption": heart & fluid}
+    fluid = _allowed(texts, "Effusion").T[measured.effusion]
+    air = _allowed(texts, "Pneumothorax").T[measured.pneumothorax]
+    pairs = {
+        "heart": heart,
+        "effusion": fluid,
+        "pneumothorax": air,
+        "caption": heart & fluid,
+    }
     scores = {}
     for name, agrees in pairs.items():
         others = agrees[~np.eye(len(agrees), dtype=bool)]
@@ -119,20 +140,13 @@ def agreement(
     return scores
 
 
-def _stated(
-    texts: Sequence[str],
-) -> tuple[Bool[np.ndarray, " b"], Bool[np.ndarray, "b 4"]]:
-    """Return which captions state a large heart, and which effusions each allows."""
-    enlarged = np.zeros(len(texts), bool)
-    effusion = np.zeros((len(texts), len(_EFFUSION_STATES)), bool)
-    for i, text in enumerate(texts):
+def _allowed(texts: Sequence[str], finding: str) -> Bool[np.ndarray, "b 4"]:
+    """Return in which states each caption allows the sides of a finding to be."""
+    rows = []
+    for text in texts:
         labels, sides = labels_of(text)
-        enlarged[i] = "Cardiomegaly" in labels
-        if "Effusion" not in labels:
-            allowed: Sequence[str] = ("none",)
-        elif "Effusion" in sides:
-            allowed = (sides["Effusion"],)
-        else:
-            allowed = ("left", "right", "both")
-        effusion[i] = [state in allowed for state in _EFFUSION_STATES]
-    return enlarged, effusion
+        states: Sequence[str] = ("none",)
+        if finding in labels:
+            states = (sides[finding],) if finding in sides else _STATES[1:]
+        rows.append([state in states for state in _STATES])
+    return np.array(rows)

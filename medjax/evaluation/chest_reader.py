@@ -1,11 +1,11 @@
-"""Find pose, heart and effusions in an image of a chest phantom, by linear regression.
+"""Find pose, heart, fluid and air in an image of a chest phantom, by linear regression.
 
 Let f(I, p) be the gray values of image I at 32 × 32 places of the body, which pose p
 puts somewhere in the image, with mean 0 and variance 1. The pose is found in steps from
-the mean pose on, then heart, view and effusions are read off the aligned body:
+the mean pose on, then heart, view, effusions and pneumothoraces are read off:
 
     p <- p + A_k f(I, p) + a_k,   k = 1 … 4                                        (1)
-    (ratio, view, left height, right height) = B f(I, p) + b                       (2)
+    (ratio, view, heights left and right, widths left and right) = B f(I, p) + b  (2)
 
 The coefficients are ridge regressions, on phantoms whose pose and findings are known,
 with every set of findings equally often.
@@ -83,12 +83,13 @@ class ChestReader:
     steps: tuple[Linear, ...]
     findings: Linear
 
-    def read(self, images: Float[np.ndarray, "n 64 64"]) -> Float[np.ndarray, "n 4"]:
+    def read(self, images: Float[np.ndarray, "n 64 64"]) -> Float[np.ndarray, "n 6"]:
         """Return what (2) finds in images in [-1, 1], at the poses of (1).
 
         Returns:
             Cardiothoracic ratio; view, positive where AP; heights of the effusions on
-            the patient's left and right, in cm, about 0 where there is none.
+            the patient's left and right, and widths of the pneumothoraces, in cm, about
+            0 where there is none.
         """
         return self.findings(_features(images, self.poses(images)))
 
@@ -143,12 +144,11 @@ def _pose(chest: ChestParameters) -> tuple[float, ...]:
 
 def _findings(chest: ChestParameters) -> tuple[float, ...]:
     """Return what (2) is fitted to."""
-    fluid, view = chest.effusion, 1.0 if chest.view == "AP" else -1.0
-    heights = [
-        fluid.height_cm if fluid and fluid.side == side else 0.0
-        for side in ("left", "right")
-    ]
-    return chest.heart_width_ratio, view, *heights
+    fluid, air, view = chest.effusion, chest.pneumothorax, chest.view == "AP"
+    sides = ("left", "right")
+    heights = [fluid.height_cm if fluid and fluid.side == s else 0.0 for s in sides]
+    widths = [air.width_cm if air and air.side == s else 0.0 for s in sides]
+    return chest.heart_width_ratio, 1.0 if view else -1.0, *heights, *widths
 
 
 def _features(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medjax.data.captions import caption
-from medjax.data.phantoms import FINDINGS, Effusion, draw_parameters, render
+from medjax.data.phantoms import Effusion, Pneumothorax, draw_parameters, render
 from medjax.errors import UserError
 from medjax.evaluation import chest
 from medjax.evaluation.chest import ChestMeasure, agreement, measure_chest
@@ -15,6 +15,9 @@ from medjax.evaluation.chest_reader import fit_reader
 
 # Neither what runs train on, 0, nor what the reader is fitted on, 1.
 SEED = 2
+
+# Bits of a state.
+SIDES = {1: "left", 2: "right"}
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def images_of(phantoms, size=64):
 
 
 def drawn(count):
-    return [draw_parameters(SEED, i, possible=FINDINGS[:-1]) for i in range(count)]
+    return [draw_parameters(SEED, i) for i in range(count)]
 
 
 def well_body(index):
@@ -45,12 +48,14 @@ def texts_of(phantoms):
 def balanced_accuracies(images, phantoms):
     """Return the mean of sensitivity and specificity of each decision."""
     found = measure_chest(images)
-    sides = np.array([p.sides.get("Effusion", "") for p in phantoms])
-    pairs = [
-        (found.cardiomegaly, np.array(["Cardiomegaly" in p.labels for p in phantoms])),
-        (found.effusion_left, sides == "left"),
-        (found.effusion_right, sides == "right"),
-    ]
+    enlarged = np.array(["Cardiomegaly" in p.labels for p in phantoms])
+    pairs = [(found.cardiomegaly, enlarged)]
+    for name, states in (
+        ("Effusion", found.effusion),
+        ("Pneumothorax", found.pneumothorax),
+    ):
+        sides = np.array([p.sides.get(name, "") for p in phantoms])
+        pairs += [((states & bit) > 0, sides == side) for bit, side in SIDES.items()]
     return [(said[true].mean() + (~said)[~true].mean()) / 2 for said, true in pairs]
 
 
@@ -82,7 +87,7 @@ def test_a_heart_that_grows_is_measured_wider_and_nothing_else_is(quick_reader):
         found = measure_chest(images_of(bodies))
         assert (np.diff(found.heart_width_ratio) > 0.02).all()
         np.testing.assert_allclose(found.heart_width_ratio, ratios, atol=0.08)
-        assert not found.effusion_left.any() and not found.effusion_right.any()
+        assert not found.effusion.any() and not found.pneumothorax.any()
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -100,6 +105,18 @@ def test_fluid_that_rises_is_measured_higher_on_its_side(quick_reader, side):
     assert (np.diff(mean) > 0.5).all()
     assert mean[0] < 1 and mean[-1] > 7
     assert np.abs(other).max() < 1.5
+
+
+@pytest.mark.parametrize(("bit", "side"), SIDES.items())
+def test_air_outside_the_lung_is_measured_on_its_side(quick_reader, bit, side):
+    for index in range(3):
+        well = well_body(index)
+        airs = [None, *(Pneumothorax(side, width) for width in (1.5, 2.5, 3.5))]
+        bodies = [dataclasses.replace(well, pneumothorax=air) for air in airs]
+        found = measure_chest(images_of(bodies))
+        both = [found.pneumothorax_left_cm, found.pneumothorax_right_cm]
+        assert (np.diff(both[side == "right"]) > 0.3).all()
+        assert found.pneumothorax.tolist() == [0, bit, bit, bit]
 
 
 def test_channels_contrast_and_size_do_not_matter(quick_reader):
@@ -134,6 +151,13 @@ CAPTIONS = {
     "Chest X-ray with lung nodule, AP view": [SMALL_DRY],
     "Chest X-ray with cardiomegaly and pleural effusion": [LARGE_LEFT, LARGE_BOTH],
 }
+# Only the last state has air outside a lung, on the right.
+AIR = {
+    "Chest X-ray with cardiomegaly and right pneumothorax": [LARGE_BOTH],
+    "Chest X-ray with pneumothorax, AP view": [LARGE_BOTH],
+    "Chest X-ray with left pneumothorax": [],
+    "Chest X-ray without abnormal findings": [LARGE_LEFT, SMALL_RIGHT, SMALL_DRY],
+}
 
 
 @pytest.fixture
@@ -150,6 +174,8 @@ def measured(monkeypatch):
             np.zeros(len(kind), bool),
             np.where(left[kind], 8.0, 0.0),
             np.where(right[kind], 8.0, 0.0),
+            np.zeros(len(kind)),
+            np.where(kind == LARGE_BOTH, 2.0, 0.0),
         )
 
     monkeypatch.setattr(chest, "measure_chest", measure)
@@ -166,6 +192,13 @@ def test_an_image_agrees_with_what_is_true_of_it_alone(measured, text, state):
     assert scores["caption_agreement"] == (state in CAPTIONS[text])
     assert scores["heart_agreement"] == (HEART[state] == ("cardiomegaly" in text))
     assert math.isnan(scores["caption_agreement_chance"])
+
+
+@pytest.mark.parametrize("text", AIR)
+@pytest.mark.parametrize("state", range(4))
+def test_a_pneumothorax_agrees_by_its_side(measured, text, state):
+    scores = agreement(images_in([state]), [text])
+    assert scores["pneumothorax_agreement"] == (state in AIR[text])
 
 
 def test_chance_is_agreement_with_the_captions_of_others(measured):
