@@ -94,10 +94,17 @@ def measure_chest(images: Float[np.ndarray, "b H H c"]) -> ChestMeasure:
     return ChestMeasure(ratio, view > 0, *widths)
 
 
-def agreement(
+def findings(
     images: Float[np.ndarray, "b H H c"], texts: Sequence[str]
 ) -> dict[str, float]:
-    """Return how often images show the heart size and the findings of their captions.
+    """Return `agreement` and `presence` together: all that is measured."""
+    return agreement(images, texts) | presence(images, texts)
+
+
+def matches(
+    images: Float[np.ndarray, "b H H c"], texts: Sequence[str]
+) -> dict[str, Bool[np.ndarray, "b b"]]:
+    """Return whether each image (row) is as each caption (column) says.
 
     Args:
         images: Generated from the captions; see `measure_chest`.
@@ -105,10 +112,8 @@ def agreement(
             a finding, either will do.
 
     Returns:
-        ``heart_agreement``, ``effusion_agreement`` and ``pneumothorax_agreement``
-        (none, left, right or both sides), and ``caption_agreement`` (heart and
-        effusion), each a share of the images, and each with ``_chance``: the mean share
-        over the *other* images' captions, NaN for a single image.
+        By what is compared: ``heart``, ``effusion`` and ``pneumothorax`` (none, left,
+        right or both sides), and ``caption`` (heart and effusion).
 
     Raises:
         UserError: If a caption cannot be read or there is not one an image; or see
@@ -119,25 +124,63 @@ def agreement(
             f"{len(images)} images, {len(texts)} captions: expected as many"
         )
     measured = measure_chest(images)
-    # Row i, column j: whether image i agrees with caption j.
-    enlarged = np.array(["Cardiomegaly" in labels_of(text)[0] for text in texts])
-    heart = measured.cardiomegaly[:, None] == enlarged[None, :]
+    heart = measured.cardiomegaly[:, None] == _named(texts, "Cardiomegaly")[None, :]
     fluid = _allowed(texts, "Effusion").T[measured.effusion]
     air = _allowed(texts, "Pneumothorax").T[measured.pneumothorax]
-    pairs = {
+    return {
         "heart": heart,
         "effusion": fluid,
         "pneumothorax": air,
         "caption": heart & fluid,
     }
+
+
+def agreement(
+    images: Float[np.ndarray, "b H H c"], texts: Sequence[str]
+) -> dict[str, float]:
+    """Return how often images show what their captions say; see `matches`.
+
+    Returns:
+        ``heart_agreement`` and so on, each a share of the images, and each with
+        ``_chance``: the mean share over the *other* images' captions, NaN for a single
+        image.
+    """
     scores = {}
-    for name, agrees in pairs.items():
+    for name, agrees in matches(images, texts).items():
         others = agrees[~np.eye(len(agrees), dtype=bool)]
         scores[f"{name}_agreement"] = float(np.diagonal(agrees).mean())
-        scores[f"{name}_agreement_chance"] = (
-            float(others.mean()) if others.size else float("nan")
-        )
+        scores[f"{name}_agreement_chance"] = _mean(others)
     return scores
+
+
+def presence(
+    images: Float[np.ndarray, "b H H c"], texts: Sequence[str]
+) -> dict[str, float]:
+    """Return how often a finding is there, on any side, where it is asked for or not.
+
+    Returns:
+        ``effusion_presence``: a share of the images whose caption names one, and
+        ``effusion_presence_unasked``: of the others; NaN of none. Likewise
+        ``pneumothorax_presence``.
+    """
+    measured = measure_chest(images)
+    shares = {}
+    for name, states in (
+        ("Effusion", measured.effusion),
+        ("Pneumothorax", measured.pneumothorax),
+    ):
+        asked, there = _named(texts, name), states > 0
+        shares[f"{name.lower()}_presence"] = _mean(there[asked])
+        shares[f"{name.lower()}_presence_unasked"] = _mean(there[~asked])
+    return shares
+
+
+def _mean(flags: Bool[np.ndarray, " n"]) -> float:
+    return float(flags.mean()) if flags.size else float("nan")
+
+
+def _named(texts: Sequence[str], finding: str) -> Bool[np.ndarray, " b"]:
+    return np.array([finding in labels_of(text)[0] for text in texts])
 
 
 def _allowed(texts: Sequence[str], finding: str) -> Bool[np.ndarray, "b 4"]:

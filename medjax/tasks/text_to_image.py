@@ -13,6 +13,7 @@ import numpy as np
 
 from medjax.arrays import Params
 from medjax.errors import UserError
+from medjax.evaluation.chest import findings
 from medjax.evaluation.frechet import frechet_distance
 from medjax.evaluation.similarity import psnr, ssim
 from medjax.models.autoencoder_kl import AutoencoderKL
@@ -75,9 +76,12 @@ class TextToImageEvalConfig(SamplingEvalConfig):
     Attributes:
         frechet_distance: Whether by the Fréchet distance to the real images, too. It
             needs ``medjax[evaluation]``, and `samples` of hundreds to say anything.
+        chest_findings: Whether by the findings that `medjax.evaluation.chest` sees in
+            computed chests, too.
     """
 
     frechet_distance: bool = False
+    chest_findings: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured here.
@@ -111,6 +115,8 @@ def measure_likeness(
     if config.frechet_distance:
         features = efficientnet_features(real), efficientnet_features(drawn)
         measured["frechet_distance"] = frechet_distance(*features)
+    if config.chest_findings:
+        measured |= findings(drawn, [record["text"] for record in shown.records])
     return measured
 
 

@@ -81,6 +81,19 @@ class RunConfig:
     best: BestConfig
     eval: Any
 
+    def __post_init__(self) -> None:
+        """Refuse sections that do not go together.
+
+        Raises:
+            UserError: It names the keys.
+        """
+        computed = not self.data.root and self.data.phantom_kind == "chest"
+        if getattr(self.eval, "chest_findings", False) and not computed:
+            raise UserError(
+                "config.eval.chest_findings is True, but the data are no computed "
+                "chests; expected False"
+            )
+
 
 # Sections that all tasks have, and one that only some have.
 _COMMON, _OPTIONAL = ("optim", "mesh", "train", "best"), ("diffusion",)

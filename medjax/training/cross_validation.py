@@ -20,6 +20,7 @@ from medjax import meshes
 from medjax.data.folds import check_disjoint
 from medjax.data.pipeline import Source, open_dataset, validation_batches
 from medjax.errors import UserError
+from medjax.evaluation.chest import matches, presence
 from medjax.evaluation.frechet import frechet_distance
 from medjax.evaluation.grids import image_page, save_png
 from medjax.evaluation.similarity import psnr, ssim
@@ -46,15 +47,17 @@ class FoldScores:
         step: Of the checkpoint.
         best: What it was chosen by, on the fold's own validation examples.
         each: ``mse``, ``psnr_db`` and ``ssim`` of each image drawn for a test example
-            against the real one; images in [-1, 1].
-        frechet_distance: Of all those to the real ones.
+            against the real one; images in [-1, 1]. Of computed chests also whether
+            it is as its caption says, see `medjax.evaluation.chest.matches`.
+        all: ``frechet_distance`` of all those to the real ones; of computed chests also
+            `medjax.evaluation.chest.presence`.
     """
 
     fold: int
     step: int
     best: float
     each: dict[str, Float[np.ndarray, " n"]]
-    frechet_distance: float
+    all: dict[str, float]
 
 
 def cross_validate(
@@ -125,18 +128,19 @@ def _score(
         folder / "test.png",
         image_page({"real": real[:_AT_ONCE], "drawn": drawn[:_AT_ONCE]}),
     )
+    each = {
+        "mse": np.square(real - drawn).mean((1, 2, 3)),
+        "psnr_db": psnr(real, drawn),
+        "ssim": ssim(real, drawn),
+    }
     features = efficientnet_features(real), efficientnet_features(drawn)
-    return FoldScores(
-        fold,
-        step,
-        best,
-        {
-            "mse": np.square(real - drawn).mean((1, 2, 3)),
-            "psnr_db": psnr(real, drawn),
-            "ssim": ssim(real, drawn),
-        },
-        frechet_distance(*features),
-    )
+    whole = {"frechet_distance": frechet_distance(*features)}
+    if getattr(config.eval, "chest_findings", False):
+        texts = [test[number]["text"] for number in range(count)]
+        for name, agrees in matches(drawn, texts).items():
+            each[f"{name}_agreement"] = np.diagonal(agrees).astype(float)
+        whole |= presence(drawn, texts)
+    return FoldScores(fold, step, best, each, whole)
 
 
 def _drawn(run: Run, test: Source, count: int) -> tuple[Images, Images]:
@@ -202,7 +206,7 @@ def _write(
     table: dict[str, list[float]] = {
         name: [float(one.each[name].mean()) for one in scores] for name in names
     }
-    table["frechet_distance"] = [one.frechet_distance for one in scores]
+    table |= {name: [one.all[name] for one in scores] for name in scores[0].all}
     table[config.best.metric] = [one.best for one in scores]
     intervals = {
         name: interval(np.stack([one.each[name] for one in scores]), groups)

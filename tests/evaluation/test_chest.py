@@ -10,7 +10,7 @@ from medjax.data.captions import caption
 from medjax.data.phantoms import Effusion, Pneumothorax, draw_parameters, render
 from medjax.errors import UserError
 from medjax.evaluation import chest
-from medjax.evaluation.chest import ChestMeasure, agreement, measure_chest
+from medjax.evaluation.chest import ChestMeasure, agreement, measure_chest, presence
 from medjax.evaluation.chest_reader import fit_reader
 
 # Neither what runs train on, 0, nor what the reader is fitted on, 1.
@@ -199,6 +199,17 @@ def test_an_image_agrees_with_what_is_true_of_it_alone(measured, text, state):
 def test_a_pneumothorax_agrees_by_its_side(measured, text, state):
     scores = agreement(images_in([state]), [text])
     assert scores["pneumothorax_agreement"] == (state in AIR[text])
+
+
+def test_presence_is_counted_where_it_is_asked_for_and_where_not(measured):
+    texts = ["Chest X-ray with left pneumothorax"] * 2
+    texts += ["Chest X-ray without abnormal findings"] * 4
+    states = [LARGE_BOTH, SMALL_DRY, LARGE_BOTH, SMALL_DRY, SMALL_RIGHT, LARGE_LEFT]
+    shares = presence(images_in(states), texts)
+    assert shares["pneumothorax_presence"] == 1 / 2
+    assert shares["pneumothorax_presence_unasked"] == 1 / 4
+    assert math.isnan(shares["effusion_presence"])
+    assert shares["effusion_presence_unasked"] == 4 / 6
 
 
 def test_chance_is_agreement_with_the_captions_of_others(measured):

@@ -13,6 +13,7 @@ from medjax.errors import UserError
 from medjax.export import export
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import efficientnet, load_stable_diffusion
+from medjax.tasks import text_to_image
 from medjax.tasks.assembly import Given, Shown
 from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.tasks.text_to_image import (
@@ -22,7 +23,7 @@ from medjax.tasks.text_to_image import (
     measure_likeness,
 )
 from medjax.training import runs
-from medjax.training.config import parse
+from medjax.training.config import make_config, parse
 from medjax.training.runs import load_run
 from medjax.training.sources import load_source
 from medjax.training.stages import train_stages
@@ -169,6 +170,31 @@ def test_likeness_is_of_pairs_and_of_sets():
     # Of sets: their order is nothing to it.
     assert abs(measured(real[::-1], whole)["frechet_distance"]) < 1e-3
     assert measured(-real, whole)["frechet_distance"] > 1e-2
+
+
+def test_findings_are_those_of_the_captions(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        text_to_image, "findings", lambda *pair: seen.append(pair) or {"heart": 0.5}
+    )
+    drawn = np.zeros((2, 16, 16, 3), np.float32)
+    shown = Shown(
+        {"generated": drawn, "target": drawn}, {}, [{"text": "a"}, {"text": "b"}]
+    )
+    assert "heart" not in measure_likeness(shown, None, TextToImageEvalConfig())
+    config = TextToImageEvalConfig(chest_findings=True)
+    assert measure_likeness(shown, None, config)["heart"] == 0.5
+    assert seen == [(drawn, ["a", "b"])]
+
+
+@pytest.mark.parametrize("setting", [{"root": "DATA"}, {"phantom_kind": "brain"}])
+def test_findings_are_of_computed_chests_alone(setting):
+    config = make_config("text_to_image")
+    config.eval.chest_findings = True
+    parse(config)
+    config.data.update(setting)
+    with pytest.raises(UserError, match=r"config\.eval\.chest_findings is True, but"):
+        parse(config)
 
 
 def test_a_distance_that_cannot_be_measured_is_told_at_once(monkeypatch):
