@@ -8,7 +8,8 @@ value of another type are errors here, in one line, because a silently ignored k
 a whole run.
 
 Fields may be ``bool``, ``int``, ``float``, ``str``, ``Literal["a", "b"]``, tuples of
-these (``tuple[float, float]``, ``tuple[str, ...]``), and any of them ``| None``.
+these (``tuple[float, float]``, ``tuple[str, ...]``), and any of them ``| None``; or a
+frozen dataclass of such fields, which is a section in the section.
 """
 
 import dataclasses
@@ -41,7 +42,11 @@ def to_config_dict(sections: Mapping[str, Any]) -> ConfigDict:
     for name, section in sections.items():
         config[name] = ConfigDict()
         for field, annotation in _fields(type(section)).items():
-            value = _check(getattr(section, field), annotation, f"{name}.{field}")
+            value = getattr(section, field)
+            if dataclasses.is_dataclass(annotation):
+                config[name][field] = to_config_dict({field: value})[field]
+                continue
+            value = _check(value, annotation, f"{name}.{field}")
             if _is_optional(annotation):
                 kind = _storage_type(_without_none(annotation))
                 value = config_dict.FieldReference(value, field_type=kind)
@@ -111,6 +116,8 @@ def _check_names(names: Iterable[str], known: Mapping[str, Any], where: str) -> 
 
 def _check(value: Any, annotation: Any, where: str) -> Any:
     """Return `value` as `annotation` asks, ints as floats and lists as tuples."""
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return parse(value, annotation, where)
     if _is_optional(annotation):
         if value is None:
             return None
@@ -154,6 +161,8 @@ def _fields(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     annotations = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     for name, annotation in annotations.items():
+        if dataclasses.is_dataclass(annotation):
+            continue
         if _storage_type(_without_none(annotation)) not in _STORED:
             raise TypeError(f"{cls.__name__}.{name} cannot be a config's {annotation}")
     return annotations

@@ -89,6 +89,24 @@ def test_a_missing_key_is_named():
         parse(values, Sub, "config.sub")
 
 
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    sub: Sub = Sub()
+    count: int = 1
+
+
+def test_a_section_may_have_sections():
+    config = to_config_dict({"whole": Whole(Sub(clip=None))}).lock()
+    config.whole.sub.limit = 3
+    whole = parse(config.whole, Whole, "config.whole")
+    assert whole == Whole(Sub(clip=None, limit=3.0))
+    config.whole.sub.rate = -1.0
+    with pytest.raises(UserError, match=r"^config\.whole\.sub\.rate is -1\.0"):
+        parse(config.whole, Whole, "config.whole")
+    with pytest.raises(UserError, match=r"config\.whole\.sub is 3 \(int\), exp"):
+        parse({"sub": 3, "count": 1}, Whole, "config.whole")
+
+
 def test_sections_must_be_those_declared():
     config = to_config_dict({"sub": Sub()})
     assert parse_config(config, {"sub": Sub}) == {"sub": Sub()}

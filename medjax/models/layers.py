@@ -4,6 +4,7 @@ Everything is NHWC. Statistics of norms are computed in float32 whatever `dtype`
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,78 @@ import jax.numpy as jnp
 from jaxtyping import Float, Num
 
 from medjax.arrays import Array
-from medjax.models import contractions
+from medjax.models import contractions, lora
+
+
+class Dense(nn.Module):
+    """`flax.linen.Dense`, and what an adapter of it adds; see `lora`.
+
+    Attributes:
+        features: Output channels.
+        use_bias: Whether something is added.
+        dtype: Of the computation.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """Multiply over the last axis."""
+
+        def product(x: Array, kernel: Array) -> Array:
+            return contractions.dot_general(x, kernel, None)
+
+        return _weighted(self, x, x.shape[-1:], product)
+
+
+class Conv(nn.Module):
+    """A square `flax.linen.Conv`, and what an adapter of it adds; see `lora`.
+
+    Attributes:
+        features: Output channels.
+        kernel_size: Side of the kernel; half of it is padded all round.
+        stride: Step in both axes.
+        use_bias: Whether something is added.
+        dtype: Of the computation.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        """Convolve."""
+        size, strides = (self.kernel_size, self.kernel_size), (self.stride, self.stride)
+        padding = [(side // 2, side // 2) for side in size]
+
+        def product(x: Array, kernel: Array) -> Array:
+            return contractions.conv_general_dilated(x, kernel, strides, padding)
+
+        return _weighted(self, x, (*size, x.shape[-1]), product)
+
+
+def _weighted(
+    layer: Dense | Conv,
+    x: Array,
+    fan_in: tuple[int, ...],
+    product: Callable[[Array, Array], Array],
+) -> Array:
+    """Return the product with a layer's kernel, its bias and its adapter's added."""
+    shape = (*fan_in, layer.features)
+    kernel = layer.param("kernel", nn.initializers.lecun_normal(), shape)
+    bias = None
+    if layer.use_bias:
+        bias = layer.param("bias", nn.initializers.zeros_init(), (layer.features,))
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=layer.dtype)
+    y = product(x, kernel)
+    if bias is not None:
+        y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    return lora.adapted(layer, x, y, product)
 
 
 def conv(
@@ -22,7 +94,7 @@ def conv(
     name: str,
     stride: int = 1,
     dtype: Any = jnp.float32,
-) -> nn.Conv:
+) -> Conv:
     """Return a square convolution, padded by ``kernel // 2`` all round as in torch.
 
     Args:
@@ -32,20 +104,12 @@ def conv(
         stride: Step in both axes.
         dtype: Of the computation.
     """
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        strides=(stride, stride),
-        padding=kernel // 2,
-        dtype=dtype,
-        conv_general_dilated=contractions.conv_general_dilated,
-        name=name,
-    )
+    return Conv(features, kernel, stride, dtype=dtype, name=name)
 
 
 def dense(
     features: int, *, name: str, use_bias: bool = True, dtype: Any = jnp.float32
-) -> nn.Dense:
+) -> Dense:
     """Return a dense layer over the last axis.
 
     Args:
@@ -54,13 +118,7 @@ def dense(
         use_bias: Whether something is added.
         dtype: Of the computation.
     """
-    return nn.Dense(
-        features,
-        use_bias=use_bias,
-        dtype=dtype,
-        dot_general=contractions.dot_general,
-        name=name,
-    )
+    return Dense(features, use_bias=use_bias, dtype=dtype, name=name)
 
 
 class GroupNorm(nn.Module):

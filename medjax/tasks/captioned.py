@@ -8,7 +8,7 @@ Source: Rombach et al., 2022, eq. 3; Zhang et al., 2023, eq. 6 (the picture).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import jax.numpy as jnp
@@ -23,9 +23,16 @@ from medjax.meshes import gather_params
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.clip_text import CLIPText
 from medjax.models.controlnet import ControlNet
+from medjax.models.lora import is_adapter
 from medjax.models.unet_2d_condition import UNet2DCondition
 from medjax.pretrained import StableDiffusion, load_autoencoder, load_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion
+from medjax.tasks.adapters import (
+    NETWORKS,
+    AdapterConfig,
+    draw_adapters,
+    with_adapters,
+)
 from medjax.tasks.assembly import Assembly, Given
 from medjax.tasks.base import Outcome
 from medjax.tasks.drawing import add_drawn_noise, dropped, objective_losses, split
@@ -54,6 +61,11 @@ class BaseConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: bool = False
 
+    @property
+    def adapters(self) -> dict[str, AdapterConfig]:
+        """Those that train, by network."""
+        return {}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CaptionedTask:
@@ -64,10 +76,12 @@ class CaptionedTask:
     Attributes:
         model: Its networks.
         diffusion: What is asked of them.
+        adapters: Of those networks that have some.
     """
 
     model: LatentDiffusion
     diffusion: DiffusionConfig
+    adapters: Mapping[str, AdapterConfig] = dataclasses.field(default_factory=dict)
 
     def check(self, size: int, sampling: SamplingConfig | None) -> None:
         """Raise UserError unless the networks can halve and draw the images."""
@@ -86,9 +100,9 @@ class CaptionedTask:
         train: bool,
     ) -> Outcome:
         """Return each example's loss (eq. 1)."""
-        nets = gather_params(trees.merge(params, frozen))
+        posterior, noise, offset, time, drop, *adapting = split(keys, 7)
+        nets = self._nets(params, frozen, adapting if train else ())
         model = self.model
-        posterior, noise, offset, time, drop = split(keys, 5)
         latents = model.encode(nets, batch, posterior)
         noised = add_drawn_noise(
             model.schedule, self.diffusion, latents, noise, offset, time
@@ -125,13 +139,27 @@ class CaptionedTask:
     ) -> dict[str, Float[Array, "b H W c"]]:
         """Return the conditions, the images drawn for them, and the real ones."""
         assert sampling is not None
-        nets = gather_params(trees.merge(params, frozen))
+        nets = self._nets(params, frozen)
         _, height, width, _ = batch["images"].shape
         images = self.model.draw(nets, batch, keys, sampling, (height, width))
         columns = {"generated": images[-1], "target": batch["images"]}
         if "conditioning_image" not in batch:
             return columns
         return {"condition": 2 * batch["conditioning_image"] - 1, **columns}
+
+    def _nets(
+        self,
+        params: Params,
+        frozen: Params,
+        keys: Sequence[Key[Array, " b"]] = (),
+    ) -> Params:
+        """Return all weights by network; keys are of adapters' dropout."""
+        nets = gather_params(trees.merge(params, frozen))
+        own = dict(zip(NETWORKS, keys, strict=False))
+        return nets | {
+            name: with_adapters(nets[name], config, own.get(name))
+            for name, config in self.adapters.items()
+        }
 
 
 def assemble_captioned(
@@ -141,6 +169,8 @@ def assemble_captioned(
     only_mid_control: bool = False,
 ) -> Assembly:
     """Divide the weights of a Stable Diffusion in trained and frozen.
+
+    Adapters that the configuration asks for are drawn, and train.
 
     Args:
         sd: Networks and weights; a ControlNet of it is no part of the base.
@@ -175,9 +205,17 @@ def assemble_captioned(
     )
     base = base_weights(sd)
     control = {"controlnet": sd.controlnet.params} if sd.controlnet else {}
-    params, frozen = trees.split(base | control, trains)
+    configs = model.adapters
+    adapters = {
+        name: draw_adapters(name, base[name], config, given.key)
+        for name, config in configs.items()
+    }
+    params, frozen = trees.split(
+        trees.merge(base | control, adapters),
+        lambda path: is_adapter(path) or trains(path),
+    )
     return Assembly(
-        CaptionedTask(networks, given.diffusion),
+        CaptionedTask(networks, given.diffusion, configs),
         params=trees.cast(params, jnp.float32),
         frozen=trees.cast(frozen, dtype),
         tokenizer=sd.tokenizer,

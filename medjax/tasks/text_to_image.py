@@ -1,11 +1,14 @@
-"""Text to image: train a Stable Diffusion's U-Net, and its text encoder, as a whole.
+"""Text to image: train a Stable Diffusion's U-Net and its text encoder, or adapters.
 
 Trees: ``unet``, and where it is asked for ``text_encoder``, train; the rest is frozen.
+With adapters (LoRA) of one of them or both, these alone train, and what is named beside
+them: ``unet/…/to_q/lora_a``, while ``unet/…/to_q/kernel`` is frozen.
 From scratch, the statistics are ``vae/deviation``, that of its latents as measured on
 training images, which stays. `captioned` has the loss.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +23,11 @@ from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import StableDiffusion
 from medjax.pretrained.efficientnet import check_efficientnet, efficientnet_features
 from medjax.pretrained.phantom import drawn_stable_diffusion, scaled
+from medjax.tasks.adapters import (
+    NO_ADAPTERS,
+    AdapterConfig,
+    saved_paths,
+)
 from medjax.tasks.assembly import Assembly, Given, Shown
 from medjax.tasks.autoencoder_kl import kl_network
 from medjax.tasks.autoencoders import TrainedAutoencoder, measure_latents
@@ -27,6 +35,7 @@ from medjax.tasks.captioned import (
     BaseConfig,
     CaptionedTask,
     assemble_captioned,
+    base_weights,
     load_base,
 )
 from medjax.tasks.eval_config import SamplingEvalConfig
@@ -37,7 +46,9 @@ class TextToImageConfig(BaseConfig):
     """Which networks, and which of them train.
 
     Attributes:
-        train_text_encoder: Whether the text encoder trains beside the U-Net.
+        train_text_encoder: Whether the text encoder trains beside the U-Net, wholly.
+        unet_lora: Adapters that train in place of the U-Net.
+        text_encoder_lora: The same of the text encoder.
         cache_latents: Whether the autoencoder sees each training image only once,
             before training, and its answers are kept on disk.
         autoencoder: From scratch, in phantom-SD's shape: folder of a run of task
@@ -46,6 +57,8 @@ class TextToImageConfig(BaseConfig):
     """
 
     train_text_encoder: bool = False
+    unet_lora: AdapterConfig = NO_ADAPTERS
+    text_encoder_lora: AdapterConfig = NO_ADAPTERS
     cache_latents: bool = False
     autoencoder: str | None = None
     autoencoder_config: str | None = None
@@ -56,6 +69,12 @@ class TextToImageConfig(BaseConfig):
         Raises:
             UserError: Starts with the name of the field.
         """
+        if self.train_text_encoder and self.adapters:
+            raise UserError(
+                "train_text_encoder is True, but "
+                f"{next(iter(self.adapters))}_lora.rank is there, with which only "
+                "adapters train; expected False and text_encoder_lora.rank, or no rank"
+            )
         if self.autoencoder is None:
             if self.autoencoder_config is not None:
                 raise UserError(
@@ -67,6 +86,12 @@ class TextToImageConfig(BaseConfig):
                 "autoencoder is for training from scratch; expected pretrained='', "
                 "vae=None and train_text_encoder=True beside it"
             )
+
+    @property
+    def adapters(self) -> dict[str, AdapterConfig]:
+        """Those that train, by network."""
+        all_of_them = {"unet": self.unet_lora, "text_encoder": self.text_encoder_lora}
+        return {name: one for name, one in all_of_them.items() if one != NO_ADAPTERS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +152,6 @@ def make_text_to_image_task(given: Given) -> Assembly:
         UserError: If weights are not found or do not fit.
     """
     model: TextToImageConfig = given.model
-    networks = ("unet", "text_encoder") if model.train_text_encoder else ("unet",)
     statistics: Params = {}
     if given.autoencoder is None:
         sd = load_base(model.pretrained, model.vae, model.route)
@@ -139,7 +163,7 @@ def make_text_to_image_task(given: Given) -> Assembly:
     assembly = assemble_captioned(
         dataclasses.replace(sd, controlnet=None),
         given,
-        lambda path: path.partition("/")[0] in networks,
+        _trains(model, base_weights(sd)),
     )
     base = assembly.base
     if given.autoencoder is not None:
@@ -152,6 +176,19 @@ def make_text_to_image_task(given: Given) -> Assembly:
         statistics=statistics,
         posterior=assembly.task.model.posterior if model.cache_latents else None,
     )
+
+
+def _trains(model: TextToImageConfig, base: Params) -> Callable[[str], bool]:
+    """Return which of the base's weights train: with adapters, what is named."""
+    if configs := model.adapters:
+        saved = {
+            f"{name}/{path}"
+            for name, config in configs.items()
+            for path in saved_paths(name, base[name], config)
+        }
+        return saved.__contains__
+    networks = ("unet", "text_encoder") if model.train_text_encoder else ("unet",)
+    return lambda path: path.partition("/")[0] in networks
 
 
 def _check_autoencoder(trained: TrainedAutoencoder) -> None:

@@ -26,6 +26,7 @@ from medjax.pretrained import (
     load_autoencoder,
     load_controlnet_config,
 )
+from medjax.tasks.adapters import merge_adapters
 from medjax.tasks.autoencoder import autoencoder_weights
 from medjax.tasks.autoencoder_kl import autoencoder_kl_module
 from medjax.tasks.autoencoders import TrainedAutoencoder
@@ -184,12 +185,16 @@ def _in_base(
 
 
 def _replaced(sd: StableDiffusion, checkpoint: Checkpoint) -> StableDiffusion:
-    """Return a Stable Diffusion with what was trained in its place."""
+    """Return a Stable Diffusion with what was trained in its place, adapters merged."""
     networks = trees.cast(checkpoint.params, np.float32)
+    adapters = checkpoint.model.adapters
 
     def replaced(name: str, network: Network) -> Network:
         own = trees.flatten(network.params) | trees.flatten(networks.get(name, {}))
-        return dataclasses.replace(network, params=trees.unflatten(own))
+        params = trees.unflatten(own)
+        if name in adapters:
+            params = merge_adapters(params, adapters[name])
+        return dataclasses.replace(network, params=params)
 
     return dataclasses.replace(
         sd,

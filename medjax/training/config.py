@@ -151,12 +151,17 @@ def completed(kept: Mapping[str, Any]) -> dict[str, Any]:
     if kept.get("task") not in TASKS:
         return dict(kept)
     default = json.loads(json.dumps(make_config(kept["task"]).to_dict()))
+    return _over(default, kept)
+
+
+def _over(default: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept, with defaults for what is missing in it or its sections."""
     sections = {
-        name: section | (kept.get(name) or {})
+        name: _over(section, kept.get(name) or {})
         for name, section in default.items()
         if isinstance(section, dict)
     }
-    return {**kept, **sections}
+    return {**default, **kept, **sections}
 
 
 def variant_error(config_file: str, variant: str, known: tuple[str, ...]) -> UserError:

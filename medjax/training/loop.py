@@ -31,7 +31,7 @@ from medjax.training.early_stopping import Patience
 from medjax.training.latent_cache import cache_latents
 from medjax.training.metrics import MetricsWriter
 from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
-from medjax.training.optimizer import make_optimizer, make_schedule
+from medjax.training.optimizer import learning_rates, make_optimizer
 from medjax.training.profiling import Profile
 from medjax.training.progress import Progress, RateMeter, memory
 from medjax.training.step import (
@@ -104,7 +104,7 @@ def _train(
     about.check_hosts(config, inputs, assembly.params, workdir)
     frozen = meshes.place_params(assembly.frozen, mesh)
     optimizer = make_optimizer(config.optim, plan.steps, assembly.params)
-    learning_rate = make_schedule(config.optim, plan.steps)
+    rates = learning_rates(config.optim, plan.steps)
     ema_decay = config.optim.ema_decay
     state = init_state(
         assembly.params, assembly.statistics, optimizer, mesh, ema_decay is not None
@@ -217,7 +217,7 @@ def _train(
                 row: dict[str, float] = {}
                 if logs:
                     row = {f"train/{name}": float(x) for name, x in metrics.items()}
-                    row["train/learning_rate"] = float(learning_rate(step - 1))
+                    row |= {f"train/{n}": float(f(step - 1)) for n, f in rates.items()}
                     row |= rate.read() | memory()
                 with rate.paused():
                     draws = last or step % config.eval.sample_every == 0

@@ -6,6 +6,8 @@ With gradient g_t at update t = 0, 1, …, learning rate η_t and norm limit c,
     θ ← θ − η_t · (m̂ / (√v̂ + ε) + λ θ)                   (2)  λ only on matrices
     e ← e + (1 − d_t)(θ − e),  d_t = min(d, (1+t)/(10+t))  (3)
 
+One network may have a learning rate η_t and a decay λ of its own; c is of all.
+
 Source: (2) Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019.
 (3) is the warm-up of the decay of TensorFlow's ExponentialMovingAverage.
 """
@@ -20,6 +22,25 @@ from jaxtyping import Float, Int
 
 from medjax.arrays import Array, Params, PyTree
 from medjax.errors import UserError
+
+ScheduleKind = Literal["constant", "cosine", "linear"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptimConfig:
+    """What is otherwise for one network; None for what is as for all.
+
+    Attributes:
+        learning_rate: See `OptimConfig`.
+        schedule: The same.
+        warmup_fraction: The same.
+        weight_decay: The same.
+    """
+
+    learning_rate: float | None = None
+    schedule: ScheduleKind | None = None
+    warmup_fraction: float | None = None
+    weight_decay: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +57,11 @@ class OptimConfig:
         eps: ε, added to the root of the squared gradient's mean.
         clip_norm: Largest norm of the whole gradient; None leaves it alone.
         ema_decay: Decay d of the moving average of the parameters; None keeps none.
+        text_encoder: What is otherwise for a text encoder that trains.
     """
 
     learning_rate: float = 1e-5
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: ScheduleKind = "constant"
     warmup_fraction: float = 0.0
     weight_decay: float = 1e-2
     b1: float = 0.9
@@ -47,6 +69,7 @@ class OptimConfig:
     eps: float = 1e-8
     clip_norm: float | None = 1.0
     ema_decay: float | None = None
+    text_encoder: NetworkOptimConfig = NetworkOptimConfig()
 
     def __post_init__(self) -> None:
         """Refuse values outside the ranges above."""
@@ -59,6 +82,24 @@ class OptimConfig:
             _require(self.clip_norm > 0, self, "clip_norm", "above 0, or None")
         if self.ema_decay is not None:
             _require(0 <= self.ema_decay < 1, self, "ema_decay", "in [0, 1), or None")
+        if self.networks:
+            try:
+                self.of(*self.networks)
+            except UserError as error:
+                raise UserError(f"text_encoder.{error}") from error
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of those for which something is otherwise."""
+        own = self.text_encoder != NetworkOptimConfig()
+        return ("text_encoder",) if own else ()
+
+    def of(self, network: str) -> "OptimConfig":
+        """Return what holds for one network."""
+        if network not in self.networks:
+            return self
+        own = {k: v for k, v in vars(self.text_encoder).items() if v is not None}
+        return dataclasses.replace(self, text_encoder=NetworkOptimConfig(), **own)
 
 
 def _require(holds: bool, config: OptimConfig, name: str, expected: str) -> None:
@@ -98,6 +139,16 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     return schedule
 
 
+def learning_rates(config: OptimConfig, steps: int) -> dict[str, optax.Schedule]:
+    """Return ``learning_rate``, and ``learning_rate_NETWORK`` where that is otherwise.
+
+    Arguments and errors are those of `make_schedule`.
+    """
+    own = {f"learning_rate_{name}": config.of(name) for name in config.networks}
+    configs = {"learning_rate": config, **own}
+    return {name: make_schedule(one, steps) for name, one in configs.items()}
+
+
 def decay_mask(params: PyTree) -> PyTree:
     """Return True for the arrays that weight decay may shrink.
 
@@ -115,20 +166,37 @@ def make_optimizer(
     Args:
         config: Rates, moments, decay, clip.
         steps: Updates of the whole run.
-        params: The trained parameters; shapes are enough.
+        params: The trained parameters, by network; shapes are enough.
+
+    Raises:
+        UserError: If something is otherwise for a network that does not train.
     """
-    adamw = optax.adamw(
+    adamw = _adamw(config, steps)
+    if config.networks:
+        for name in config.networks:
+            if name not in params:
+                raise UserError(
+                    f"config.optim.{name} is there, but of {', '.join(params)}, which "
+                    f"train, none is a {name}; expected None for all of its keys"
+                )
+        kinds = {name: _adamw(config.of(name), steps) for name in params}
+        labels = jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, params)
+        adamw = optax.partition(kinds, labels)
+    if config.clip_norm is None:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+def _adamw(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+    return optax.adamw(
         make_schedule(config, steps),
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,
         weight_decay=config.weight_decay,
-        mask=decay_mask(params),
+        mask=decay_mask,
         mu_dtype=jnp.float32,
     )
-    if config.clip_norm is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
 
 
 def update_ema(

@@ -11,7 +11,9 @@ from medjax.diffusion.schedule import make_schedule
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.clip_text import CLIPText
 from medjax.models.controlnet import ControlNet, config_from_unet
+from medjax.models.lora import is_adapter
 from medjax.models.unet_2d_condition import UNet2DCondition
+from medjax.tasks.adapters import draw_adapters
 from medjax.tasks.captioned import CaptionedTask
 from medjax.tasks.latent_diffusion import LatentDiffusion
 
@@ -64,6 +66,28 @@ def make(seed=0, **diffusion):
     }
     diffusion = dataclasses.replace(DiffusionConfig(), **diffusion)
     return CaptionedTask(model, diffusion), weights
+
+
+def make_adapted(configs, trains=(), seed=0, **diffusion):
+    """Return a task of a U-Net with adapters, what it trains, and what it does not.
+
+    Args:
+        configs: Adapters by network.
+        trains: Paths that train beside them.
+        seed: Of all weights.
+        diffusion: Of the objective.
+    """
+    whole, weights = make(seed, **diffusion)
+    del weights["controlnet"]
+    model = dataclasses.replace(whole.model, controlnet=None)
+    adapters = {
+        name: draw_adapters(name, weights[name], config, jax.random.key(seed))
+        for name, config in configs.items()
+    }
+    params, frozen = trees.split(
+        trees.merge(weights, adapters), lambda p: is_adapter(p) or p in trains
+    )
+    return CaptionedTask(model, whole.diffusion, configs), params, frozen
 
 
 def split(weights):

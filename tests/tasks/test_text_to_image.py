@@ -14,6 +14,7 @@ from medjax.export import export
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import efficientnet, load_stable_diffusion
 from medjax.tasks import text_to_image
+from medjax.tasks.adapters import AdapterConfig
 from medjax.tasks.assembly import Given, Shown
 from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.tasks.text_to_image import (
@@ -136,6 +137,14 @@ def test_a_gray_autoencoder_is_refused():
         ({"autoencoder_config": "x.py"}, "autoencoder_config is there"),
         ({"autoencoder": "", "train_text_encoder": True}, "from scratch"),
         ({"autoencoder": "", "pretrained": ""}, "from scratch"),
+        (
+            {"train_text_encoder": True, "text_encoder_lora": AdapterConfig(rank=1)},
+            "text_encoder_lora.rank is there",
+        ),
+        (
+            {"train_text_encoder": True, "unet_lora": AdapterConfig(rank=1)},
+            "unet_lora.rank is there",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):

@@ -8,8 +8,10 @@ import pytest
 
 from medjax.errors import UserError
 from medjax.training.optimizer import (
+    NetworkOptimConfig,
     OptimConfig,
     decay_mask,
+    learning_rates,
     make_optimizer,
     make_schedule,
     update_ema,
@@ -98,6 +100,81 @@ def test_the_clip_bounds_the_gradient_of_the_whole_tree(params):
         assert float(optax.tree.norm(mu)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.fixture
+def networks(params):
+    kernel = params["dense"]["kernel"]
+    return {"unet": {"kernel": kernel}, "text_encoder": {"kernel": kernel + 1}}
+
+
+def moved(config, networks, steps=4, grads=1.0):
+    """Return how far each network's kernel moved under the same gradients."""
+    gradients = jax.tree.map(lambda x: jnp.full_like(x, grads), networks)
+    after, _ = updated(config, networks, gradients, steps)
+    return {
+        name: np.asarray(after[name]["kernel"] - networks[name]["kernel"])
+        for name in networks
+    }
+
+
+@pytest.mark.parametrize(
+    ("own", "ratio"),
+    [
+        ({"learning_rate": 0.02}, 0.2),
+        # 1 + (1 + cos 45°)/2 + 1/2 + (1 + cos 135°)/2 of four.
+        ({"schedule": "cosine"}, 2.5 / 4),
+        # 1/4 + 2/4 + 3/4 + 1 of four.
+        ({"warmup_fraction": 1.0}, 2.5 / 4),
+    ],
+)
+def test_a_network_may_have_its_own_rate(networks, own, ratio):
+    config = OptimConfig(
+        learning_rate=0.1, weight_decay=0.0, text_encoder=NetworkOptimConfig(**own)
+    )
+    both = moved(config, networks)
+    np.testing.assert_allclose(both["unet"], -0.4, rtol=1e-4)
+    np.testing.assert_allclose(both["text_encoder"], -0.4 * ratio, rtol=1e-4)
+
+
+def test_a_network_may_have_its_own_decay(networks):
+    config = OptimConfig(
+        learning_rate=0.1,
+        weight_decay=0.5,
+        text_encoder=NetworkOptimConfig(weight_decay=0.1),
+    )
+    both = moved(config, networks, steps=1, grads=0.0)
+    for name, decay in (("unet", 0.5), ("text_encoder", 0.1)):
+        expected = -0.1 * decay * networks[name]["kernel"]
+        np.testing.assert_allclose(both[name], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_clip_is_of_all_networks_together(networks):
+    config = OptimConfig(
+        b1=0.0, clip_norm=0.5, text_encoder=NetworkOptimConfig(learning_rate=1.0)
+    )
+    grads = jax.tree.map(jnp.ones_like, networks)
+    _, state = updated(config, networks, grads)
+    moments = [s.mu for s in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(s)]
+    assert len(moments) == 2
+    assert float(optax.tree.norm(moments)) == pytest.approx(0.5, rel=1e-5)
+    assert float(optax.tree.norm(moments[0])) == pytest.approx(0.5 / 2**0.5, rel=1e-5)
+
+
+def test_each_rate_of_its_own_is_told():
+    own = NetworkOptimConfig(learning_rate=0.2)
+    told = learning_rates(OptimConfig(learning_rate=0.1, text_encoder=own), 3)
+    assert {name: pytest.approx(float(rate(0))) for name, rate in told.items()} == {
+        "learning_rate": 0.1,
+        "learning_rate_text_encoder": 0.2,
+    }
+    assert list(learning_rates(OptimConfig(), 3)) == ["learning_rate"]
+
+
+def test_settings_of_a_network_that_does_not_train_are_refused(networks):
+    config = OptimConfig(text_encoder=NetworkOptimConfig(weight_decay=0.1))
+    with pytest.raises(UserError, match="optim.text_encoder is there, but of unet"):
+        make_optimizer(config, 1, {"unet": networks["unet"]})
+
+
 def _is_adam(node):
     return isinstance(node, optax.ScaleByAdamState)
 
@@ -121,6 +198,7 @@ def test_the_state_is_float32_and_needs_only_shapes(params):
         {"b2": 1.0},
         {"clip_norm": 0.0},
         {"ema_decay": 1.0},
+        {"text_encoder": NetworkOptimConfig(weight_decay=-1.0)},
     ],
 )
 def test_values_out_of_range_are_named(bad):
