@@ -9,7 +9,9 @@ ControlNet alone, or in one file with the original names, control_RUN.safetensor
     python -m medjax.export --workdir=RUN --to=DIR --format=controlnet
     python -m medjax.export --workdir=RUN --to=DIR --format=single_file --dtype=float16
 
-Runs of text_to_image become a StableDiffusionPipeline, those of autoencoder_kl an
+Runs of text_to_image become a StableDiffusionPipeline; with adapters, what diffusers'
+load_lora_weights reads, one file for web UIs, lora_RUN.safetensors (--format=kohya), or
+a pipeline with the adapters merged into it. Runs of autoencoder_kl become an
 AutoencoderKL, which --config.model.vae=DIR puts into the Stable Diffusion of others.
 
 DIR appears when all of it is written, or not at all. The run may still be training.
@@ -29,13 +31,20 @@ from medjax.errors import UserError, nearest
 
 # By name, for as a command this module is "__main__".
 _LOGGER = logging.getLogger("medjax.export")
-_FORMATS = ("pipeline", "controlnet", "single_file", "vae")
+_FORMATS = ("pipeline", "controlnet", "single_file", "vae", "lora", "kohya")
+# Of those, what PyTorch does not load as a folder by itself, and its file for a run.
+_FILES = {
+    "single_file": "control_{run}.safetensors",
+    "lora": "pytorch_lora_weights.safetensors",
+    "kohya": "lora_{run}.safetensors",
+}
 _DTYPES = ("float32", "float16", "bfloat16")
 # All that an export writes; a folder with anything else in it is never replaced.
 _OWN = (
     *("README.md", "parity.json", "medjax.json", "model_index.json", "config.json"),
     *("unet", "vae", "text_encoder", "tokenizer", "scheduler", "controlnet"),
     *("diffusion_pytorch_model.safetensors", "control_*.safetensors"),
+    *("pytorch_lora_weights.safetensors", "lora_*.safetensors"),
 )
 
 
@@ -61,8 +70,8 @@ def export(
         weights: ema, raw, or auto: the average, where the run kept one.
         base: Where the run's base lies now, if not where it lay.
         dtype: What weights are stored as: float32, float16 or bfloat16.
-        format: pipeline, controlnet, single_file or vae; None for the whole of what a
-            run of its task makes.
+        format: pipeline, controlnet, single_file, vae, lora or kohya; None for the
+            whole of what a run of its task makes, or its adapters alone.
         parity: Whether to measure the networks against PyTorch's; None does where the
             libraries for it are installed and the format is a folder.
         overwrite: Whether an export that is there may be replaced.
@@ -87,11 +96,14 @@ def export(
 
     if push_to:
         hub.check_upload(push_to)
-    parity = _parity(parity, format)
+    # Here already, for reading a run may take a minute.
+    _parity(parity, format)
     run = load_run(workdir, step, weights, base)
+    kind = format_for(run, format)
     name = Path(workdir).expanduser().resolve().name
-    file = f"control_{name}.safetensors" if format == "single_file" else ""
-    what = Export(push_to or target.name, format_for(run, format), dtype, file)
+    file = _FILES.get(kind, "").format(run=name)
+    what = Export(push_to or target.name, kind, dtype, file)
+    parity = _parity(parity, kind)
     with _aside(target) as folder:
         write_export(run, folder, what, parity)
     _LOGGER.info("step %d (%s weights) is in %s", run.step, run.weights, target)
@@ -114,13 +126,13 @@ def _parity(asked: bool | None, format: str | None) -> bool:
     from medjax.pretrained.parity import missing_libraries
 
     missing = missing_libraries()
-    if asked and format == "single_file":
-        raise UserError("--parity: PyTorch loads folders, not --format=single_file")
+    if asked and format in _FILES:
+        raise UserError(f"--parity: PyTorch loads folders, not --format={format}")
     if asked and missing:
         raise UserError(
             f"--parity needs {', '.join(missing)}; install it, or --noparity"
         )
-    return not missing and format != "single_file" if asked is None else asked
+    return not missing and format not in _FILES if asked is None else asked
 
 
 def _target(to: str | Path, overwrite: bool) -> Path:
@@ -188,7 +200,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "format",
         None,
-        f"{', '.join(_FORMATS)}; by default the whole of what a run of its task makes",
+        f"{', '.join(_FORMATS)}; by default the whole of what a run of its task makes, "
+        "or its adapters alone",
     )
     flags.DEFINE_boolean(
         "parity",

@@ -58,9 +58,9 @@ def adapted(
 
     if own(KEYS) is not None:
         x = dropped_out(x, own(KEYS), own(RATE))
-    low = product(x, own(A).astype(x.dtype))
+    low = product(x, jnp.asarray(own(A), x.dtype))
     # Scaled in float32, where nothing is rounded yet.
-    up = (own(SCALE) * own(B)).astype(x.dtype)
+    up = jnp.asarray(own(SCALE) * own(B), x.dtype)
     return y + contractions.dot_general(low, up, None)
 
 

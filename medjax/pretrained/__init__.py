@@ -12,9 +12,11 @@ from medjax.pretrained.load import (
     save_controlnet,
     save_stable_diffusion,
 )
-from medjax.pretrained.networks import Network, StableDiffusion
+from medjax.pretrained.networks import Adapters, LowRank, Network, StableDiffusion
 
 __all__ = [
+    "Adapters",
+    "LowRank",
     "Network",
     "StableDiffusion",
     "load_autoencoder",

@@ -54,8 +54,9 @@ def load_stable_diffusion(
     ]
     folder = _folder(source, wanted, shared, route)
     scheduler = read_json(folder / layout.SCHEDULER / layout.SCHEDULER_CONFIG)
+    networks: Any = _networks(folder, parts, dtype, route)
     return StableDiffusion(
-        **_networks(folder, parts, dtype, route),
+        **networks,
         tokenizer=load_tokenizer(folder / layout.TOKENIZER),
         schedule=make_schedule(scheduler),
         controlnet=_pipeline_controlnet(folder, dtype, route) if controlnet else None,

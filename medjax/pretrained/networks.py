@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from medjax.arrays import Params
 from medjax.diffusion.schedule import Schedule
 
@@ -24,6 +27,39 @@ class Network:
 
 
 @dataclasses.dataclass(frozen=True)
+class LowRank:
+    """A change of a layer's kernel: α/r A B, by LoRA.
+
+    Attributes:
+        a: A, with a kernel's axes.
+        b: B.
+        alpha: α.
+    """
+
+    a: Float[np.ndarray, "... i r"]
+    b: Float[np.ndarray, "r o"]
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Its r."""
+        return self.b.shape[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """What LoRA changed of a network.
+
+    Attributes:
+        layers: Kernels, by the path of their layer.
+        rest: Paths of what else changed, and is no kernel.
+    """
+
+    layers: Mapping[str, LowRank]
+    rest: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class StableDiffusion:
     """The parts of a Stable Diffusion.
 
@@ -34,6 +70,7 @@ class StableDiffusion:
         tokenizer: A `transformers` CLIP tokenizer.
         schedule: The noise that the U-Net was trained on.
         controlnet: With a `ControlNet` that steers the U-Net, where there is one.
+        adapters: By network, what its weights have in them by LoRA.
     """
 
     unet: Network
@@ -42,3 +79,4 @@ class StableDiffusion:
     tokenizer: Any
     schedule: Schedule
     controlnet: Network | None = None
+    adapters: Mapping[str, Adapters] = dataclasses.field(default_factory=dict)

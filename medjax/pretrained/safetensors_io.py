@@ -124,6 +124,7 @@ def write_tensors(
     file: Path,
     tensors: Mapping[str, Shaped[np.ndarray, "..."]],
     dtype: np.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a safetensors file; a file of that name is replaced once all is written.
 
@@ -132,6 +133,7 @@ def write_tensors(
         tensors: By name; views are laid out, and values are cast, one tensor at a
             time, as they are written.
         dtype: What all of them are stored as; None for what they are.
+        metadata: Texts for the header, beside `METADATA`.
 
     Raises:
         UserError: If a value is too large for `dtype`.
@@ -140,7 +142,7 @@ def write_tensors(
     # As other writers do: wide dtypes first, which keeps all of them aligned.
     dtypes = {name: dtype or tensor.dtype for name, tensor in tensors.items()}
     names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
-    header: dict[str, object] = {"__metadata__": METADATA}
+    header: dict[str, object] = {"__metadata__": {**METADATA, **(metadata or {})}}
     end = 0
     for name in names:
         start, end = end, end + tensors[name].size * dtypes[name].itemsize

@@ -33,6 +33,7 @@ from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.tasks.captioned import base_weights, load_base
 from medjax.tasks.controlnet import ControlNetConfig
 from medjax.tasks.image_diffusion import ImageDiffusion
+from medjax.tasks.low_rank import low_rank_changes
 from medjax.tasks.text_to_image import from_scratch
 from medjax.tasks.unconditional import unconditional_task
 from medjax.tasks.vq_vae import VQVAEConfig, vq_vae_module
@@ -200,6 +201,10 @@ def _replaced(sd: StableDiffusion, checkpoint: Checkpoint) -> StableDiffusion:
         sd,
         unet=replaced("unet", sd.unet),
         text_encoder=replaced("text_encoder", sd.text_encoder),
+        adapters={
+            name: low_rank_changes(getattr(sd, name).params, networks[name], config)
+            for name, config in adapters.items()
+        },
         schedule=_schedule(sd.schedule, checkpoint.diffusion.prediction_type),
     )
 

@@ -53,6 +53,14 @@ WHAT = {
         "A Stable Diffusion, which is to make images that follow a caption. For "
         "PyTorch diffusers."
     ),
+    "lora": (
+        "Adapters (LoRA): with the Stable Diffusion below, they are to make images "
+        "that follow a caption. For PyTorch diffusers."
+    ),
+    "kohya": (
+        "Adapters (LoRA) in one file: with the Stable Diffusion below, they are to "
+        "make images that follow a caption. For web UIs."
+    ),
     "pipeline": (
         "A Stable Diffusion with a ControlNet, which is to make images that follow a "
         "picture and a caption. For PyTorch diffusers."
@@ -77,6 +85,26 @@ FROM_SCRATCH = (
 _GENERATE = """edges = load_image("edges.png")
 images = pipeline(
     "a caption", image=edges, num_inference_steps=20, guidance_scale={guidance}
+).images
+images[0].save("image.png")
+```"""
+PREDICTS = """from diffusers import DDIMScheduler
+
+pipeline.scheduler = DDIMScheduler.from_config(
+    pipeline.scheduler.config, prediction_type="{kind}", clip_sample=False
+)
+"""
+_LORA = """```python
+import torch
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained(
+    "{base}", torch_dtype=torch.{dtype}
+)
+{predicts}pipeline.load_lora_weights("{name}", weight_name="{file}")
+images = pipeline(
+    "a caption", num_inference_steps=20, guidance_scale={guidance},
+    height={size}, width={size},
 ).images
 images[0].save("image.png")
 ```"""
@@ -115,6 +143,13 @@ images = pipeline(
 ).images
 images[0].save("image.png")
 ```""",
+    "lora": "With peft installed:\n\n" + _LORA,
+    "kohya": """In a web UI, put `{file}` where its LoRAs are (`models/Lora`), choose
+the Stable Diffusion below, and add `<lora:lora_{run}:1>` to the prompt. In diffusers,
+with peft installed:
+
+"""
+    + _LORA,
     "pipeline": """```python
 import torch
 from diffusers import StableDiffusionControlNetPipeline

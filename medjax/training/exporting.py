@@ -23,6 +23,7 @@ from medjax.pretrained import (
     save_stable_diffusion,
 )
 from medjax.pretrained.diffusers_format import write_json
+from medjax.pretrained.lora_files import save_diffusers_lora, save_kohya_lora
 from medjax.pretrained.parity import measure_parity, sample_by_torch
 from medjax.pretrained.single_file_out import save_controlnet_file
 from medjax.tasks.autoencoder_kl import kl_network
@@ -43,6 +44,8 @@ _FORMATS = {
     "text_to_image": ("pipeline",),
     "autoencoder_kl": ("vae",),
 }
+# Of a run that trained adapters.
+_LORA_FORMATS = ("lora", "kohya", "pipeline")
 _PROMPT, _STEPS = "chest x-ray", 20
 
 
@@ -60,6 +63,8 @@ def format_for(run: Run, asked: str | None) -> str:
             f"{', '.join(_FORMATS)}"
         )
     formats = _FORMATS[task]
+    if task == "text_to_image" and run.sd.adapters:
+        formats = _LORA_FORMATS
     if asked is not None and asked not in formats:
         raise UserError(
             f"--format={asked} is not for runs of task {task}; expected "
@@ -71,7 +76,22 @@ def format_for(run: Run, asked: str | None) -> str:
             "(config.model.train_unet or sd_locked=False), and without it images are "
             "others; expected --format=pipeline"
         )
-    return asked or formats[0]
+    chosen = asked or formats[0]
+    if chosen in ("lora", "kohya"):
+        _check_low_rank(run, chosen)
+    return chosen
+
+
+def _check_low_rank(run: Run, chosen: str) -> None:
+    """Check that adapters alone are what the run trained."""
+    for network, adapters in run.sd.adapters.items():
+        if adapters.rest:
+            paths = ", ".join(f"{network}/{path}" for path in adapters.rest)
+            raise UserError(
+                f"--format={chosen}: has no place for {paths}, which this run trained "
+                f"too (config.model.{network}_lora.modules_to_save), and without it "
+                "images are others; expected --format=pipeline"
+            )
 
 
 def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
@@ -90,6 +110,10 @@ def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
     dtype = jnp.dtype(export.dtype)
     if export.format == "vae":
         save_autoencoder(_autoencoder(run), folder, dtype)
+    elif export.format == "lora":
+        save_diffusers_lora(run.sd.adapters, folder / export.file, dtype)
+    elif export.format == "kohya":
+        save_kohya_lora(run.sd.adapters, folder / export.file, dtype)
     elif export.format == "pipeline":
         save_stable_diffusion(run.sd, folder, dtype)
     else:
@@ -98,7 +122,7 @@ def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
             save_controlnet(run.sd.controlnet, folder, dtype)
         else:
             save_controlnet_file(run.sd.controlnet, folder / export.file, dtype)
-    if export.format != "vae":
+    if export.format not in ("vae", "lora", "kohya"):
         write_json(folder / ABOUT, _about(run))
     (folder / "README.md").write_text(model_card(run, export), encoding="utf-8")
     if parity:

@@ -7,7 +7,9 @@ known is said to be unknown, and no path of the machine that trained is told.
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from medjax import __version__
 from medjax.data.config import ControlDataConfig
@@ -54,7 +56,7 @@ class Export:
 
     Attributes:
         name: Of the folder, or its hub id.
-        format: pipeline, controlnet or single_file.
+        format: As `medjax.export` names it.
         dtype: What weights are stored as.
         file: Name of the single file, where it is one.
     """
@@ -68,7 +70,8 @@ class Export:
 def model_card(run: Run, export: Export) -> str:
     """Return the text of ``README.md``."""
     task = run.config.task
-    kind = export.format if task == "controlnet" else task
+    alone = ("lora", "kohya")
+    kind = export.format if task == "controlnet" or export.format in alone else task
     return card_texts.CARD.format(
         metadata=_metadata(run),
         title=export.name.rpartition("/")[2],
@@ -81,6 +84,8 @@ def model_card(run: Run, export: Export) -> str:
             base=_named(run.base["source"]) or "BASE",
             guidance=getattr(run.config.eval, "guidance_scale", None),
             size=run.config.data.image_size,
+            run=export.file.removeprefix("lora_").removesuffix(".safetensors"),
+            predicts=_predicts(run),
         ),
         size=run.config.data.image_size,
         captions="" if task == "autoencoder_kl" else card_texts.CAPTIONS,
@@ -99,17 +104,22 @@ def model_card(run: Run, export: Export) -> str:
 def config_file(config: RunConfig) -> str:
     """Return a config file that says all that is no default, places aside."""
     default = parse(make_config(config.task))
-    lines = []
-    for section in dataclasses.fields(RunConfig):
-        ours, theirs = (getattr(c, section.name) for c in (config, default))
-        # The task is no section, and a task without diffusion has none of it.
-        if not dataclasses.is_dataclass(ours):
-            continue
-        for field in dataclasses.fields(ours):
-            key, value = f"{section.name}.{field.name}", getattr(ours, field.name)
-            if value != getattr(theirs, field.name) and not _is_local(key, value):
-                lines.append(f"    config.{key} = {_literal(value)}")
+    lines = [
+        f"    config.{key} = {_literal(value)}"
+        for key, value in _changes(config, default)
+        if not _is_local(key, value)
+    ]
     return card_texts.CONFIG.format(task=config.task, lines="\n".join(lines)).strip()
+
+
+def _changes(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each key below two configs, or sections, whose values differ, and ours."""
+    for field in dataclasses.fields(ours):
+        value, default = (getattr(one, field.name) for one in (ours, theirs))
+        if dataclasses.is_dataclass(value):
+            yield from _changes(value, default, f"{path}{field.name}.")
+        elif value != default:
+            yield f"{path}{field.name}", value
 
 
 def _literal(value: object) -> str:
@@ -157,8 +167,22 @@ def _metadata(run: Run) -> str:
         base_model=None if _from_scratch(run) else _hub_id(source),
         library_name="diffusers",
         pipeline_tag="image-to-image" if task == "autoencoder_kl" else "text-to-image",
-        tags=[*(["controlnet"] if task == "controlnet" else []), *_TAGS],
+        tags=[*_kinds(run), *_TAGS],
     ).to_yaml()
+
+
+def _kinds(run: Run) -> list[str]:
+    """Return the hub's words for what there is beside a Stable Diffusion."""
+    task = run.config.task
+    if task == "text_to_image" and run.sd.adapters:
+        return ["lora"]
+    return ["controlnet"] if task == "controlnet" else []
+
+
+def _predicts(run: Run) -> str:
+    """Return the code by which a base's scheduler learns what the U-Net predicts."""
+    kind = getattr(run.config.diffusion, "prediction_type", None)
+    return "" if kind is None else card_texts.PREDICTS.format(kind=kind)
 
 
 def _from_scratch(run: Run) -> bool:

@@ -1,0 +1,44 @@
+"""Apply exported adapters in PyTorch diffusers; a script, for any of its versions.
+
+    python tests/torch_newest_lora.py BASE FOLDER FILE INPUTS.npz OUTPUT.npz
+
+It imports nothing of ours. BASE is a StableDiffusionPipeline; FILE lies in FOLDER, or
+is "" for none. INPUTS has ``noisy_latents`` (b h w c), ``timesteps`` and ``text_ids``.
+OUTPUT gets ``text_embeddings``, the U-Net's ``model_output`` for them, and
+``versions``.
+"""
+
+import importlib.metadata
+import sys
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+
+
+def outputs(base: str, folder: str, file: str, inputs: dict) -> dict[str, np.ndarray]:
+    """Return what both networks make of the inputs, at float32."""
+    pipeline = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
+    if file:
+        pipeline.load_lora_weights(folder, weight_name=file)
+    latents = torch.from_numpy(inputs["noisy_latents"]).permute(0, 3, 1, 2)
+    timesteps, text_ids = (
+        torch.from_numpy(inputs[name]).long() for name in ("timesteps", "text_ids")
+    )
+    with torch.no_grad():
+        text = pipeline.text_encoder(text_ids).last_hidden_state
+        output = pipeline.unet(latents, timesteps, text).sample
+    return {
+        "text_embeddings": text.numpy(),
+        "model_output": output.permute(0, 2, 3, 1).numpy(),
+    }
+
+
+if __name__ == "__main__":
+    base, folder, file, source, target = sys.argv[1:]
+    with np.load(source) as stored:
+        found = outputs(base, folder, file, dict(stored))
+    names = ("torch", "diffusers", "transformers", "peft")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    np.savez(target, **found, versions=np.array(versions))
+    print(*versions, sep=", ")
