@@ -12,6 +12,8 @@ from medjax.training.config import parse
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 # What makes the model that the package brings: small as it is, and nobody published it.
 OWN = ("phantom_sd", "phantom_vae")
+# What has no demo, for want of a base that knows something.
+WITHOUT_DEMO = ("cxr_lora",)
 
 
 def load(path: Path):
@@ -24,10 +26,11 @@ def load(path: Path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_variant_parses_and_differs(path):
     module = load(path)
-    assert {"published", "demo"} <= set(module.VARIANTS) or path.stem in OWN
+    quick = "dev" if path.stem in WITHOUT_DEMO else "demo"
+    assert {"published", quick} <= set(module.VARIANTS) or path.stem in OWN
     configs = [parse(module.get_config(v)) for v in ("", *module.VARIANTS)]
     assert len({str(dataclasses.asdict(config)) for config in configs}) == len(configs)
-    message = "has no variant 'dem'" if path.stem in OWN else "did you mean 'demo'"
+    message = "has no variant 'dem'" if path.stem in OWN else f"did you mean '{quick}'"
     with pytest.raises(UserError, match=message):
         module.get_config("dem")
 
@@ -50,6 +53,25 @@ def test_what_no_section_takes_is_refused(key, value, message):
         config[section][name] = value
     with pytest.raises(UserError, match=message):
         parse(config)
+
+
+def test_adapters_have_their_own_rates_and_the_best_is_kept():
+    module = load(FILES[[path.stem for path in FILES].index("cxr_lora")])
+    for variant in ("", *module.VARIANTS):
+        config = parse(module.get_config(variant))
+        assert config.model.adapters.keys() == {"unet", "text_encoder"}
+        text = config.optim.of("text_encoder")
+        assert text.learning_rate < config.optim.learning_rate
+        assert text.schedule == config.optim.schedule == "cosine"
+        # What is measured last, by which the best is chosen, is saved.
+        measured = "sample_every" if config.best.metric == "val/ssim" else "every"
+        assert getattr(config.eval, measured) % config.train.checkpoint_every == 0
+        assert config.data.folds and config.best.patience
+    published = parse(module.get_config("published"))
+    assert (
+        published.model.unet_lora.scale == published.model.text_encoder_lora.scale == 2
+    )
+    assert published.optim.of("text_encoder").weight_decay == 0.08
 
 
 def test_an_unknown_task_is_refused():

@@ -143,7 +143,11 @@ images = pipeline(
 ).images
 images[0].save("image.png")
 ```""",
-    "lora": "With peft installed:\n\n" + _LORA,
+    "lora": """With peft installed, and diffusers 0.34 or newer, for older ones do
+not read by how much adapters count:
+
+"""
+    + _LORA,
     "kohya": """In a web UI, put `{file}` where its LoRAs are (`models/Lora`), choose
 the Stable Diffusion below, and add `<lora:lora_{run}:1>` to the prompt. In diffusers,
 with peft installed:
