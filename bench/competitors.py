@@ -13,7 +13,7 @@ update, waits until it is done, and returns the loss before it.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -23,28 +23,46 @@ from medjax import trees
 
 Step = Callable[[], float]
 LEARNING_RATE, BETAS, DECAY, CLIP_NORM = 1e-5, (0.9, 0.999), 1e-2, 1.0
+INPUTS = ("noisy_latents", "timesteps", "text_embeddings")
 
 
 def make_medjax(settings: Settings) -> Step:
     """Return our own training step, by our own loss, optimiser and mesh."""
+    import jax.numpy as jnp
+
+    from medjax.models.controlnet import ControlNet
+    from medjax.models.unet_2d_condition import UNet2DCondition
+
+    dtype = jnp.dtype(settings.dtype)
+    task = _Controlled(
+        UNet2DCondition.from_config(settings.unet_config, dtype=dtype),
+        ControlNet.from_config(settings.controlnet_config, dtype=dtype),
+    )
+    frozen = {"unet": draw_unet(settings)}
+    return medjax_step(
+        task, {"controlnet": draw_controlnet(settings)}, frozen, settings
+    )
+
+
+def medjax_step(task: Any, params: Any, frozen: Any, settings: Settings) -> Step:
+    """Return our own training step of a task, by our own optimiser and mesh.
+
+    Args:
+        task: With a loss.
+        params: What trains.
+        frozen: What does not.
+        settings: Of the batch.
+    """
     import jax
     import jax.numpy as jnp
 
     from medjax import meshes
-    from medjax.models.controlnet import ControlNet
-    from medjax.models.unet_2d_condition import UNet2DCondition
     from medjax.training.optimizer import OptimConfig, make_optimizer
     from medjax.training.step import init_state, make_train_step
 
-    dtype = jnp.dtype(settings.dtype)
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
-    task: Any = _LatentsGiven(
-        UNet2DCondition.from_config(settings.unet_config, dtype=dtype),
-        ControlNet.from_config(settings.controlnet_config, dtype=dtype),
-    )
-    frozen = trees.cast({"unet": draw_unet(settings)}, dtype)
+    frozen = trees.cast(frozen, jnp.dtype(settings.dtype))
     frozen = jax.device_put(frozen, meshes.param_shardings(frozen, mesh))
-    params = {"controlnet": draw_controlnet(settings)}
     config = OptimConfig(
         learning_rate=LEARNING_RATE,
         b1=BETAS[0],
@@ -68,9 +86,18 @@ def make_medjax(settings: Settings) -> Step:
     return step
 
 
+class LatentsGiven:
+    """`medjax.tasks.Task` but for its loss: latents and embeddings are given."""
+
+    def follow(self, statistics: Any, observed: Any, key: Any) -> Any:
+        """Return the statistics as they are, of which there are none."""
+        del observed, key
+        return statistics, {}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class _LatentsGiven:
-    """`medjax.tasks.Task` of eq. 1, for latents and embeddings that are given."""
+class _Controlled(LatentsGiven):
+    """Eq. 1."""
 
     unet: Any
     controlnet: Any
@@ -82,16 +109,12 @@ class _LatentsGiven:
 
         del keys, train
         nets = gather_params(trees.merge(params, frozen))
-        inputs = [batch[k] for k in ("noisy_latents", "timesteps", "text_embeddings")]
+        inputs = [batch[k] for k in INPUTS]
         down, mid = self.controlnet.apply(
             {"params": nets["controlnet"]}, *inputs, batch["conditioning_image"]
         )
         output = self.unet.apply({"params": nets["unet"]}, *inputs, down, mid)
         return Outcome(errors(output, batch["noise"]))
-
-    def follow(self, statistics: Any, observed: Any, key: Any) -> Any:
-        del observed, key
-        return statistics, {}
 
 
 def make_flax(settings: Settings) -> Step:
@@ -116,10 +139,12 @@ def make_flax(settings: Settings) -> Step:
         params=jax.device_put(draw_controlnet(settings)),
         tx=optimizer,
     )
-    batch = {name: jnp.asarray(channels_first(x)) for name, x in _batch(settings)}
+    batch = {
+        name: jnp.asarray(channels_first(x)) for name, x in draw_batch(settings).items()
+    }
 
     def loss(params: Any, frozen: Any, batch: Any) -> Any:
-        inputs = [batch[k] for k in ("noisy_latents", "timesteps", "text_embeddings")]
+        inputs = [batch[k] for k in INPUTS]
         down, mid = controlnet.apply(
             {"params": params},
             *inputs,
@@ -177,31 +202,50 @@ def make_torch(settings: Settings) -> Step:
             torch.compile(net.to(memory_format=torch.channels_last))
             for net in (unet, controlnet)
         )
+
+    def predict(batch: Any) -> Any:
+        inputs = [batch[k] for k in INPUTS]
+        down, mid = controlnet(*inputs, batch["conditioning_image"], return_dict=False)
+        return unet(
+            *inputs,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+        ).sample
+
+    return torch_step(predict, controlnet.parameters(), settings)
+
+
+def torch_step(
+    predict: Callable[[Any], Any], parameters: Iterable[Any], settings: Settings
+) -> Step:
+    """Return torch's training step, by the fused AdamW, autocast where it is bfloat16.
+
+    Args:
+        predict: From a batch to what the U-Net says.
+        parameters: What trains.
+        settings: Of the batch.
+    """
+    import torch
+
+    parameters = list(parameters)
+    device, dtype = parameters[0].device, getattr(torch, settings.dtype)
     optimizer = torch.optim.AdamW(
-        controlnet.parameters(), LEARNING_RATE, BETAS, weight_decay=DECAY, fused=True
+        parameters, LEARNING_RATE, BETAS, weight_decay=DECAY, fused=True
     )
     batch = {
         name: torch.from_numpy(channels_first(x)).to(device)
-        for name, x in _batch(settings)
+        for name, x in draw_batch(settings).items()
     }
-    inputs = [batch[k] for k in ("noisy_latents", "timesteps", "text_embeddings")]
 
     def step() -> float:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            down, mid = controlnet(
-                *inputs, batch["conditioning_image"], return_dict=False
-            )
-            output = unet(
-                *inputs,
-                down_block_additional_residuals=down,
-                mid_block_additional_residual=mid,
-            ).sample
+            output = predict(batch)
         loss = torch.nn.functional.mse_loss(output.float(), batch["noise"])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(controlnet.parameters(), CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if gpu:
+        if device.type == "cuda":
             torch.cuda.synchronize()
         return loss.item()
 
@@ -221,10 +265,6 @@ def load_torch(module: Any, params: Any) -> None:
         for path, leaf in trees.flatten(params).items()
     }
     module.load_state_dict(weights, strict=True, assign=True)
-
-
-def _batch(settings: Settings) -> Any:
-    return draw_batch(settings).items()
 
 
 def channels_first(x: np.ndarray) -> np.ndarray:

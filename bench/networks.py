@@ -70,12 +70,14 @@ class Settings:
         size: Height and width of the images, in pixels.
         batch: Examples of one update.
         dtype: Of activations and of the frozen U-Net: "float32" or "bfloat16".
+        trains: "controlnet" or "lora": a ControlNet, or adapters of the U-Net.
     """
 
     network: str = "sd15"
     size: int = 256
     batch: int = 1
     dtype: str = "float32"
+    trains: str = "controlnet"
 
     @property
     def unet_config(self) -> dict[str, Any]:

@@ -225,7 +225,7 @@ def need(packages: Sequence[str], what: str) -> None:
         if importlib.util.find_spec(name) is None:
             raise UserError(
                 f"{what} needs {name}, which is not installed: pip install -e "
-                "'.[flax-pipelines]', or leave it out (see --help)"
+                "'.[flax-pipelines,dev]', or leave it out (see --help)"
             )
 
 

@@ -1,4 +1,4 @@
-r"""Measure one training step of a ControlNet: medjax against its peers.
+r"""Measure one training step of a ControlNet, or of LoRA: medjax against its peers.
 
 Against diffusers' Flax modules ("flax") and torch diffusers ("torch"), each with the
 same weights and inputs, in turns. On the CPU that is 256² in batches of 1, float32 and
@@ -8,6 +8,7 @@ bfloat16; on an accelerator 512² in bfloat16, in batches up to what fits.
     python -m bench.step --network=tiny --size=64         minutes, to try it out
     python -m bench.step --competitors=medjax,flax --dtype=bfloat16 --repeats=10
     python -m bench.step --size=512 --batch=1,2,4
+    python -m bench.step --trains=lora                    of adapters, against torch
 
 In float32 a competitor needs up to 13 GiB; one at a time is in memory.
 """
@@ -21,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench import report
-from bench.competitors import COMPETITORS
+from bench.lora_competitors import CONTESTS, RANK
 from bench.networks import DTYPES, UNETS, Settings, check_choices
 from bench.report import Row, Spread
 from bench.workers import OutOfMemory, Turn, take_turn
@@ -35,8 +36,8 @@ TOLERANCE = {("float32", False): 1e-3, ("float32", True): 1e-2}
 COARSE_TOLERANCE = 3e-2
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffusers", "torch", "numpy")
 ABOUT = """
-The time of one update of a ControlNet of this shape: forward, backward, clipping and
-AdamW. The U-Net is frozen; latents, text embeddings and the conditioning image are
+The time of one update of {what} for a U-Net of this shape: forward, backward, clipping
+and AdamW. The U-Net is frozen; latents, text embeddings and conditioning images are
 given. All competitors have the same weights and inputs, which was checked by their
 losses. They take turns, A B C A B C …, each turn a process of its own that takes some
 steps, since not all fit into memory at once.
@@ -49,10 +50,26 @@ steps, since not all fit into memory at once.
 * **peak memory**: of the whole process, compilation included; on an accelerator that
   of the device.
 * **loss**: before the first update, and before the last.
+"""
+# What is trained, and how by whom, to be told on the page.
+TOLD = {
+    "controlnet": (
+        "a ControlNet",
+        """
 * **flax** is `FlaxUNet2DConditionModel` and `FlaxControlNetModel` of diffusers, jitted;
   **torch** is `UNet2DConditionModel` and `ControlNetModel` with fused AdamW, on an
   accelerator compiled and with channels last.
-"""
+""",
+    ),
+    "lora": (
+        "adapters",
+        f"""
+* **torch** is `UNet2DConditionModel` with fused AdamW, on an accelerator compiled and
+  with channels last, and peft's adapters; ours and these have rank {RANK}, on all
+  projections of attention, and are float32.
+""",
+    ),
+}
 
 
 def measure(
@@ -75,12 +92,13 @@ def measure(
         UserError: If the losses differ, so that they do not compute the same.
         OutOfMemory: If one of them does not fit.
     """
+    makers = CONTESTS[settings.trains]
     turns: dict[str, list[Turn]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as cache:
         for _ in range(repeats):
             for name in names:
                 turns[name].append(
-                    take_turn(name, COMPETITORS[name][0], settings, steps, cache)
+                    take_turn(name, makers[name][0], settings, steps, cache)
                 )
                 print(name, *turns[name][-1].seconds, file=sys.stderr, flush=True)
             check_losses(
@@ -165,6 +183,9 @@ def _flags() -> argparse.Namespace:
     flags = report.parser(__doc__)
     flags.add_argument("--network", choices=sorted(UNETS), default="sd15")
     flags.add_argument(
+        "--trains", choices=list(CONTESTS), default="controlnet", help="(%(default)s)"
+    )
+    flags.add_argument(
         "--size",
         type=int,
         help="height and width of the images, in pixels (256; on an accelerator 512)",
@@ -180,8 +201,7 @@ def _flags() -> argparse.Namespace:
     )
     flags.add_argument(
         "--competitors",
-        default=",".join(COMPETITORS),
-        help="who takes turns, by commas (%(default)s)",
+        help="who takes turns, by commas (all)",
     )
     flags.add_argument(
         "--steps", type=int, default=3, help="that count, in a turn (%(default)s)"
@@ -190,15 +210,16 @@ def _flags() -> argparse.Namespace:
     return flags.parse_args()
 
 
-def _competitors(text: str) -> list[str]:
-    names = text.split(",")
+def _competitors(trains: str, text: str | None) -> list[str]:
+    known = CONTESTS[trains]
+    names = list(known) if text is None else text.split(",")
     for name in names:
-        if name not in COMPETITORS:
+        if name not in known:
             raise UserError(
-                f"--competitors: there is no '{name}'{nearest(name, COMPETITORS)} "
-                f"They are {', '.join(COMPETITORS)}"
+                f"--competitors: there is no '{name}'{nearest(name, known)} "
+                f"They are {', '.join(known)}"
             )
-        report.need(COMPETITORS[name][1], f"the competitor {name}")
+        report.need(known[name][1], f"the competitor {name}")
     return names
 
 
@@ -212,7 +233,7 @@ def _choices(flags: argparse.Namespace, accelerated: bool) -> list[Settings]:
     report.check_counts(flags, "steps", "repeats")
     batches = sorted(int(part) for part in batch.split(","))
     return [
-        Settings(flags.network, size, batch, dtype)
+        Settings(flags.network, size, batch, dtype, flags.trains)
         for dtype, batch in itertools.product(dtypes, batches)
     ]
 
@@ -221,14 +242,17 @@ def main() -> Path:
     """Measure as the flags say; return the page that is written."""
     flags = _flags()
     on = report.machine()
-    names, choices = _competitors(flags.competitors), _choices(flags, on.accelerated)
+    names = _competitors(flags.trains, flags.competitors)
+    choices = _choices(flags, on.accelerated)
     rows = compare(names, choices, flags.steps, flags.repeats, on.accelerated)
     size = f"{flags.network}, {choices[0].size}²"
     caption = f"{size}: {flags.repeats} turns of {flags.steps} steps"
+    what, who = TOLD[flags.trains]
+    name = "step" if flags.trains == "controlnet" else f"step-{flags.trains}"
     return report.write_results(
-        "step" if flags.network == "sd15" else f"step-{flags.network}",
-        "One training step of a ControlNet",
-        ABOUT,
+        name if flags.network == "sd15" else f"{name}-{flags.network}",
+        f"One training step of {what}",
+        ABOUT.format(what=what) + who.lstrip(),
         {caption: rows},
         on,
         PACKAGES,

@@ -1,0 +1,134 @@
+"""Two trainers of one U-Net's adapters (LoRA): medjax, and torch diffusers with peft.
+
+    L = mean (noise − U(z_t, t, text))²                                              (1)
+
+Every projection of attention has an adapter of rank 16, which alone trains, as in
+diffusers' own script `train_text_to_image_lora.py`; all else is as in `competitors`.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from bench.competitors import (
+    COMPETITORS,
+    INPUTS,
+    LatentsGiven,
+    Step,
+    load_torch,
+    medjax_step,
+    torch_step,
+)
+from bench.networks import Settings, draw_unet
+from medjax import trees
+from medjax.arrays import Params
+from medjax.tasks.adapters import AdapterConfig, draw_adapters, with_adapters
+
+RANK, ALPHA = 16, 32
+ADAPTERS = AdapterConfig(rank=RANK, alpha=float(ALPHA))
+
+
+def draw_lora(unet: Params) -> Params:
+    """Return adapters whose B is drawn too, so that the loss depends on all of them."""
+    adapters = draw_adapters("unet", unet, ADAPTERS, jax.random.key(4))
+    random = np.random.default_rng(4)
+    drawn = {
+        path: random.normal(0, 0.02, leaf.shape).astype(np.float32)
+        if path.endswith("lora_b")
+        else leaf
+        for path, leaf in trees.flatten(adapters).items()
+    }
+    return trees.unflatten(drawn)
+
+
+def make_medjax(settings: Settings) -> Step:
+    """Return our own training step, by our own loss, optimiser and mesh."""
+    import jax.numpy as jnp
+
+    from medjax.models.unet_2d_condition import UNet2DCondition
+
+    dtype = jnp.dtype(settings.dtype)
+    task = _Adapted(UNet2DCondition.from_config(settings.unet_config, dtype=dtype))
+    unet = draw_unet(settings)
+    return medjax_step(task, {"unet": draw_lora(unet)}, {"unet": unet}, settings)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Adapted(LatentsGiven):
+    """Eq. 1."""
+
+    unet: Any
+
+    def loss(self, params: Any, frozen: Any, batch: Any, keys: Any, train: bool) -> Any:
+        from medjax.diffusion.objective import errors
+        from medjax.meshes import gather_params
+        from medjax.tasks.base import Outcome
+        from medjax.tasks.networks import apply
+
+        del keys, train
+        nets = gather_params(trees.merge(params, frozen))
+        inputs = [batch[k] for k in INPUTS]
+        output = apply(self.unet, with_adapters(nets["unet"], ADAPTERS), *inputs)
+        return Outcome(errors(output, batch["noise"]))
+
+
+def make_torch(settings: Settings) -> Step:
+    """Return torch diffusers' U-Net with peft's adapters, as `competitors.make_torch`.
+
+    The adapters are float32 whatever the frozen weights are, as diffusers' script has
+    them.
+    """
+    import torch
+    from diffusers import UNet2DConditionModel
+    from peft import LoraConfig
+
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel(**settings.unet_config)
+    weights = draw_unet(settings)
+    load_torch(unet, weights)
+    unet.requires_grad_(False).to(device, getattr(torch, settings.dtype)).train()
+    unet.add_adapter(
+        LoraConfig(
+            r=RANK,
+            lora_alpha=ALPHA,
+            target_modules=["to_q", "to_k", "to_v", "to_out.0"],
+        )
+    )
+    _load_lora(unet, draw_lora(weights))
+    trained = [p for p in unet.parameters() if p.requires_grad]
+    if gpu:
+        torch.set_float32_matmul_precision("high")
+        unet = torch.compile(unet.to(memory_format=torch.channels_last))
+    return torch_step(
+        lambda batch: unet(*(batch[k] for k in INPUTS)).sample, trained, settings
+    )
+
+
+def _load_lora(unet: Any, adapters: Params) -> None:
+    """Put our adapters in the place of peft's, in float32."""
+    import torch
+
+    from medjax.pretrained.names import torch_names
+
+    for path, leaf in trees.flatten(adapters).items():
+        layer, _, which = path.rpartition("/")
+        name = torch_names(f"{layer}/kernel")[0].removesuffix(".weight")
+        part = {"lora_a": "lora_A", "lora_b": "lora_B"}[which]
+        module = getattr(unet.get_submodule(name), part)["default"]
+        weight = torch.from_numpy(np.ascontiguousarray(leaf.T))
+        assert module.weight.shape == weight.shape
+        module.weight = torch.nn.Parameter(weight.to(module.weight.device))
+
+
+# What trains, and who trains it.
+CONTESTS = {
+    "controlnet": COMPETITORS,
+    "lora": {
+        "medjax": (make_medjax, ()),
+        "torch": (make_torch, ("torch", "diffusers", "peft")),
+    },
+}
