@@ -3,10 +3,10 @@
     W' = W + s A B,   s = α / r                                                    (1)
 
 with W, A and B as kernels, (in, out), (in, r) and (r, out). B begins at zero, so a
-network begins as it was; A is uniform within ±1/√fan-in, as peft draws it (`reset_lora_
-parameters`, which is Kaiming's with a slope of √5).
+network begins as it was; A is uniform within ±1/√fan-in, Kaiming's with a slope of √5.
 
-Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, eq. 3.
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, eq. 3;
+peft's ``reset_lora_parameters`` for A.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from medjax.models import lora
 from medjax.tasks.drawing import split
 
 NETWORKS = ("unet", "text_encoder")
-"""What can have adapters: a config's section ``model`` has ``unet_lora``, …"""
+"""What can have adapters; of each, ``config.model.NETWORK_lora`` says which."""
 
 # Every projection of attention: what LoRA was made for.
 _TARGETS = {

@@ -100,8 +100,8 @@ class CaptionedTask:
         train: bool,
     ) -> Outcome:
         """Return each example's loss (eq. 1)."""
-        posterior, noise, offset, time, drop, *adapting = split(keys, 7)
-        nets = self._nets(params, frozen, adapting if train else ())
+        posterior, noise, offset, time, drop, *dropouts = split(keys, 7)
+        nets = self._nets(params, frozen, dropouts if train else ())
         model = self.model
         latents = model.encode(nets, batch, posterior)
         noised = add_drawn_noise(
