@@ -1,7 +1,7 @@
 """Exported adapters give the same in PyTorch diffusers with peft, of whichever version.
 
-As in `test_newest_torch`, `MEDJAX_NEWEST_TORCH` names the Python that has them; `.venv`
-has no peft.
+As in `test_newest_torch`, `MEDJAX_NEWEST_TORCH` names the Python that has them, or else
+it is this one.
 """
 
 import os
