@@ -7,6 +7,7 @@ import pytest
 from medjax import trees
 from medjax.errors import UserError
 from medjax.models.lora import is_adapter
+from medjax.models.unet_2d_condition import UNet2DCondition
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.tasks.adapters import (
     AdapterConfig,
@@ -35,6 +36,12 @@ def test_by_default_all_projections_of_attention_have_one():
         drawn = layers(draw_adapters(network, params, AdapterConfig(rank=2), KEY))
         paths = {path.rpartition("/")[0] for path in trees.flatten(params)}
         assert drawn == {path for path in paths if path.endswith(ends)} != set()
+
+
+def test_stable_diffusion_gets_as_many_numbers_as_by_peft():
+    shapes = UNet2DCondition().param_shapes()
+    drawn = draw_adapters("unet", shapes, AdapterConfig(rank=4), KEY)
+    assert trees.count(drawn) == 797_184
 
 
 @pytest.mark.parametrize(
