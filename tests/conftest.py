@@ -5,6 +5,7 @@ imports medjax; both only take effect the first time.
 """
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ from jaxtyping import install_import_hook  # noqa: E402
 # hook evaluates this text at each decorated function.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook("medjax", CHECKER)
+
+
+def pytest_runtest_setup(item):
+    """Skip slow tests that would begin after MEDJAX_SLOW_TESTS_UNTIL, in Unix time.
+
+    Where time is limited, all that ran is worth more than a run that was cut off.
+    """
+    until = os.environ.get("MEDJAX_SLOW_TESTS_UNTIL")
+    if until and item.get_closest_marker("slow") and time.time() > float(until):
+        pytest.skip("no time left: MEDJAX_SLOW_TESTS_UNTIL")
 
 
 @pytest.fixture
