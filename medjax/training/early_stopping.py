@@ -7,8 +7,8 @@ from typing import Literal
 
 from medjax.errors import UserError, check_least, nearest
 
-# Of which more is better; of all others less is.
-_RISING = ("codebook_usage", "edge_f1", "psnr_db", "ssim")
+# Of which more is better, by name or by its end; of all others less is.
+_RISING = ("codebook_usage", "edge_f1", "psnr_db", "ssim", "_agreement", "_presence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,7 @@ class BestConfig:
     @property
     def mode(self) -> Literal["min", "max"]:
         """Whether the smallest or the largest is best."""
-        rises = self.metric.removeprefix("val/") in _RISING
-        return "max" if rises else "min"
+        return "max" if self.metric.endswith(_RISING) else "min"
 
 
 class Patience:

@@ -34,7 +34,10 @@ def test_an_improvement_has_a_least_size():
     assert waited(values, patience=2, min_change=0.08) is None
 
 
-@pytest.mark.parametrize("metric", ["val/psnr_db", "val/ssim", "val/edge_f1"])
+@pytest.mark.parametrize(
+    "metric",
+    ["val/psnr_db", "val/ssim", "val/edge_f1", "val/pneumothorax_agreement"],
+)
 def test_of_some_more_is_better(metric):
     assert BestConfig(metric).mode == "max"
     assert waited([1.0, 2.0, 3.0], metric=metric, patience=1) is None
