@@ -139,7 +139,9 @@ def _score(
         texts = [test[number]["text"] for number in range(count)]
         for name, agrees in matches(drawn, texts).items():
             each[f"{name}_agreement"] = np.diagonal(agrees).astype(float)
-        whole |= presence(drawn, texts)
+        # What no caption asks for has no share.
+        shares = presence(drawn, texts)
+        whole |= {name: one for name, one in shares.items() if not np.isnan(one)}
     return FoldScores(fold, step, best, each, whole)
 
 
