@@ -273,7 +273,8 @@ def channels_first(x: np.ndarray) -> np.ndarray:
 
 
 # How each is made, and what has to be installed for it.
-COMPETITORS: dict[str, tuple[Callable[[Settings], Step], tuple[str, ...]]] = {
+Competitors = dict[str, tuple[Callable[[Settings], Step], tuple[str, ...]]]
+COMPETITORS: Competitors = {
     "medjax": (make_medjax, ()),
     "flax": (make_flax, ("diffusers",)),
     "torch": (make_torch, ("torch", "diffusers")),

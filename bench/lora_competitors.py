@@ -15,6 +15,7 @@ import numpy as np
 from bench.competitors import (
     COMPETITORS,
     INPUTS,
+    Competitors,
     LatentsGiven,
     Step,
     load_torch,
@@ -125,7 +126,7 @@ def _load_lora(unet: Any, adapters: Params) -> None:
 
 
 # What trains, and who trains it.
-CONTESTS = {
+CONTESTS: dict[str, Competitors] = {
     "controlnet": COMPETITORS,
     "lora": {
         "medjax": (make_medjax, ()),
