@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from medjax.errors import UserError
 
 _LOSS = "loss"
+# By their beginnings: a network may have a rate of its own.
 _STEERING = ("learning_rate", "grad_norm")
 # Columns about time and place, not about what is learned.
 _LEFT_OUT = (
@@ -125,7 +126,7 @@ def group(names: Iterable[str]) -> dict[str, list[str]]:
 
     def place(panel: str) -> tuple[bool, bool, bool]:
         validated = any(name.startswith("val/") for name in panels[panel])
-        return panel != _LOSS, panel in _STEERING, not validated
+        return panel != _LOSS, panel.startswith(_STEERING), not validated
 
     return {panel: panels[panel] for panel in sorted(panels, key=place)}
 
@@ -167,7 +168,7 @@ def _draw(axes: Any, panel: str, curves: Mapping[str, Curve]) -> None:
             label = "validation" + (_best(curve) if panel == _LOSS else "")
             style = {"color": _VALIDATION, "marker": "o"}
             axes.plot(curve.steps, curve.values, label=label, markersize=4, **style)
-        elif panel == "learning_rate":
+        elif panel.startswith("learning_rate"):
             axes.plot(curve.steps, curve.values, color=_TRAIN, label="training")
         else:
             axes.plot(curve.steps, curve.values, color=_TRAIN, alpha=0.25, linewidth=1)

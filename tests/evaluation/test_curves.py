@@ -84,6 +84,14 @@ def test_the_loss_comes_first_then_what_is_validated_and_steering_last():
     }
 
 
+def test_a_rate_of_a_network_s_own_is_steering_too():
+    own = "train/learning_rate_text_encoder"
+    assert list(group([own, "train/perplexity"])) == [
+        "perplexity",
+        "learning_rate_text_encoder",
+    ]
+
+
 def test_smoothing_leaves_a_line_straight_and_noise_small():
     line = np.linspace(3, -5, 137)
     np.testing.assert_allclose(smooth(line), line, atol=1e-12)
