@@ -33,9 +33,9 @@ A trained bias has no place in a file of adapters, so runs of ``published`` and 
 export as pipelines; ``--config.model.unet_lora.modules_to_save='("conv_in/kernel",)'``
 leaves it as it is.
 
-Hardware: the recommended recipe takes its 16 images in microbatches of 8, and should
-fit a device of 24 GB. We have neither tried that nor run it to its end, so there is no
-expected result to quote.
+Hardware: the recommended recipe takes its 16 images in microbatches of 8. We have
+neither measured its memory nor run it to its end, so there is no expected result to
+quote.
 
 Data: Open-i (Demner-Fushman et al., JAMIA 2016), CC BY-NC-ND 4.0. Weights: CreativeML
 Open RAIL-M.
