@@ -110,8 +110,10 @@ def brain(asked: Asked) -> list[Row]:
     labels = np.arange(asked.images) % len(classes)
     requests = [Request(i, label=int(label)) for i, label in enumerate(labels)]
     images, seconds = _draw(run.model, requests, run.config.eval.sampling(), run.config)
-    large = ventricle_share(images) > VENTRICLE_MIDPOINT
-    right = large == (np.array(classes)[labels] == "AD")
+    share = ventricle_share(images)
+    large = np.array(classes)[labels] == "AD"
+    # Where there is no head, or no ventricle, neither is right.
+    right = (share > 0) & ((share > VENTRICLE_MIDPOINT) == large)
     _show(images, asked.out / "demos-brain.png")
     return [
         {

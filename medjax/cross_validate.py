@@ -1,7 +1,8 @@
 r"""Cross-validate a recipe: a run a fold, and a table of what they are worth.
 
     python -m medjax.cross_validate --config=configs/cxr_controlnet.py --workdir=DIR \
-        --config.data.root=PREPARED --config.data.folds=5 --config.best.patience=5
+        --config.data.root=PREPARED --config.data.folds=5 --config.best.patience=5 \
+        --config.train.checkpoint_every=500
 
 What was prepared for training and validation is divided into folds by patient or
 report; each validates once, and the others train. The best checkpoint of each fold is

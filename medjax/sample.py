@@ -89,8 +89,13 @@ def _canny(values: Sequence[str] | None) -> dict[str, Any]:
     return {"low": low, "high": high}
 
 
-def _check_without_captions(asked: dict[str, Any]) -> None:
+def _check_without_captions(asked: dict[str, Any], classes: Sequence[str]) -> None:
     """Refuse what only a Stable Diffusion can be asked for."""
+    if asked["guidance_scale"] not in (None, 1) and not classes:
+        raise UserError(
+            f"--guidance_scale={asked['guidance_scale']:g}: this run knows no classes, "
+            "towards which to guide"
+        )
     given = [name for name, unset in _CAPTIONED.items() if asked[name] != unset]
     if given:
         raise UserError(
@@ -142,8 +147,18 @@ def define_flags() -> None:
         "image of edges, or of any control, as it is: its size is the images'",
     )
     flags.DEFINE_list("canny", None, "thresholds of --image's edges, as 100,200")
-    string("sampler", None, f"{', '.join(_SAMPLERS)}; by default the model's own")
-    integer("steps", 30, "steps of the sampler", lower_bound=1)
+    string(
+        "sampler",
+        None,
+        f"{', '.join(_SAMPLERS)}; by default the model's own, which for a run that "
+        "reads no captions is that of its own samples",
+    )
+    integer(
+        "steps",
+        None,
+        "steps of the sampler; by default 30, or likewise",
+        lower_bound=1,
+    )
     number(
         "guidance_scale",
         None,
@@ -180,6 +195,18 @@ def main(_: Sequence[str]) -> None:
     prompts = _prompts(asked["prompt"], asked["prompts"])
     if asked["mode"] == "single" and asked["num"] * len(prompts) > 1:
         raise UserError("--mode=single draws one image; --mode=generate draws several")
+    if asked["mode"] == "umap":
+        if asked["num"] < 2:
+            raise UserError(
+                f"--mode=umap compares sets of images; expected --num=100 or so of "
+                f"each class, not {asked['num']}"
+            )
+        for flag in ("prompt", "prompts", "size"):
+            if asked[flag]:
+                raise UserError(
+                    f"--mode=umap draws all classes as they were trained; expected no "
+                    f"--{flag}"
+                )
     size, canny = _size(asked["size"]), _canny(asked["canny"])
     for flag in ("image", "edges"):
         if asked[flag] is not None and not Path(asked[flag]).is_file():
@@ -194,26 +221,23 @@ def main(_: Sequence[str]) -> None:
 
     refuse_several("python -m medjax.sample")
     check_dtype(asked["dtype"])
-    chosen = {name: asked[name] for name in ("sampler", "guidance_scale")}
-    asked["sampler"] = chosen["sampler"] or "ddim"
-    if chosen["guidance_scale"] is None:
-        asked["guidance_scale"] = SamplingConfig.guidance_scale
-    sampling = SamplingConfig(
-        **only(*(field.name for field in dataclasses.fields(SamplingConfig)))
-    )
+    fields = (field.name for field in dataclasses.fields(SamplingConfig))
+    given = {name: one for name, one in only(*fields).items() if one is not None}
+    # To see what is wrong in it.
+    SamplingConfig(**given)
     keep_compiled()
     source = load_source(
         **only("workdir", "step", "weights", "base", "pretrained", "controlnet")
     )
     controlled = source.controlled
     if not source.captioned:
-        _check_without_captions(asked)
-    if chosen["sampler"] is None:
-        own = own_sampler(source.schedule)
-        sampling = dataclasses.replace(sampling, sampler=own)
-    if chosen["guidance_scale"] is None:
-        scale = source.guidance_scale
-        sampling = dataclasses.replace(sampling, guidance_scale=scale)
+        _check_without_captions(asked, source.classes)
+    own = {
+        "sampler": source.sampler or own_sampler(source.schedule),
+        "steps": source.steps,
+        "guidance_scale": source.guidance_scale,
+    }
+    sampling = SamplingConfig(**(own | given))
     if asked["negative_prompt"] and sampling.guidance_scale == 1:
         raise UserError("--negative_prompt needs guidance: a --guidance_scale above 1")
     if canny and (asked["edges"] or not controlled):

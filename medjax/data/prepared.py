@@ -184,7 +184,7 @@ class PreparedSource:
         name = self.metadata.settings.get("group_name")
         if name not in self.metadata.features:
             raise UserError(f"{self.folder}: records have no group; {_AGAIN}")
-        return tuple(_text(self._read(i)[name]) for i in range(len(self)))
+        return _groups(self.folder, self.split, name, fingerprint(self.folder))
 
     @functools.cached_property
     def metadata(self) -> Metadata:
@@ -231,6 +231,14 @@ class PreparedSource:
     def _labels(self, stored: Any) -> tuple[str, ...]:
         names = self.metadata.label_names
         return tuple(names[x] if names else _text(x) for x in stored)
+
+
+@functools.lru_cache(maxsize=8)
+def _groups(folder: Path, split: str, name: str, content: str) -> tuple[str, ...]:
+    """Return one field of all records, read once; `content` is their fingerprint."""
+    del content
+    source = PreparedSource(folder, split)
+    return tuple(_text(source._read(i)[name]) for i in range(len(source)))
 
 
 def _check_shard(shard: Path, count: int) -> None:

@@ -12,6 +12,7 @@ Min-SNR Weighting Strategy", 2023, section 3.4 (2).
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax.numpy as jnp
@@ -36,16 +37,32 @@ class ObjectiveConfig:
         noise_offset: Standard deviation of noise that is the same over each channel of
             an example, which lets a model reach very dark and very bright images;
             0 adds none.
+        timestep_bias_multiplier: How many times as often as another each of the
+            noisiest timesteps is drawn, above 0. What a condition decides, such as
+            where fluid stands, is decided there; 1 draws all alike.
+        timestep_bias_portion: Which share of the timesteps these are, in (0, 1).
     """
 
     prediction_type: PredictionType | None = None
     loss: LossKind = "mse"
     min_snr_gamma: float | None = None
     noise_offset: float = 0.0
+    timestep_bias_multiplier: float = 1.0
+    timestep_bias_portion: float = 0.25
 
     def __post_init__(self) -> None:
         """Refuse values outside the ranges above."""
         check_least(self, noise_offset=0)
+        if not 0 < self.timestep_bias_multiplier < math.inf:
+            raise UserError(
+                f"timestep_bias_multiplier is {self.timestep_bias_multiplier}, "
+                "expected a finite number above 0"
+            )
+        if not 0 < self.timestep_bias_portion < 1:
+            raise UserError(
+                f"timestep_bias_portion is {self.timestep_bias_portion}, expected a "
+                "share in (0, 1)"
+            )
         if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
             raise UserError(
                 f"min_snr_gamma is {self.min_snr_gamma}, expected a number above 0, or "

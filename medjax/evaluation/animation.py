@@ -39,6 +39,7 @@ def save_gif(
     path: str | Path,
     seconds: float = 5.0,
     hold_seconds: float = 1.5,
+    comment: str = "",
 ) -> None:
     """Write frames as a GIF that runs for ever, and the folder it goes to if need be.
 
@@ -50,6 +51,7 @@ def save_gif(
         path: Of the file.
         seconds: From the first frame to the last.
         hold_seconds: How long the last one stays.
+        comment: What the file says of itself.
     """
     most = max(2, round(seconds * _FRAMES_PER_SECOND) + 1)
     tiles = enlarged(frames[_evenly(len(frames), most)])
@@ -65,6 +67,7 @@ def save_gif(
         append_images=others,
         duration=_durations(len(images), seconds, hold_seconds),
         loop=0,
+        comment=comment.encode(),
     )
 
 

@@ -6,7 +6,7 @@ with B (out, r) and A (r, in), or those of convolutions. A layer of the U-Net,
 ``mid_block/attentions_0/proj_in``, is
 
 * to diffusers ``unet.mid_block.attentions.0.proj_in.lora_A.weight`` and
-  ``….lora_B.weight``, with α in the file's header;
+  ``….lora_B.weight``, with α/r in B: peft takes α = r where a file does not tell;
 * to web UIs, as kohya-ss names it, ``….lora_down.weight``, ``….lora_up.weight`` and
   ``….alpha`` of ``lora_unet_mid_block_attentions_0_proj_in``.
 
@@ -54,6 +54,7 @@ def save_diffusers_lora(
         for path, layer in own.layers.items():
             name = f"{network}.{_torch_name(path)}"
             down, up = _torch_weights(layer)
+            up = up * np.asarray(layer.alpha / layer.rank, up.dtype)
             tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
         config = _peft_config(own)
         about |= {f"{network}.{key}": value for key, value in config.items()}
@@ -97,12 +98,13 @@ def _peft_config(adapters: Adapters) -> dict[str, Any]:
         _torch_name(path).removeprefix(_TEXT_PREFIX): layer
         for path, layer in adapters.layers.items()
     }
-    common = collections.Counter((one.rank, one.alpha) for one in layers.values())
-    ((rank, alpha), _), *_ = common.most_common(1)
+    common = collections.Counter(one.rank for one in layers.values())
+    (rank, _), *_ = common.most_common(1)
+    others = {n: layer.rank for n, layer in layers.items() if layer.rank != rank}
     return {
         "r": rank,
-        "lora_alpha": alpha,
+        "lora_alpha": rank,
         "target_modules": sorted(layers),
-        "rank_pattern": {n: x.rank for n, x in layers.items() if x.rank != rank},
-        "alpha_pattern": {n: x.alpha for n, x in layers.items() if x.alpha != alpha},
+        "rank_pattern": others,
+        "alpha_pattern": others,
     }

@@ -19,6 +19,7 @@ from jaxtyping import Float, Key
 
 from medjax.arrays import Array, Params
 from medjax.data.config import DataConfig
+from medjax.errors import UserError
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.vq_vae import VQVAE, nearest_codes
 from medjax.tasks.drawing import normal
@@ -133,7 +134,15 @@ def latent_moments(
         total = total + np.asarray(first, np.float64)
         squares = squares + np.asarray(second, np.float64)
     mean = total / count
-    deviation = np.sqrt(squares / count - mean**2)
+    variance = squares / count - mean**2
+    # Sums of float32 tell no smaller one from none.
+    if not (variance > 1e-10 + 1e-6 * mean**2).all():
+        raise UserError(
+            f"the autoencoder's latents do not vary in channel "
+            f"{int(np.argmin(variance))}, so they cannot be scaled to unit variance: "
+            "it has collapsed; train it anew, for longer or with another learning rate"
+        )
+    deviation = np.sqrt(variance)
     return mean.astype(np.float32), deviation.astype(np.float32)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
 from medjax.arrays import Array, Batch
@@ -38,6 +39,18 @@ class Noised:
     noisy_latents: Float[Array, "b h w c"]
 
 
+def draw_timesteps(
+    schedule: Schedule, objective: ObjectiveConfig, keys: Key[Array, " b"]
+) -> Int[Array, " b"]:
+    """Return a timestep for each key, the noisiest more often if so configured."""
+    count = schedule.num_timesteps
+    if objective.timestep_bias_multiplier == 1:
+        return jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(keys)
+    noisiest = np.arange(1, count + 1) > count * (1 - objective.timestep_bias_portion)
+    odds = np.where(noisiest, objective.timestep_bias_multiplier, 1.0)
+    return jax.vmap(lambda key: jax.random.categorical(key, np.log(odds)))(keys)
+
+
 def add_drawn_noise(
     schedule: Schedule,
     objective: ObjectiveConfig,
@@ -51,9 +64,7 @@ def add_drawn_noise(
     if objective.noise_offset:
         shift = normal(offset_keys, (1, 1, latents.shape[-1]))
         noise = noise + objective.noise_offset * shift
-    timesteps = jax.vmap(
-        lambda key: jax.random.randint(key, (), 0, schedule.num_timesteps)
-    )(time_keys)
+    timesteps = draw_timesteps(schedule, objective, time_keys)
     noisy = add_noise(schedule, latents, noise, timesteps)
     return Noised(latents, noise, timesteps, noisy)
 

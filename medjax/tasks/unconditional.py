@@ -21,6 +21,8 @@ from medjax.tasks import autoencoders
 from medjax.tasks.assembly import NO_BASE, Assembly, Given
 from medjax.tasks.image_diffusion import ImageDiffusion
 
+_OF_UNET_2D = ("attention_levels", "attention_head_dim", "norm_num_groups", "remat")
+
 
 @dataclasses.dataclass(frozen=True)
 class UnconditionalConfig:
@@ -39,7 +41,7 @@ class UnconditionalConfig:
         autoencoder: Folder of a run that trained an autoencoder, for diffusion of its
             latents; "" for one beside this run, None for diffusion of pixels.
         autoencoder_config: Config file by which one beside this run is trained first.
-        dtype: Of activations and frozen weights; trained weights are float32.
+        dtype: Of the U-Net's activations; all weights are float32.
         remat: Of unet_2d: whether activations are computed again for the gradient.
     """
 
@@ -65,11 +67,13 @@ class UnconditionalConfig:
         if self.channels not in (1, 3):
             raise UserError(f"channels is {self.channels}, expected 1 or 3")
         if self.architecture == "conv_unet":
-            if self.attention_levels or self.remat:
-                raise UserError(
-                    "architecture is conv_unet, which has neither attention_levels nor "
-                    "remat; take unet_2d"
-                )
+            for name in _OF_UNET_2D:
+                value = getattr(self, name)
+                if value != getattr(UnconditionalConfig, name):
+                    raise UserError(
+                        f"{name} is {value}, but architecture is conv_unet, which has "
+                        "none; expected unet_2d"
+                    )
         elif self.residual:
             raise UserError(
                 "residual is for conv_unet; the blocks of unet_2d are residual"

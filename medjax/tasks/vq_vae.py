@@ -42,7 +42,8 @@ class VQVAEConfig:
         codebook_learning: ema, by following the latents, or gradient.
         codebook_decay: With ema: γ, the old share of the average, in [0, 1).
         codebook_dead_below: With ema: entries used less than this fraction of what
-            each would be if all were equal are put elsewhere; 0 leaves them.
+            each would be if all were equal, in [0, 1), are put elsewhere; 0 leaves
+            them.
         commitment_weight: β of eq. 1.
         loss: mse, l1 or smooth_l1: d.
         dtype: Of activations; weights are float32.
@@ -65,13 +66,18 @@ class VQVAEConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside the ranges above."""
-        check_least(self, codebook_size=2, commitment_weight=0, codebook_dead_below=0)
+        check_least(self, codebook_size=2, commitment_weight=0)
         if self.channels not in (1, 3):
             raise UserError(f"channels is {self.channels}, expected 1 or 3")
-        if not 0 <= self.codebook_decay < 1:
-            raise UserError(
-                f"codebook_decay is {self.codebook_decay}, expected in [0, 1)"
-            )
+        for name in ("codebook_decay", "codebook_dead_below"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise UserError(f"{name} is {value}, expected in [0, 1)")
+            if self.codebook_learning != "ema" and value != getattr(VQVAEConfig, name):
+                raise UserError(
+                    f"{name} is {value}, but codebook_learning is "
+                    f"{self.codebook_learning}, which has none; expected ema"
+                )
         for width in self.block_out_channels:
             if width % self.norm_num_groups or width % self.attention_heads:
                 raise UserError(

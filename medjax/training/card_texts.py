@@ -94,6 +94,10 @@ pipeline.scheduler = DDIMScheduler.from_config(
     pipeline.scheduler.config, prediction_type="{kind}", clip_sample=False
 )
 """
+OWN_AUTOENCODER = """from diffusers import AutoencoderKL
+
+pipeline.vae = AutoencoderKL.from_pretrained("{vae}", torch_dtype=torch.{dtype})
+"""
 _LORA = """```python
 import torch
 from diffusers import StableDiffusionPipeline
@@ -143,8 +147,7 @@ images = pipeline(
 ).images
 images[0].save("image.png")
 ```""",
-    "lora": """With peft installed, and diffusers 0.34 or newer, for older ones do
-not read by how much adapters count:
+    "lora": """With peft installed:
 
 """
     + _LORA,

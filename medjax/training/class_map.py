@@ -5,7 +5,6 @@ averaged to at most 32 × 32.
 """
 
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +52,7 @@ def map_classes(
     Args:
         source: A run of task unconditional, with classes.
         sampling: How to draw.
-        png: The map; its measures lie beside it, as JSON.
+        png: The map.
         num: Images of each class.
         seed: Of all noise, and of the map.
         batch_size: Images at a time.
@@ -90,8 +89,6 @@ def map_classes(
     given = (real, labels, drawn, asked)
     measures = silhouettes(*given) | classifier_accuracy(*given, groups, seed)
     save_umap_page(*given, source.classes, png, seed, measures)
-    text = json.dumps(measures, indent=1)
-    png.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     for name, value in measures.items():
         logger.info("%s: %.3f", name.replace("_", " "), value)
     return measures

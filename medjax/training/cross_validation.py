@@ -8,56 +8,27 @@ checkpoint, nor ends a run.
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
-from medjax import meshes
 from medjax.data.folds import check_disjoint
-from medjax.data.pipeline import Source, open_dataset, validation_batches
-from medjax.errors import UserError
-from medjax.evaluation.chest import matches, presence
-from medjax.evaluation.frechet import frechet_distance
-from medjax.evaluation.grids import image_page, save_png
-from medjax.evaluation.similarity import psnr, ssim
-from medjax.pretrained.efficientnet import check_efficientnet, efficientnet_features
-from medjax.tasks.generation import Request, generate
+from medjax.data.pipeline import open_dataset
+from medjax.errors import Stopped, UserError
+from medjax.pretrained.efficientnet import check_efficientnet
 from medjax.training.config import RunConfig
-from medjax.training.runs import Run, best_step, load_run
+from medjax.training.fold_scores import FoldScores, score_fold
 from medjax.training.stages import train_stages
+from medjax.training.stopping import stop_on_signals
 
 logger = logging.getLogger(__name__)
 
 _TASKS = ("text_to_image", "controlnet")
 _RESAMPLINGS, _COVERED = 2000, 95
-_AT_ONCE = 8
-Images = Float[np.ndarray, "n H W 3"]
-
-
-@dataclasses.dataclass(frozen=True)
-class FoldScores:
-    """What the best checkpoint of a fold is worth on the test split.
-
-    Attributes:
-        fold: Number of the fold.
-        step: Of the checkpoint.
-        best: What it was chosen by, on the fold's own validation examples.
-        each: ``mse``, ``psnr_db`` and ``ssim`` of each image drawn for a test example
-            against the real one; images in [-1, 1]. Of computed chests also whether
-            it is as its caption says, see `medjax.evaluation.chest.matches`.
-        all: ``frechet_distance`` of all those to the real ones; of computed chests also
-            `medjax.evaluation.chest.presence`.
-    """
-
-    fold: int
-    step: int
-    best: float
-    each: dict[str, Float[np.ndarray, " n"]]
-    all: dict[str, float]
 
 
 def cross_validate(
@@ -83,16 +54,28 @@ def cross_validate(
             f"has, {len(test)}"
         )
     groups = _groups(test)[:images]
+    if len(set(groups)) < 2:
+        raise UserError(
+            f"--images={images}: they are of one patient or report, which leaves no "
+            "interval; expected more"
+        )
     everything = [open_dataset(config.data, name) for name in ("train", "validation")]
     check_disjoint([g for one in everything for g in _groups(one)], _groups(test))
     workdir = Path(workdir)
     scores = []
-    for fold in range(config.data.folds):
-        logger.info("fold %d of %d", fold, config.data.folds)
-        data = dataclasses.replace(config.data, fold=fold)
-        folder = workdir / f"fold-{fold}"
-        train_stages(dataclasses.replace(config, data=data), folder)
-        scores.append(_score(fold, folder, config, test, images))
+    with stop_on_signals() as stop:
+        for fold in range(config.data.folds):
+            logger.info("fold %d of %d", fold, config.data.folds)
+            data = dataclasses.replace(config.data, fold=fold)
+            folder = workdir / f"fold-{fold}"
+            train_stages(dataclasses.replace(config, data=data), folder)
+            if stop.signal is None:
+                scores.append(score_fold(fold, folder, config, test, images))
+            if stop.signal is not None:
+                raise Stopped(
+                    f"{stop.signal.name}: fold {fold} is trained; the same command "
+                    "goes on from here"
+                )
     _write(workdir, config, scores, groups)
     return scores
 
@@ -111,65 +94,26 @@ def _check(config: RunConfig) -> None:
             "compared; set it to None, and stop the command by SIGTERM: the same "
             "command goes on"
         )
+    plan = config.train
+    if plan.keep_best < 1:
+        raise UserError(
+            f"config.train.keep_best is {plan.keep_best}; expected at least 1, for the "
+            "best checkpoint is what is scored"
+        )
+    for name in ("every", "sample_every"):
+        if getattr(config.eval, name) % plan.checkpoint_every:
+            raise UserError(
+                f"config.eval.{name} is {getattr(config.eval, name)}, no multiple of "
+                f"config.train.checkpoint_every, {plan.checkpoint_every}, so what was "
+                "measured best might not be saved; expected "
+                f"--config.train.checkpoint_every="
+                f"{math.gcd(config.eval.every, config.eval.sample_every)}"
+            )
     check_efficientnet()
 
 
 def _groups(source: Any) -> tuple[str, ...]:
     return source.groups
-
-
-def _score(
-    fold: int, folder: Path, config: RunConfig, test: Source, count: int
-) -> FoldScores:
-    step, best = best_step(folder, config.best)
-    run = load_run(folder, step)
-    real, drawn = _drawn(run, test, count)
-    save_png(
-        folder / "test.png",
-        image_page({"real": real[:_AT_ONCE], "drawn": drawn[:_AT_ONCE]}),
-    )
-    each = {
-        "mse": np.square(real - drawn).mean((1, 2, 3)),
-        "psnr_db": psnr(real, drawn),
-        "ssim": ssim(real, drawn),
-    }
-    features = efficientnet_features(real), efficientnet_features(drawn)
-    whole = {"frechet_distance": frechet_distance(*features)}
-    if getattr(config.eval, "chest_findings", False):
-        texts = [test[number]["text"] for number in range(count)]
-        for name, agrees in matches(drawn, texts).items():
-            each[f"{name}_agreement"] = np.diagonal(agrees).astype(float)
-        # What no caption asks for has no share.
-        shares = presence(drawn, texts)
-        whole |= {name: one for name, one in shares.items() if not np.isnan(one)}
-    return FoldScores(fold, step, best, each, whole)
-
-
-def _drawn(run: Run, test: Source, count: int) -> tuple[Images, Images]:
-    """Return test images, and what the run draws for their captions and controls."""
-    data = dataclasses.replace(run.config.data, batch_size=1, workers=0)
-    batches = validation_batches(test, run.sd.tokenizer, data)
-    real, requests = [], []
-    for number, batch in zip(range(count), batches, strict=False):
-        real.append(batch["images"][0])
-        control = batch.get("conditioning_image")
-        requests.append(
-            Request(
-                number,
-                test[number]["text"],
-                conditioning_image=None if control is None else control[0],
-            )
-        )
-    batches.close()
-    drawn = generate(
-        run.sd,
-        requests,
-        run.config.eval.sampling(),
-        (data.image_size, data.image_size),
-        meshes.make_mesh(meshes.MeshConfig(), jax.devices()),
-        batch_size=_AT_ONCE * len(jax.devices()),
-    )
-    return np.stack(real), np.stack(list(drawn))
 
 
 def interval(

@@ -54,7 +54,13 @@ class Patience:
             self.look(value)
 
     def look(self, value: float) -> None:
-        """Take in what a validation measured; NaN is no improvement."""
+        """Take in what a validation measured; NaN is no improvement.
+
+        What comes after it has waited long enough changes nothing: the run ends with
+        one more validation, and would go on in the next call if that were a better one.
+        """
+        if self.exhausted:
+            return
         cost = value if self._config.mode == "min" else -value
         if cost < self._best - self._config.min_change or (
             math.isinf(self._best) and math.isfinite(cost)
@@ -76,7 +82,7 @@ class Patience:
         measured = [name for name in row if name.startswith("val/")]
         if self._config.metric in row:
             self.look(row[self._config.metric])
-        elif complete and self._config.patience is not None:
+        elif complete and (measured or self._config.patience is not None):
             raise UserError(
                 f"config.best.metric={self._config.metric}: validation measures "
                 f"{', '.join(measured) or 'nothing'}"

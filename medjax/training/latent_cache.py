@@ -107,7 +107,7 @@ def cache_latents(
             "config.model.cache_latents keeps no mask of padding; expected another "
             "config.data.resize than letterbox, or cache_latents=False"
         )
-    name = _name(data, inputs, jax.tree.leaves(frozen)[0].dtype)
+    name = _name(source, data, inputs, jax.tree.leaves(frozen)[0].dtype)
     folder = home / name
     if not folder.is_dir():
         begun = home / f"{name}.incomplete"
@@ -118,13 +118,17 @@ def cache_latents(
 
 
 def _name(
-    data: DataConfig, inputs: Mapping[str, Mapping[str, str]], dtype: np.dtype
+    source: Source,
+    data: DataConfig,
+    inputs: Mapping[str, Mapping[str, str]],
+    dtype: np.dtype,
 ) -> str:
     """Return a name that tells these latents from others."""
     facts = {name: one["fingerprint"] for name, one in inputs.items()}
     facts |= {"dtype": str(dtype), "stored": f"{_STORED}, {_RECORDS}"}
     facts |= {"size": str(data.image_size), "resize": data.resize}
-    facts["phantoms"] = "" if data.root else str(data.phantoms)
+    # Which examples: other folds keep others.
+    facts |= {"examples": str(len(source)), "fold": f"{data.fold} of {data.folds}"}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

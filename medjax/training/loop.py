@@ -18,7 +18,7 @@ from medjax.data.pipeline import (
     open_dataset,
     record_ids,
 )
-from medjax.errors import Stopped
+from medjax.errors import Stopped, UserError
 from medjax.evaluation.curves import save_curves
 from medjax.evaluation.grids import save_png
 from medjax.tasks import TASKS
@@ -140,6 +140,12 @@ def _train(
     sample = make_sample(
         task, shown, tokenizer, data, config.eval, mesh, eval_key, kind.measure
     )
+    if accumulation > 1 and "batch_stats" in state.statistics:
+        raise UserError(
+            f"config.train.gradient_accumulation_steps={accumulation}: batch "
+            "normalisation would see a microbatch at a time, which trains something "
+            "else; expected 1, or model.architecture=unet_2d"
+        )
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         dataclasses.asdict(config),

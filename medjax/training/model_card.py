@@ -85,7 +85,7 @@ def model_card(run: Run, export: Export) -> str:
             guidance=getattr(run.config.eval, "guidance_scale", None),
             size=run.config.data.image_size,
             run=export.file.removeprefix("lora_").removesuffix(".safetensors"),
-            predicts=_predicts(run),
+            predicts=_predicts(run) + _own_autoencoder(run, export.dtype),
         ),
         size=run.config.data.image_size,
         captions="" if task == "autoencoder_kl" else card_texts.CAPTIONS,
@@ -185,6 +185,14 @@ def _predicts(run: Run) -> str:
     return "" if kind is None else card_texts.PREDICTS.format(kind=kind)
 
 
+def _own_autoencoder(run: Run, dtype: str) -> str:
+    """Return the code that puts a run's autoencoder into its base."""
+    vae = getattr(run.config.model, "vae", None)
+    if vae is None:
+        return ""
+    return card_texts.OWN_AUTOENCODER.format(vae=_named(vae), dtype=dtype)
+
+
 def _from_scratch(run: Run) -> bool:
     """Tell whether all of it was trained by runs of medjax, beginning with noise."""
     model = run.config.model
@@ -218,7 +226,10 @@ def _base(run: Run) -> str:
         f"{_licence(source)}."
     )
     if vae is not None:
-        text += f" Its autoencoder is `{_named(vae)}`. Licence: {_licence(vae)}."
+        text += (
+            f" In the place of its autoencoder stood `{_named(vae)}`, and has to stand "
+            f"wherever images are made. Licence: {_licence(vae)}."
+        )
     if start is not None:
         text += (
             f" The ControlNet started from `{_named(start)}`, whose licence goes on "

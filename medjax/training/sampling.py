@@ -80,9 +80,23 @@ def sample(
     batch_size = batch_size or (_BATCH_ON_CPU if on_cpu else _BATCH)
     out = Path(out).expanduser()
     options: dict[str, Any] = {"seed": seed, "dtype": dtype}
+    settings = {
+        "source": source.name,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "size": control.size,
+        "dtype": dtype,
+        **dataclasses.asdict(sampling),
+        **control.settings,
+        "medjax": medjax.__version__,
+    }
     if mode == "umap":
-        page = out / f"umap-{sampling.steps}-{seed}.png"
-        map_classes(source, sampling, page, num=num, batch_size=batch_size, **options)
+        page = out / f"umap-{_next_number(out, 'umap-'):04d}.png"
+        measures = map_classes(
+            source, sampling, page, num=num, batch_size=batch_size, **options
+        )
+        text = json.dumps(measures | {"num": num} | settings, indent=1)
+        page.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
         return [page]
     requests = _requests(source, prompts, control, negative_prompt, num)
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices())
@@ -104,23 +118,14 @@ def sample(
         *(len(requests), *control.size, sampling.sampler, sampling.steps),
         *(batch_size, mesh.size, mesh.devices.flat[0].device_kind),
     )
-    settings = {
-        "source": source.name,
-        "negative_prompt": negative_prompt,
-        "seed": seed,
-        "size": control.size,
-        "dtype": dtype,
-        **dataclasses.asdict(sampling),
-        **control.settings,
-        "medjax": medjax.__version__,
-    }
-    texts = [text for text in prompts for _ in range(num)]
     rows = max(1, min(len(prompts), _ON_PAGE // num))
     shown: list[np.ndarray] = []
     files: list[Path] = []
     first = _next_number(out)
     bar = tqdm(drawn, "images", len(requests), unit="image")
-    for number, (text, stages) in enumerate(zip(texts, bar, strict=True)):
+    for number, (request, stages) in enumerate(zip(requests, bar, strict=True)):
+        label = request.label
+        text = request.prompt if label is None else source.classes[label]
         about = {"prompt": text, "number": number, **settings}
         name = out / f"{first + number:04d}"
         files.append(_write(name, mode, stages, _metadata(about)))
@@ -165,7 +170,7 @@ def _write(
     """Write one image, or how it came to be; return the file."""
     if mode == "gif":
         file = name.with_suffix(".gif")
-        save_gif(stages, file)
+        save_gif(stages, file, comment=about["medjax"])
         return file
     file = name.with_suffix(".png")
     last = np.broadcast_to(to_uint8(stages[-1]), (*stages.shape[1:3], 3))
@@ -203,9 +208,10 @@ def check_dtype(dtype: str) -> None:
         )
 
 
-def _next_number(out: Path) -> int:
+def _next_number(out: Path, prefix: str = "") -> int:
     """Return the first number that no image of the folder has."""
-    found = (re.fullmatch(r"(\d+)\.(?:png|gif)", file.name) for file in out.glob("*"))
+    name = re.compile(prefix + r"(\d+)\.(?:png|gif)")
+    found = (name.fullmatch(file.name) for file in out.glob("*"))
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 

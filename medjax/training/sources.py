@@ -30,6 +30,8 @@ class Source:
         size: Height and width of images by default.
         preparation: What is done to images by default, which is as in training.
         guidance_scale: By default, which is as in the run's own samples.
+        sampler: By default; None for the one that the schedule names.
+        steps: By default.
         classes: What a model that reads no captions may be asked for instead.
         data: What a run was trained on.
     """
@@ -39,6 +41,8 @@ class Source:
     size: Size
     preparation: Preparation
     guidance_scale: float = 7.5
+    sampler: str | None = None
+    steps: int = 30
     classes: tuple[str, ...] = ()
     data: DataConfig | None = None
 
@@ -114,13 +118,20 @@ def load_source(
             f"--workdir={workdir}: a run of task {run.config.task}, which draws no "
             "images; expected one of what stands on it"
         )
-    data = run.config.data
-    return Source(
+    data, drawn = run.config.data, run.config.eval.sampling()
+    source = Source(
         run.model,
         f"{Path(workdir).resolve().name}, step {run.step}, {run.weights} weights",
         (data.image_size, data.image_size),
         Preparation.of_training(data, has_stored_controls(run)),
-        run.config.eval.guidance_scale,
-        getattr(data, "classes", ()),
-        data,
+        drawn.guidance_scale,
+        classes=getattr(data, "classes", ()),
+        data=data,
+    )
+    if source.captioned:
+        return source
+    # Its schedule names no sampler: its own samples have one.
+    guidance = drawn.guidance_scale if source.classes else 1.0
+    return dataclasses.replace(
+        source, sampler=drawn.sampler, steps=drawn.steps, guidance_scale=guidance
     )

@@ -1,32 +1,40 @@
 """A run and what it stands on: an autoencoder first, where its latents are wanted."""
 
+import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from medjax import distributed, meshes
 from medjax.config_files import load_config
 from medjax.data.pipeline import dataset_identity
-from medjax.errors import UserError
+from medjax.errors import Stopped, UserError
 from medjax.training.config import RunConfig, parse
 from medjax.training.integrity import saved_steps
 from medjax.training.loop import train
 from medjax.training.runs import AUTOENCODER, Run, load_run, trained_autoencoder
-from medjax.training.step import TrainState
+from medjax.training.step import TrainState, check_batch_size
+from medjax.training.stopping import stop_on_signals
 
 logger = logging.getLogger(__name__)
+
+_AUTOENCODERS = ("vq_vae", "autoencoder_kl")
 
 
 def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
     """Train a run, and before it the autoencoder that it stands on.
 
     One that is named is taken as it is; one beside the run is trained to its end first.
-    Where `train.max_hours` ends that, the state returned is the autoencoder's.
+    Where `train.max_hours` ends that, the state returned is the autoencoder's; where
+    `best.patience` does, it is at its end.
 
     Arguments, result and errors are those of `loop.train`.
 
     Raises:
         UserError: If the autoencoder is neither there nor can be trained.
+        Stopped: Also between the two.
     """
     place = getattr(config.model, "autoencoder", None)
     if place is None:
@@ -35,17 +43,23 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
     folder = Path(place).expanduser() if place else Path(workdir) / AUTOENCODER
     run = _run(folder)
     if not place and (run is None or run.step < run.config.train.steps):
-        try:
-            state = train(_first_stage(config), folder)
-        except UserError as error:
-            by = config.model.autoencoder_config
-            where = f"the autoencoder, which is trained first, by {by}: " if by else ""
-            raise UserError(f"{where}{error}") from error
-        run = _run(folder)
-        assert run is not None
-        if run.step < run.config.train.steps:
-            return state
+        with _named_as_first(config.model.autoencoder_config):
+            first = _first_stage(config)
+        _check_second_stage(config, first)
+        with stop_on_signals() as stop:
+            with _named_as_first(config.model.autoencoder_config):
+                state = train(first, folder)
+            votes = distributed.Agreement()
+            # Of several hosts, what one call hears the next one gives.
+            if max(votes.largest(int(stop.made)), votes.largest(0)):
+                raise Stopped(
+                    f"asked to stop when the autoencoder in {folder} was done; the "
+                    "same command goes on from here"
+                )
         config = _in_hours(config, start)
+        if config.train.max_hours == 0:
+            return state
+        run = _run(folder)
     if run is None:
         raise UserError(
             f"config.model.autoencoder: {folder} holds no trained autoencoder; give "
@@ -55,10 +69,12 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
         autoencoder = trained_autoencoder(run)
     except UserError as error:
         raise UserError(f"config.model.autoencoder: {folder}: {error}") from error
-    if run.dataset["fingerprint"] != dataset_identity(config.data)["fingerprint"]:
+    if _trained_on(run.dataset, run.config) != _trained_on(
+        dataset_identity(config.data), config
+    ):
         logger.warning(
-            "the autoencoder in %s was trained on other data, %s: some that are held "
-            "out here may be among them",
+            "the autoencoder in %s was trained on other data, or another fold of %s: "
+            "some that are held out here may be among them",
             folder,
             run.dataset["source"],
         )
@@ -70,14 +86,27 @@ def _run(folder: Path) -> Run | None:
     return load_run(folder) if saved_steps(folder / "checkpoints") else None
 
 
+def _trained_on(dataset: Mapping[str, str], config: RunConfig) -> tuple[object, ...]:
+    return dataset["fingerprint"], config.data.folds, config.data.fold
+
+
 def _in_hours(config: RunConfig, start: float) -> RunConfig:
     """Return the config with what is left of its hours since `start`."""
     if config.train.max_hours is None:
         return config
-    # The next step is made in any case.
-    left = max(1e-9, config.train.max_hours - (time.monotonic() - start) / 3600)
+    left = max(0, config.train.max_hours - (time.monotonic() - start) / 3600)
     plan = dataclasses.replace(config.train, max_hours=left)
     return dataclasses.replace(config, train=plan)
+
+
+@contextlib.contextmanager
+def _named_as_first(file: str | None) -> Iterator[None]:
+    """Say of mistakes that they are of the first stage."""
+    try:
+        yield
+    except UserError as error:
+        where = f"the autoencoder, which is trained first, by {file}: " if file else ""
+        raise UserError(f"{where}{error}") from error
 
 
 def _first_stage(config: RunConfig) -> RunConfig:
@@ -94,6 +123,11 @@ def _first_stage(config: RunConfig) -> RunConfig:
         )
     first = parse(load_config("config.model.autoencoder_config", file))
     logger.info("first the autoencoder, by %s", file)
+    if first.task not in _AUTOENCODERS:
+        raise UserError(
+            f"config.model.autoencoder_config: {file} is of task {first.task}; "
+            f"expected {' or '.join(_AUTOENCODERS)}"
+        )
     shared = {
         field.name: getattr(config.data, field.name)
         for field in dataclasses.fields(first.data)
@@ -104,4 +138,20 @@ def _first_stage(config: RunConfig) -> RunConfig:
         data=dataclasses.replace(first.data, **shared),
         mesh=config.mesh,
         train=dataclasses.replace(first.train, max_hours=config.train.max_hours),
+    )
+
+
+def _check_second_stage(config: RunConfig, first: RunConfig) -> None:
+    """Raise UserError for what it would say when the first has trained for hours."""
+    wanted = getattr(config.model, "channels", first.model.channels)
+    if first.model.channels != wanted:
+        raise UserError(
+            f"config.model.channels={wanted}: the autoencoder by "
+            f"{config.model.autoencoder_config} has {first.model.channels}; expected "
+            "the same"
+        )
+    check_batch_size(
+        config.data.batch_size,
+        config.train.gradient_accumulation_steps,
+        meshes.make_mesh(config.mesh),
     )

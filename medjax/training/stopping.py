@@ -37,12 +37,20 @@ class StopRequest:
         )
 
 
+_under_way: list[StopRequest] = []
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Take SIGTERM and SIGINT as requests to stop; outside the main thread do nothing.
 
     Python lets only the main thread handle signals, and a notebook's are its own.
+    Inside another such block the request is that one's, so that what was asked of a
+    part is asked of the whole.
     """
+    if _under_way:
+        yield _under_way[-1]
+        return
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -50,8 +58,10 @@ def stop_on_signals() -> Iterator[StopRequest]:
     before: dict[int, Any] = {
         number: signal.signal(number, request._receive) for number in _SIGNALS
     }
+    _under_way.append(request)
     try:
         yield request
     finally:
+        _under_way.remove(request)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,5 +1,7 @@
 """Autoencoders' losses and their parts, the codebook, and what of them trains."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +65,37 @@ def test_the_loss_is_the_sum_of_its_parts(learning):
     np.testing.assert_allclose(
         parts["commitment"], jnp.square(latents - nearest).mean((1, 2, 3)), rtol=1e-5
     )
+
+
+def test_each_part_of_the_loss_moves_what_it_should():
+    """By hand: codes go to latents, latents to codes, and images through codes."""
+    assembly = scratch.vq_vae(codebook_learning="gradient", commitment_weight=0.3)
+    module, params = assembly.task.module, assembly.params
+    batch, keys = scratch.batch(), example_keys(scratch.KEY, 0, 4)
+    images = batch["images"][..., :1]
+    codes = params["codebook"]["codes"]
+    got = jax.grad(
+        lambda params: assembly.task.loss(params, {}, batch, keys, True).losses.sum()
+    )(params)
+
+    def encode(network):
+        return module.apply({"params": network}, images, method="encode")
+
+    def reconstruction(network, chosen):
+        decoded = module.apply({"params": network}, chosen, method="decode")
+        return jnp.square(images - decoded).mean((1, 2, 3)).sum()
+
+    latents, back = jax.vjp(encode, params["network"])
+    numbers = nearest_codes(latents, codes)
+    chosen = codes[numbers]
+    pulled = 2 * (chosen - latents) / latents[0].size
+    by_code = jnp.zeros_like(codes).at[numbers].add(pulled)
+    np.testing.assert_allclose(got["codebook"]["codes"], by_code, atol=1e-6)
+    of_decoder, at_codes = jax.grad(reconstruction, (0, 1))(params["network"], chosen)
+    (of_encoder,) = back(at_codes - 0.3 * pulled)
+    for name, expected in (("encoder", of_encoder), ("decoder", of_decoder)):
+        assert_close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+        jax.tree.map(assert_close, got["network"][name], expected[name])
 
 
 @pytest.mark.parametrize("learning", ["ema", "gradient"])
@@ -173,6 +206,12 @@ def test_a_published_autoencoder_is_tuned_whole_or_in_its_decoder(tmp_path):
     [
         (VQVAEConfig, {"channels": 4}, "channels is 4"),
         (VQVAEConfig, {"codebook_decay": 1.0}, "codebook_decay is 1.0"),
+        (VQVAEConfig, {"codebook_dead_below": 1.5}, "codebook_dead_below is 1.5"),
+        (
+            VQVAEConfig,
+            {"codebook_learning": "gradient", "codebook_decay": 0.5},
+            "codebook_decay is 0.5, but codebook_learning is gradient",
+        ),
         (VQVAEConfig, {"norm_num_groups": 7}, "not divisible by norm_num_groups=7"),
         (AutoencoderKLConfig, {"decoder_only": True}, "decoder_only needs an encoder"),
         (AutoencoderKLConfig, {"kl_weight": -1.0}, "kl_weight is -1.0"),

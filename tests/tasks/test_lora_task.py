@@ -68,8 +68,19 @@ def losses(task, params, frozen, train=True):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_at_first_the_base_is_what_it_was(train):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.usefixtures("optimized")
+def test_at_first_the_base_is_what_it_was(train, dtype):
     task, params, frozen = made()
+    dtype = jax.numpy.dtype(dtype)
+    text_encoder = task.model.text_encoder
+    config = dataclasses.replace(text_encoder.config, dtype=dtype)
+    model = dataclasses.replace(
+        task.model,
+        unet=task.model.unet.clone(dtype=dtype),
+        text_encoder=text_encoder.clone(config=config),
+    )
+    task = dataclasses.replace(task, model=model)
     base = trees.split(trees.merge(params, frozen), is_adapter)[1]
     plain = dataclasses.replace(task, adapters={})
     np.testing.assert_array_equal(

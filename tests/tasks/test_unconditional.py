@@ -12,7 +12,8 @@ from medjax.data.phantoms import PhantomSource
 from medjax.diffusion import samplers
 from medjax.diffusion.objective import ScheduledDiffusionConfig
 from medjax.errors import UserError
-from medjax.tasks import autoencoders
+from medjax.tasks import autoencoders, image_diffusion
+from medjax.tasks.image_diffusion import ImageDiffusion
 from medjax.tasks.sampling_config import SamplingConfig
 from medjax.tasks.unconditional import UnconditionalConfig
 from medjax.training.step import example_keys
@@ -63,6 +64,38 @@ def test_latents_have_unit_variance_on_the_training_set():
         jax.random.split(scratch.KEY, 40),
     )
     assert (jnp.abs(unscaled.mean(axes)) > 0.1).all()
+
+
+def test_the_loss_is_of_scaled_latents(monkeypatch):
+    autoencoder = scratch.trained(scratch.vq_vae())
+    assembly = scratch.unconditional(autoencoder=autoencoder)
+    seen, add = [], image_diffusion.add_drawn_noise
+    monkeypatch.setattr(
+        image_diffusion,
+        "add_drawn_noise",
+        lambda schedule, objective, latents, *keys: (
+            seen.append(latents) or add(schedule, objective, latents, *keys)
+        ),
+    )
+    source = PhantomSource("train", 16, 40)
+    records = np.stack([source[i]["image"] for i in range(len(source))])
+    images = jnp.asarray(records / 127.5 - 1, jnp.float32)
+    frozen = trees.merge(assembly.frozen, assembly.statistics)
+    keys = jax.random.split(scratch.KEY, 40)
+    assembly.task.loss(assembly.params, frozen, {"images": images}, keys, False)
+    np.testing.assert_allclose(seen[0].var((0, 1, 2)), 1.0, atol=0.01)
+    np.testing.assert_allclose(seen[0].mean((0, 1, 2)), 0.0, atol=0.01)
+
+
+def test_an_autoencoder_that_collapsed_is_told():
+    book = scratch.vq_vae()
+    params = jax.tree.map(lambda x: x, book.params)
+    conv = params["network"]["encoder"]["quant_conv"]
+    conv["kernel"] = conv["kernel"].copy()
+    conv["kernel"][..., 1] = 0.0
+    collapsed = scratch.trained(dataclasses.replace(book, params=params))
+    with pytest.raises(UserError, match="do not vary in channel 1"):
+        scratch.unconditional(autoencoder=collapsed)
 
 
 def test_what_is_encoded_is_decoded_to_the_same():
@@ -116,13 +149,14 @@ def test_classes_are_dropped_in_training_only():
     assert (losses(batch, False) != losses(other, False)).any()
 
 
-@pytest.mark.parametrize("kind", ["pixels", "latents"])
+@pytest.mark.parametrize("kind", ["pixels", "latents", "batch norm"])
 def test_samples_are_a_pure_function_of_their_key(kind):
     autoencoder = scratch.trained(scratch.vq_vae()) if kind == "latents" else None
-    assembly = scratch.unconditional(autoencoder=autoencoder)
-    nets = trees.merge(
-        assembly.params, trees.merge(assembly.frozen, assembly.statistics)
-    )
+    model = scratch.CONV if kind == "batch norm" else scratch.UNET
+    assembly = scratch.unconditional(model, autoencoder=autoencoder)
+    # Running averages that no batch has: drawing goes by these.
+    statistics = jax.tree.map(lambda x: 1.3 * x + 0.2, assembly.statistics)
+    nets = trees.merge(assembly.params, trees.merge(assembly.frozen, statistics))
     keys = jax.random.split(scratch.KEY, 3)
     sampling = SamplingConfig(sampler="ddpm", steps=4, guidance_scale=1.0)
 
@@ -133,6 +167,7 @@ def test_samples_are_a_pure_function_of_their_key(kind):
     assert images.shape == (1, 3, 16, 16, 1)
     assert jnp.abs(images).max() <= 1
     np.testing.assert_allclose(draw(keys[::-1])[:, ::-1], images, atol=1e-4)
+    np.testing.assert_allclose(draw(keys[:1]), images[:, :1], atol=1e-4)
     frames = draw(keys, 3)
     assert frames.shape == (3, 3, 16, 16, 1)
     np.testing.assert_allclose(frames[-1], images[0], atol=1e-5)
@@ -169,11 +204,33 @@ def test_pixels_are_clipped_at_each_step_and_latents_never(monkeypatch):
     assert [plan.noise_scale for plan in seen] == [1.0, 1.0]
 
 
+def test_a_network_that_knows_normal_data_draws_normal_data(monkeypatch):
+    """Noise of another size, a clamp, or steps made twice would not."""
+    assembly = scratch.unconditional(autoencoder=scratch.trained(scratch.vq_vae()))
+    cumulative = jnp.asarray(assembly.task.schedule.alphas_cumprod)
+
+    def knows(self, nets, z, timesteps, labels, train=False):
+        sigma = jnp.sqrt(1 - cumulative[timesteps.astype(int)])
+        return sigma[:, None, None, None] * z, {}
+
+    monkeypatch.setattr(ImageDiffusion, "_denoise", knows)
+    monkeypatch.setattr(ImageDiffusion, "decode", lambda self, nets, z: z)
+    keys = jax.random.split(scratch.KEY, 100)
+    sampling = SamplingConfig(sampler="ddpm", steps=250, guidance_scale=1.0)
+    draw = jax.jit(
+        lambda keys: assembly.task.draw({}, keys, (16, 16), None, sampling, 3)
+    )
+    for stage in np.asarray(draw(keys)):
+        assert stage.std() == pytest.approx(1, abs=0.03)
+        assert (np.abs(stage) > 1).mean() == pytest.approx(0.317, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
         ({"channels": 2}, "channels is 2, expected 1 or 3"),
-        ({"architecture": "conv_unet", "remat": True}, "which has neither"),
+        ({"architecture": "conv_unet", "remat": True}, "remat is True, but .* none"),
+        ({"architecture": "conv_unet", "norm_num_groups": 8}, "norm_num_groups is 8"),
         ({"residual": True}, "residual is for conv_unet"),
         ({"autoencoder_config": "x.py"}, "but autoencoder is None"),
     ],

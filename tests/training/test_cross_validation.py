@@ -1,16 +1,23 @@
 """Folds train apart, and are scored on what none of them has seen."""
 
+import csv
 import dataclasses
 import json
+import math
+import os
+import signal
 
 import numpy as np
 import pytest
 
-from medjax.errors import UserError
+from medjax.errors import Stopped, UserError
 from medjax.evaluation import chest
 from medjax.evaluation.chest_reader import fit_reader
+from medjax.training import cross_validation, fold_scores, runs
 from medjax.training.config import make_config, parse
 from medjax.training.cross_validation import cross_validate, interval
+from medjax.training.early_stopping import BestConfig
+from medjax.training.fold_scores import FoldScores
 from medjax.training.runs import best_step, load_run
 
 
@@ -25,6 +32,101 @@ def small():
     return config
 
 
+class Stub:
+    """Data of which only the groups count."""
+
+    def __init__(self, *groups):
+        self.groups = groups
+
+    def __len__(self):
+        return len(self.groups)
+
+
+@pytest.fixture
+def stubs(monkeypatch):
+    """Data in three splits, training and scoring, all of which a test may replace."""
+    splits = {
+        "train": Stub("a", "a", "b", "c"),
+        "validation": Stub("d", "e"),
+        "test": Stub("x", "y", "y"),
+    }
+    trained, scored = [], []
+
+    def score(fold, *_):
+        scored.append(fold)
+        return FoldScores(fold, 1, 0.0, {}, {})
+
+    for name, stub in {
+        "open_dataset": lambda data, split: splits[split],
+        "train_stages": lambda config, folder: trained.append(config.data.fold),
+        "score_fold": score,
+        "_write": lambda *_: None,
+        "check_efficientnet": lambda: None,
+    }.items():
+        monkeypatch.setattr(cross_validation, name, stub)
+    return splits, trained, scored
+
+
+def test_all_folds_are_trained_and_scored(stubs, tmp_path):
+    _, trained, scored = stubs
+    cross_validate(parse(small()), tmp_path, images=3)
+    assert trained == scored == [0, 1]
+
+
+def test_who_is_on_two_sides_is_refused(stubs, tmp_path):
+    splits, trained, _ = stubs
+    splits["test"] = Stub("x", "b")
+    with pytest.raises(UserError, match="are among both"):
+        cross_validate(parse(small()), tmp_path, images=2)
+    assert not trained
+
+
+def test_one_group_leaves_no_interval(stubs, tmp_path):
+    splits, trained, _ = stubs
+    splits["test"] = Stub("x", "x", "y")
+    with pytest.raises(UserError, match="--images=2: they are of one patient"):
+        cross_validate(parse(small()), tmp_path, images=2)
+    assert not trained
+
+
+@pytest.mark.parametrize("when", ["train_stages", "score_fold"])
+def test_a_signal_ends_all_of_it(stubs, tmp_path, monkeypatch, when):
+    _, trained, scored = stubs
+    before = getattr(cross_validation, when)
+
+    def terminated(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return before(*given)
+
+    monkeypatch.setattr(cross_validation, when, terminated)
+    with pytest.raises(Stopped, match="SIGTERM: fold 0 is trained"):
+        cross_validate(parse(small()), tmp_path, images=3)
+    assert trained == [0]
+    assert scored == ([] if when == "train_stages" else [0])
+
+
+@pytest.mark.parametrize(
+    ("metric", "step"), [("val/loss", 2), ("val/ssim", 3), ("val/mse", None)]
+)
+def test_the_best_checkpoint_is_that_of_the_best_measure(
+    metric, step, tmp_path, monkeypatch
+):
+    kept = {
+        1: {"val/loss": math.nan, "val/ssim": 0.1},
+        2: {"val/loss": 0.2, "val/ssim": 0.3},
+        3: {"val/loss": 0.5, "val/ssim": 0.6},
+        4: {"val/loss": 0.3, "val/ssim": 0.4},
+        5: {},
+    }
+    monkeypatch.setattr(runs, "saved_steps", lambda home: list(kept))
+    monkeypatch.setattr(runs, "read_metrics", lambda folder: kept[int(folder.name)])
+    if step is None:
+        with pytest.raises(UserError, match="no checkpoint was measured by val/mse"):
+            best_step(tmp_path, BestConfig(metric))
+    else:
+        assert best_step(tmp_path, BestConfig(metric)) == (step, kept[step][metric])
+
+
 @pytest.mark.slow
 def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
     pytest.importorskip("efficientnet_lite_pytorch", reason="efficientnet absent")
@@ -33,13 +135,24 @@ def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
     chosen = small()
     chosen.eval.chest_findings = True
     config = parse(chosen)
+    loaded, load = [], fold_scores.load_run
+    monkeypatch.setattr(
+        fold_scores,
+        "load_run",
+        lambda folder, step: loaded.append((folder.name, step)) or load(folder, step),
+    )
     scores = cross_validate(config, tmp_path, images=3)
+    assert loaded == [(f"fold-{one.fold}", one.step) for one in scores]
     assert [one.fold for one in scores] == [0, 1]
     for one in scores:
         folder = tmp_path / f"fold-{one.fold}"
         run = load_run(folder)
         assert (run.config.data.fold, run.step) == (one.fold, 3)
         assert best_step(folder, config.best) == (one.step, one.best)
+        # The best of all that were measured, not of those that were kept.
+        with (folder / "metrics.csv").open() as file:
+            history = [float(row["val/loss"]) for row in csv.DictReader(file)]
+        assert one.best == pytest.approx(min(history))
         assert all(len(values) == 3 for values in one.each.values())
         # Both are of the same images.
         np.testing.assert_allclose(
@@ -56,10 +169,11 @@ def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
     assert {"pneumothorax_agreement", "pneumothorax_presence_unasked"} <= measured
     page = (tmp_path / "cross_validation.md").read_text()
     assert "| psnr_db |" in page and "captions of 3 test examples" in page
-    # A second call trains nothing, and finds the same.
+    # A second call trains and draws nothing, and finds the same.
     before = (tmp_path / "fold-1" / "metrics.csv").read_text()
     again = cross_validate(config, tmp_path, images=3)
     assert (tmp_path / "fold-1" / "metrics.csv").read_text() == before
+    assert len(loaded) == 2
     for one, other in zip(scores, again, strict=True):
         np.testing.assert_array_equal(one.each["ssim"], other.each["ssim"])
 
@@ -94,6 +208,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         start(data__folds=0)
     with pytest.raises(UserError, match="max_hours"):
         start(train__max_hours=1.0)
+    with pytest.raises(UserError, match="keep_best is 0"):
+        start(train__keep_best=0)
+    with pytest.raises(UserError, match=r"no multiple of .*checkpoint_every=1$"):
+        start(train__checkpoint_every=2)
     with pytest.raises(UserError, match=r"--images=4: .* the test split has, 3"):
         start(images=4)
     with pytest.raises(UserError, match="18 groups"):

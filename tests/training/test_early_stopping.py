@@ -61,6 +61,25 @@ def test_a_history_counts():
     assert not Patience(config, [1.0, 1.1, 0.9]).exhausted
 
 
+def test_what_comes_after_its_end_does_not_undo_it():
+    values = [1.0, 1.1, 0.5]
+    patience = Patience(BestConfig(patience=1))
+    for value in values:
+        patience.look(value)
+    assert patience.exhausted
+    assert Patience(BestConfig(patience=1), values).exhausted
+    # More patience would have gone on.
+    assert not Patience(BestConfig(patience=2), values).exhausted
+
+
+def test_an_unknown_metric_is_refused_without_patience_too():
+    patience = Patience(BestConfig("val/sim"))
+    with pytest.raises(UserError, match="did you mean 'val/ssim'"):
+        patience.look_at({"val/ssim": 0.5, "val/loss": 1.0}, complete=True)
+    # Data without a validation split have none.
+    patience.look_at({"train/loss": 1.0}, complete=True)
+
+
 def test_what_no_validation_measures_is_refused():
     patience = Patience(BestConfig("val/ssim", patience=1))
     patience.look_at({"train/loss": 1.0}, complete=False)

@@ -94,6 +94,13 @@ def test_latents_are_computed_once_for_the_same_inputs(world):
     assert not list(folder.glob("*.incomplete"))
 
 
+def test_another_fold_has_latents_of_its_own(world):
+    _, _, cache, _ = world
+    folds = [dataclasses.replace(DATA, folds=2, fold=fold) for fold in (0, 1)]
+    assert len({cache(data).folder for data in (DATA, *folds)}) == 3
+    assert cache(source=PhantomSource("train", 16, 5)).folder != cache().folder
+
+
 def test_padded_images_are_refused(world):
     _, _, cache, _ = world
     with pytest.raises(UserError, match="keeps no mask of padding"):

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import brain_ldm
 from medjax import trees
-from medjax.errors import UserError
+from medjax.errors import Stopped, UserError
 from medjax.training import stages
 from medjax.training.config import parse
 from medjax.training.runs import AUTOENCODER, load_run
@@ -110,6 +113,10 @@ def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
     stages.train_stages(config, folder / "other")
     assert asked == ["unconditional"]
     assert "was trained on other data" not in caplog.text
+    fold = dataclasses.replace(config.data, folds=2)
+    stages.train_stages(dataclasses.replace(config, data=fold), folder / "other")
+    assert "or another fold of" in caplog.text
+    caplog.clear()
     other = dataclasses.replace(config.data, phantom_kind="knee")
     stages.train_stages(dataclasses.replace(config, data=other), folder / "other")
     assert "was trained on other data" in caplog.text
@@ -122,6 +129,46 @@ def test_one_that_is_not_trained_to_its_end_is_not_stood_on(trained, tmp_path):
     assert int(state.step) == 1
     assert not (tmp_path / "checkpoints").exists()
     assert load_run(tmp_path / AUTOENCODER).step == 1
+
+
+def test_one_that_gets_no_better_is_stood_on(tmp_path):
+    """Its end is not its last step, and is an end all the same."""
+    config = small(tmp_path)
+    impatient = (
+        "    config.train.steps = 9\n"
+        "    config.eval.every = config.train.checkpoint_every = 1\n"
+        "    config.best.patience = 1\n"
+        "    config.best.min_change = 1e9\n"
+        "    return config"
+    )
+    (tmp_path / "first.py").write_text(FIRST.replace("    return config", impatient))
+    state = stages.train_stages(config, tmp_path / "run")
+    assert load_run(tmp_path / "run" / AUTOENCODER).step == 3
+    assert int(state.step) == 2 and "unet" in state.params
+
+
+def test_a_signal_after_the_first_stage_is_heard(tmp_path, monkeypatch):
+    def terminated(config, *_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(stages, "train", terminated)
+    with pytest.raises(Stopped, match="asked to stop when the autoencoder"):
+        stages.train_stages(small(tmp_path), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model__channels": 3}, r"^config.model.channels=3: the autoencoder by .* 1;"),
+        ({"train__gradient_accumulation_steps": 3}, r"gradient_accumulation_steps=3"),
+        ({"model__autoencoder_config": "configs/knee_ddpm.py"}, "of task uncondition"),
+    ],
+)
+def test_mistakes_of_the_second_stage_come_before_the_first(tmp_path, change, said):
+    config = small(tmp_path, **change)
+    with pytest.raises(UserError, match=said):
+        stages.train_stages(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_no_autoencoder_is_refused(trained, tmp_path):
@@ -164,12 +211,26 @@ def test_what_was_trained_draws(trained):
     done = medjax("sample", *common, "--mode=gif", "--prompt=NC")
     assert done.returncode == 0, done.stderr
     assert (out / "0005.gif").read_bytes().startswith(b"GIF")
+
+    def told(name):
+        image = Image.open(out / name)
+        return json.loads(image.info.get("medjax") or image.info["comment"])
+
+    # Classes in turn, unless one is asked for; by the run's own sampler.
+    config = load_run(folder / "run").config
+    classes = [told(f"{n:04d}.png")["prompt"] for n in range(4)]
+    assert classes == [*config.data.classes] * 2
+    assert (told("0004.png")["prompt"], told("0005.gif")["prompt"]) == ("AD", "NC")
+    assert told("0000.png")["sampler"] == config.eval.sampler
     pytest.importorskip("umap")
-    done = medjax("sample", *common, "--mode=umap", "--num=3", "--seed=5")
-    assert done.returncode == 0, done.stderr
-    measures = json.loads((out / "umap-3-5.json").read_text())
-    assert measures["classifier_accuracy_chance"] == 0.5
-    assert (out / "umap-3-5.png").is_file()
+    for number in range(2):
+        unsized = (*common[:-1], "--mode=umap", "--num=3", "--seed=5")
+        done = medjax("sample", *unsized)
+        assert done.returncode == 0, done.stderr
+        measures = json.loads((out / f"umap-{number:04d}.json").read_text())
+        assert measures["classifier_accuracy_chance"] == 0.5
+        assert (measures["steps"], measures["seed"], measures["num"]) == (3, 5, 3)
+        assert (out / f"umap-{number:04d}.png").is_file()
     done = medjax("export", f"--workdir={folder}/run", f"--to={folder}/exported")
     assert done.returncode == 2
     assert "a run of task unconditional cannot be exported" in done.stderr
@@ -177,6 +238,8 @@ def test_what_was_trained_draws(trained):
         (("--prompt=AX",), "--prompt=AX: this model reads no captions; it knows AD"),
         (("--negative_prompt=AD",), "--negative_prompt is for models that read"),
         (("--mode=single", "--num=2"), "--mode=single draws one image"),
+        (("--mode=umap",), "expected --num=100 or so of each class, not 1"),
+        (("--mode=umap", "--num=2"), "expected no --size"),
     ):
         done = medjax("sample", *common, *typed)
         assert done.returncode == 2

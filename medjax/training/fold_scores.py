@@ -1,0 +1,130 @@
+"""What the best checkpoint of a fold is worth on the test split."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from medjax import meshes
+from medjax.data.pipeline import Source, dataset_identity, validation_batches
+from medjax.evaluation.chest import matches, presence
+from medjax.evaluation.frechet import frechet_distance
+from medjax.evaluation.grids import image_page, save_png
+from medjax.evaluation.similarity import psnr, ssim
+from medjax.pretrained.efficientnet import efficientnet_features
+from medjax.tasks.generation import Request, generate
+from medjax.tasks.sampling_config import SamplingConfig
+from medjax.training.config import RunConfig
+from medjax.training.runs import Run, best_step, load_run
+
+_AT_ONCE = 8
+Images = Float[np.ndarray, "n H W 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldScores:
+    """What the best checkpoint of a fold is worth on the test split.
+
+    Attributes:
+        fold: Number of the fold.
+        step: Of the checkpoint.
+        best: What it was chosen by, on the fold's own validation examples.
+        each: ``mse``, ``psnr_db`` and ``ssim`` of each image drawn for a test example
+            against the real one; images in [-1, 1]. Of computed chests also whether
+            it is as its caption says, see `medjax.evaluation.chest.matches`.
+        all: ``frechet_distance`` of all those to the real ones; of computed chests also
+            `medjax.evaluation.chest.presence`.
+    """
+
+    fold: int
+    step: int
+    best: float
+    each: dict[str, Float[np.ndarray, " n"]]
+    all: dict[str, float]
+
+
+def score_fold(
+    fold: int, folder: Path, config: RunConfig, test: Source, count: int
+) -> FoldScores:
+    """Return what a fold's best checkpoint is worth; kept in its ``scores.json``.
+
+    Args:
+        fold: Its number.
+        folder: Of its run.
+        config: Of all runs.
+        test: The examples that no fold has seen.
+        count: How many of them, the first, images are drawn for.
+
+    Raises:
+        UserError: If no checkpoint was measured by `config.best`.
+    """
+    step, best = best_step(folder, config.best)
+    file = folder / "scores.json"
+    asked = {
+        "step": step,
+        "images": count,
+        "eval": dataclasses.asdict(config.eval),
+        "dataset": dataset_identity(config.data)["fingerprint"],
+    }
+    if file.is_file() and (known := json.loads(file.read_text("utf-8")))["of"] == asked:
+        each = {name: np.array(values) for name, values in known["each"].items()}
+        return FoldScores(fold, step, best, each, known["all"])
+    run = load_run(folder, step)
+    real, drawn = _drawn(run, test, count, config.eval.sampling())
+    save_png(
+        folder / "test.png",
+        image_page({"real": real[:_AT_ONCE], "drawn": drawn[:_AT_ONCE]}),
+    )
+    each = {
+        "mse": np.square(real - drawn).mean((1, 2, 3)),
+        "psnr_db": psnr(real, drawn),
+        "ssim": ssim(real, drawn),
+    }
+    features = efficientnet_features(real), efficientnet_features(drawn)
+    whole = {"frechet_distance": frechet_distance(*features)}
+    if getattr(config.eval, "chest_findings", False):
+        texts = [test[number]["text"] for number in range(count)]
+        for name, agrees in matches(drawn, texts).items():
+            each[f"{name}_agreement"] = np.diagonal(agrees).astype(float)
+        # What no caption asks for has no share.
+        shares = presence(drawn, texts)
+        whole |= {name: one for name, one in shares.items() if not np.isnan(one)}
+    kept = {name: values.tolist() for name, values in each.items()}
+    text = json.dumps({"of": asked, "each": kept, "all": whole})
+    # Whole or not at all.
+    written = file.with_suffix(".incomplete")
+    written.write_text(text + "\n", encoding="utf-8")
+    written.replace(file)
+    return FoldScores(fold, step, best, each, whole)
+
+
+def _drawn(
+    run: Run, test: Source, count: int, sampling: SamplingConfig
+) -> tuple[Images, Images]:
+    """Return test images, and what the run draws for their captions and controls."""
+    data = dataclasses.replace(run.config.data, batch_size=1, workers=0)
+    batches = validation_batches(test, run.sd.tokenizer, data)
+    real, requests = [], []
+    for number, batch in zip(range(count), batches, strict=False):
+        real.append(batch["images"][0])
+        control = batch.get("conditioning_image")
+        requests.append(
+            Request(
+                number,
+                test[number]["text"],
+                conditioning_image=None if control is None else control[0],
+            )
+        )
+    batches.close()
+    drawn = generate(
+        run.sd,
+        requests,
+        sampling,
+        (data.image_size, data.image_size),
+        meshes.make_mesh(meshes.MeshConfig(), jax.devices()),
+        batch_size=_AT_ONCE * len(jax.devices()),
+    )
+    return np.stack(real), np.stack(list(drawn))
