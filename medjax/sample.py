@@ -89,6 +89,26 @@ def _canny(values: Sequence[str] | None) -> dict[str, Any]:
     return {"low": low, "high": high}
 
 
+def _check_mode(asked: dict[str, Any], prompts: int) -> None:
+    """Refuse what the mode does not draw."""
+    mode, num = asked["mode"], asked["num"]
+    if mode == "single" and num * prompts > 1:
+        raise UserError("--mode=single draws one image; --mode=generate draws several")
+    if mode != "umap":
+        return
+    if num < 2:
+        raise UserError(
+            f"--mode=umap compares sets of images; expected --num=100 or so of each "
+            f"class, not {num}"
+        )
+    for flag in ("prompt", "prompts", "size"):
+        if asked[flag]:
+            raise UserError(
+                f"--mode=umap draws all classes as they were trained; expected no "
+                f"--{flag}"
+            )
+
+
 def _check_without_captions(asked: dict[str, Any], classes: Sequence[str]) -> None:
     """Refuse what only a Stable Diffusion can be asked for."""
     if asked["guidance_scale"] not in (None, 1) and not classes:
@@ -193,20 +213,7 @@ def main(_: Sequence[str]) -> None:
     # What can be wrong is looked at before gigabytes are loaded.
     cli.check_writable(asked["out"], "--out")
     prompts = _prompts(asked["prompt"], asked["prompts"])
-    if asked["mode"] == "single" and asked["num"] * len(prompts) > 1:
-        raise UserError("--mode=single draws one image; --mode=generate draws several")
-    if asked["mode"] == "umap":
-        if asked["num"] < 2:
-            raise UserError(
-                f"--mode=umap compares sets of images; expected --num=100 or so of "
-                f"each class, not {asked['num']}"
-            )
-        for flag in ("prompt", "prompts", "size"):
-            if asked[flag]:
-                raise UserError(
-                    f"--mode=umap draws all classes as they were trained; expected no "
-                    f"--{flag}"
-                )
+    _check_mode(asked, len(prompts))
     size, canny = _size(asked["size"]), _canny(asked["canny"])
     for flag in ("image", "edges"):
         if asked[flag] is not None and not Path(asked[flag]).is_file():
@@ -232,7 +239,7 @@ def main(_: Sequence[str]) -> None:
     controlled = source.controlled
     if not source.captioned:
         _check_without_captions(asked, source.classes)
-    own = {
+    own: dict[str, Any] = {
         "sampler": source.sampler or own_sampler(source.schedule),
         "steps": source.steps,
         "guidance_scale": source.guidance_scale,

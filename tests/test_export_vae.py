@@ -65,7 +65,7 @@ def test_a_run_stands_on_it(exported, tmp_path):
     out = export(tmp_path / "run", tmp_path / "x", parity=False)
     assert_same(load_stable_diffusion(out).vae.params, saved.params["network"])
     card = (out / "README.md").read_text()
-    assert "In the place of its autoencoder stood `fitted`" in card
+    assert "In its autoencoder's place: `fitted`" in card
     assert "--config.model.vae=VAE" in card
 
 

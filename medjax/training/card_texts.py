@@ -105,7 +105,7 @@ from diffusers import StableDiffusionPipeline
 pipeline = StableDiffusionPipeline.from_pretrained(
     "{base}", torch_dtype=torch.{dtype}
 )
-{predicts}pipeline.load_lora_weights("{name}", weight_name="{file}")
+{changes}pipeline.load_lora_weights("{name}", weight_name="{file}")
 images = pipeline(
     "a caption", num_inference_steps=20, guidance_scale={guidance},
     height={size}, width={size},

@@ -85,7 +85,7 @@ def model_card(run: Run, export: Export) -> str:
             guidance=getattr(run.config.eval, "guidance_scale", None),
             size=run.config.data.image_size,
             run=export.file.removeprefix("lora_").removesuffix(".safetensors"),
-            predicts=_predicts(run) + _own_autoencoder(run, export.dtype),
+            changes=_changes(run, export.dtype),
         ),
         size=run.config.data.image_size,
         captions="" if task == "autoencoder_kl" else card_texts.CAPTIONS,
@@ -179,18 +179,13 @@ def _kinds(run: Run) -> list[str]:
     return ["controlnet"] if task == "controlnet" else []
 
 
-def _predicts(run: Run) -> str:
-    """Return the code by which a base's scheduler learns what the U-Net predicts."""
+def _changes(run: Run, dtype: str) -> str:
+    """Return the code by which a base becomes what the run trained upon."""
     kind = getattr(run.config.diffusion, "prediction_type", None)
-    return "" if kind is None else card_texts.PREDICTS.format(kind=kind)
-
-
-def _own_autoencoder(run: Run, dtype: str) -> str:
-    """Return the code that puts a run's autoencoder into its base."""
-    vae = getattr(run.config.model, "vae", None)
-    if vae is None:
-        return ""
-    return card_texts.OWN_AUTOENCODER.format(vae=_named(vae), dtype=dtype)
+    code = "" if kind is None else card_texts.PREDICTS.format(kind=kind)
+    if vae := getattr(run.config.model, "vae", None):
+        code += card_texts.OWN_AUTOENCODER.format(vae=_named(vae), dtype=dtype)
+    return code
 
 
 def _from_scratch(run: Run) -> bool:
@@ -226,10 +221,7 @@ def _base(run: Run) -> str:
         f"{_licence(source)}."
     )
     if vae is not None:
-        text += (
-            f" In the place of its autoencoder stood `{_named(vae)}`, and has to stand "
-            f"wherever images are made. Licence: {_licence(vae)}."
-        )
+        text += f" In its autoencoder's place: `{_named(vae)}` ({_licence(vae)})."
     if start is not None:
         text += (
             f" The ControlNet started from `{_named(start)}`, whose licence goes on "
@@ -254,9 +246,8 @@ def _data(run: Run) -> str:
             f"Licence: {licence}.",
         ]
     if isinstance(run.config.data, ControlDataConfig):
-        kind = "unknown"
-        if metadata is not None:
-            kind = "stored" if "conditioning_image" in metadata.features else "edges"
+        kind = "unknown" if metadata is None else "edges"
+        kind = "stored" if has_stored_controls(run) else kind
         said.append(card_texts.CONDITION[kind].format(edges=_edges(run.config.data)))
     return " ".join(said)
 
@@ -274,8 +265,7 @@ def _dataset(run: Run) -> Metadata | None:
         if dataset_identity(data)["fingerprint"] == run.dataset["fingerprint"]:
             return dataset_metadata(data)
     except UserError:
-        # They are elsewhere, or damaged; an export does not need them.
-        return None
+        pass  # They are elsewhere, or damaged; an export does not need them.
     return None
 
 
@@ -292,9 +282,8 @@ def _edges(data: ControlDataConfig) -> str:
 
 
 def _weights(run: Run) -> str:
-    if run.weights == "ema":
-        return f"The moving average of the weights (decay {run.config.optim.ema_decay})"
-    return "The weights"
+    average = f"The moving average of the weights (decay {run.config.optim.ema_decay})"
+    return average if run.weights == "ema" else "The weights"
 
 
 def _metrics(run: Run) -> str:
