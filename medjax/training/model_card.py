@@ -85,7 +85,7 @@ def model_card(run: Run, export: Export) -> str:
             guidance=getattr(run.config.eval, "guidance_scale", None),
             size=run.config.data.image_size,
             run=export.file.removeprefix("lora_").removesuffix(".safetensors"),
-            changes=_changes(run, export.dtype),
+            changes=_upon(run, export.dtype),
         ),
         size=run.config.data.image_size,
         captions="" if task == "autoencoder_kl" else card_texts.CAPTIONS,
@@ -179,7 +179,7 @@ def _kinds(run: Run) -> list[str]:
     return ["controlnet"] if task == "controlnet" else []
 
 
-def _changes(run: Run, dtype: str) -> str:
+def _upon(run: Run, dtype: str) -> str:
     """Return the code by which a base becomes what the run trained upon."""
     kind = getattr(run.config.diffusion, "prediction_type", None)
     code = "" if kind is None else card_texts.PREDICTS.format(kind=kind)
