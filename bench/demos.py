@@ -8,33 +8,31 @@ on from its last checkpoint. Pages of what they draw go beside the results.
 """
 
 import dataclasses
+import functools
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from bench import report
+from bench import drawing, report
 from bench.report import Row
-from medjax import meshes
-from medjax.arrays import Params
 from medjax.config_files import load_config
-from medjax.data.pipeline import open_dataset
+from medjax.data.examples import edges
 from medjax.errors import UserError, nearest
+from medjax.evaluation.adherence import edge_adherence
+from medjax.evaluation.chest import agreement, presence
 from medjax.evaluation.frechet import frechet_distance
-from medjax.evaluation.grids import canvas, save_png
 from medjax.evaluation.similarity import psnr
 from medjax.evaluation.ventricles import VENTRICLE_MIDPOINT, ventricle_share
-from medjax.models.autoencoder_kl import AutoencoderKL
-from medjax.models.vq_vae import VQVAE
+from medjax.pretrained import load_stable_diffusion
 from medjax.pretrained.efficientnet import efficientnet_features
-from medjax.tasks.autoencoders import decode, encode_mean
-from medjax.tasks.generation import Request, generate
+from medjax.pretrained.sources import PHANTOM_SD
+from medjax.tasks.generation import Request
 from medjax.tasks.sampling_config import SamplingConfig
-from medjax.training.config import RunConfig, parse
+from medjax.training.config import parse
+from medjax.training.cross_validation import cross_validate
 from medjax.training.runs import Run, load_run
 from medjax.training.stages import train_stages
 
@@ -50,10 +48,18 @@ of 64 × 64 pixels, and measured on held-out phantoms that it has not seen.
 * **brain VQ-VAE**: PSNR of reconstructions, and the share of the codebook in use.
 * **brain LDM**: share of images, given their class, whose ventricles' measured area is
   on the class's side of the midpoint; chance is a half.
+* **phantom-sd**: share of images, drawn for held-out captions, whose heart and pleural
+  effusions, as measured, are what the caption says, and (chance) what those of other
+  images say. It comes with medjax, trained by `configs/phantom_sd.py`.
+* **controlnet**: F1 of the edges of images with those asked for, less that with those
+  of other images: of phantom-SD given the caption alone; with the demo's ControlNet;
+  and of what its autoencoder makes of the real images, which is as near as it can come.
+* **lora**: how often there is a pneumothorax where the caption asks for one, and where
+  it does not; and how often hearts and effusions are right where it does not. Of
+  phantom-SD, which has never seen one, and of the demo's adapters upon it, each fold's.
 """
 SAMPLERS = (("ddim", 50), ("ddpm", 1000))
-_BATCH = 16
-_SHOWN = 16
+FOLD_IMAGES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +80,7 @@ class Asked:
 def knee(asked: Asked) -> list[Row]:
     """Draw knees by DDIM and by DDPM."""
     run = _trained("configs/knee_ddpm.py:demo", asked.workdirs / "knee")
-    real = efficientnet_features(_held_out(run.config, asked.images))
-    train = open_dataset(run.config.data, "train")
+    real = efficientnet_features(drawing.held_out(run.config, asked.images))
     rows: list[Row] = []
 
     def row(what: str, images: np.ndarray, seconds: float | str) -> None:
@@ -88,13 +93,13 @@ def knee(asked: Asked) -> list[Row]:
             }
         )
 
-    row("real", _images(train, asked.images), "–")
+    row("real", drawing.pixels(drawing.records(run.config, asked.images, "train")), "–")
     for sampler, steps in SAMPLERS:
         requests = [Request(i) for i in range(asked.images)]
         sampling = SamplingConfig(sampler=sampler, steps=steps, guidance_scale=1.0)
-        images, seconds = _draw(run.model, requests, sampling, run.config)
+        images, seconds = drawing.draw(run.model, requests, sampling, run.config)
         row(f"{sampler.upper()}, {steps} steps", images, seconds)
-        _show(images, asked.out / f"demos-knee-{sampler}.png")
+        drawing.show(images, asked.out / f"demos-knee-{sampler}.png")
     return rows
 
 
@@ -102,19 +107,20 @@ def brain(asked: Asked) -> list[Row]:
     """Reconstruct brains, and draw them of each class."""
     run = _trained("configs/brain_ldm.py:demo", asked.workdirs / "brain")
     first = load_run(asked.workdirs / "brain" / "autoencoder")
-    real = _held_out(run.config, asked.images)
+    real = drawing.held_out(run.config, asked.images)
     model: Any = first.model
     gray = real.mean(-1, keepdims=True)
-    rebuilt = _rebuilt(model.module, model.weights, gray)
+    rebuilt = drawing.rebuilt(model.module, model.weights, gray)
     classes = run.config.data.classes
     labels = np.arange(asked.images) % len(classes)
     requests = [Request(i, label=int(label)) for i, label in enumerate(labels)]
-    images, seconds = _draw(run.model, requests, run.config.eval.sampling(), run.config)
+    sampling = run.config.eval.sampling()
+    images, seconds = drawing.draw(run.model, requests, sampling, run.config)
     share = ventricle_share(images)
     large = np.array(classes)[labels] == "AD"
     # Where there is no head, or no ventricle, neither is right.
     right = (share > 0) & ((share > VENTRICLE_MIDPOINT) == large)
-    _show(images, asked.out / "demos-brain.png")
+    drawing.show(images, asked.out / "demos-brain.png")
     return [
         {
             "images": f"{asked.images} held-out, {asked.images} drawn",
@@ -126,65 +132,125 @@ def brain(asked: Asked) -> list[Row]:
     ]
 
 
+def phantom_sd(asked: Asked) -> list[Row]:
+    """Draw chests for captions that phantom-SD has not seen."""
+    config = parse(load_config("--config", "configs/phantom_sd.py"))
+    texts = [record["text"] for record in drawing.records(config, asked.images)]
+    requests = [Request(i, prompt=text) for i, text in enumerate(texts)]
+    sd = load_stable_diffusion(PHANTOM_SD)
+    images, seconds = drawing.draw(sd, requests, config.eval.sampling(), config)
+    drawing.show(images, asked.out / "demos-phantom-sd.png")
+    scores = agreement(images, texts)
+    shares = {
+        f"{what} right (chance)": _beside_chance(scores, f"{name}_agreement")
+        for what, name in (
+            ("heart", "heart"),
+            ("effusions", "effusion"),
+            ("both", "caption"),
+        )
+    }
+    return [{"images": str(len(images)), **shares, "seconds per image": seconds}]
+
+
+def controlnet(asked: Asked) -> list[Row]:
+    """Draw chests for captions and edges, and for captions alone."""
+    run = _trained("configs/cxr_controlnet.py:demo", asked.workdirs / "controlnet")
+    config = run.config
+    sd: Any = run.model
+    records = drawing.records(config, asked.images)
+    real = drawing.pixels(records)
+    data = config.data
+    cannys: list[Any] = [
+        functools.partial(edges, config=data, key=(data.seed, i))
+        for i in range(len(real))
+    ]
+    conditions = np.stack(
+        [canny(record["image"]) for canny, record in zip(cannys, records, strict=True)]
+    )
+    rows: list[Row] = []
+
+    def row(what: str, images: np.ndarray) -> None:
+        scores = edge_adherence(images, conditions[..., None] / 255, cannys)
+        f1, chance = scores["edge_f1"], scores["edge_f1_chance"]
+        rows.append(
+            {
+                "images": f"{len(images)} {what}",
+                "edge F1": f1,
+                "of other images (chance)": chance,
+                "difference": f1 - chance,
+            }
+        )
+        drawing.show(images, asked.out / f"demos-controlnet-{len(rows)}.png")
+
+    edged = np.repeat(conditions[..., None] / np.float32(255), 3, axis=-1)
+    asked_for = [
+        Request(i, prompt=record["text"], conditioning_image=edged[i])
+        for i, record in enumerate(records)
+    ]
+    alone = [dataclasses.replace(r, conditioning_image=None) for r in asked_for]
+    sampling = config.eval.sampling()
+    base = dataclasses.replace(sd, controlnet=None)
+    row("by caption", drawing.draw(base, alone, sampling, config)[0])
+    row("by caption and edges", drawing.draw(sd, asked_for, sampling, config)[0])
+    weights = {"network": sd.vae.params}
+    row("through the autoencoder", drawing.rebuilt(sd.vae.module, weights, real))
+    return rows
+
+
+def lora(asked: Asked) -> list[Row]:
+    """Draw chests with pneumothoraces and without, before and after adapters."""
+    config = parse(load_config("--config", "configs/cxr_lora.py:demo"))
+    workdir = asked.workdirs / "lora"
+    scores = cross_validate(config, workdir, FOLD_IMAGES)
+    texts = [record["text"] for record in drawing.records(config, asked.images)]
+    without = [i for i, text in enumerate(texts) if "pneumothorax" not in text]
+    requests = [Request(i, prompt=text) for i, text in enumerate(texts)]
+    rows: list[Row] = []
+
+    def row(what: str, sd: Any) -> None:
+        images, _ = drawing.draw(sd, requests, config.eval.sampling(), config)
+        drawing.show(images, asked.out / f"demos-lora-{len(rows)}.png")
+        shares = presence(images, texts)
+        others = agreement(images[without], [texts[i] for i in without])
+        rows.append(
+            {
+                "images": f"{len(images)} by {what}",
+                "pneumothorax where asked for": report.percent(
+                    shares["pneumothorax_presence"]
+                ),
+                "where not": report.percent(shares["pneumothorax_presence_unasked"]),
+                "heart and effusions right (chance)": _beside_chance(
+                    others, "caption_agreement"
+                ),
+            }
+        )
+
+    row(PHANTOM_SD, load_stable_diffusion(PHANTOM_SD))
+    for score in scores:
+        fold = load_run(workdir / f"fold-{score.fold}", score.step)
+        row(f"fold {score.fold}", fold.model)
+    return rows
+
+
 DEMOS: dict[str, Callable[[Asked], list[Row]]] = {
     "knee": knee,
     "brain": brain,
+    "phantom-sd": phantom_sd,
+    "controlnet": controlnet,
+    "lora": lora,
 }
+
+
+def _beside_chance(scores: Mapping[str, float], name: str) -> str:
+    return (
+        f"{report.percent(scores[name])} ({report.percent(scores[f'{name}_chance'])})"
+    )
 
 
 def _trained(config_file: str, workdir: Path) -> Run:
     """Return a demo's run, trained to its end."""
     train_stages(parse(load_config("--config", config_file)), workdir)
     return load_run(workdir)
-
-
-def _held_out(config: RunConfig, count: int) -> np.ndarray:
-    return _images(open_dataset(config.data, "test"), count)
-
-
-def _images(source: Any, count: int) -> np.ndarray:
-    """Return the first images of a source in [-1, 1] (b H W 3)."""
-    if count > len(source):
-        raise UserError(f"--images={count}: the demo holds out {len(source)}")
-    pixels = np.stack([source[i]["image"] for i in range(count)])
-    return pixels.astype(np.float32) / 127.5 - 1
-
-
-def _draw(
-    model: Any,
-    requests: Sequence[Request],
-    sampling: SamplingConfig,
-    config: RunConfig,
-) -> tuple[np.ndarray, float]:
-    """Return images, and the seconds of each once it is compiled."""
-    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices())
-    size = (config.data.image_size,) * 2
-    drawn: Iterator[np.ndarray] = generate(
-        model, requests, sampling, size, mesh, batch_size=_BATCH
-    )
-    images = [next(drawn) for _ in range(_BATCH)]
-    start = time.perf_counter()
-    images += drawn
-    took = time.perf_counter() - start
-    return np.stack(images), took / (len(images) - _BATCH)
-
-
-def _rebuilt(
-    module: VQVAE | AutoencoderKL, weights: Params, images: np.ndarray
-) -> np.ndarray:
-    """Return what an autoencoder makes of images."""
-
-    @jax.jit
-    def rebuild(weights: Params, some: Any) -> Any:
-        return decode(module, weights, encode_mean(module, weights, some))
-
-    parts = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
-    return np.concatenate([np.asarray(rebuild(weights, part)) for part in parts])
-
-
-def _show(images: np.ndarray, page: Path) -> None:
-    page.parent.mkdir(parents=True, exist_ok=True)
-    save_png(page, canvas(images[:_SHOWN], _SHOWN // 2))
 
 
 def main() -> Path:
@@ -200,8 +266,8 @@ def main() -> Path:
         "--images", type=int, default=200, help="drawn for each measure (%(default)s)"
     )
     flags = parser.parse_args()
-    if flags.images <= _BATCH:
-        raise UserError(f"--images={flags.images}: expected more than {_BATCH}")
+    if flags.images <= drawing.BATCH:
+        raise UserError(f"--images={flags.images}: expected more than {drawing.BATCH}")
     wanted = flags.only.split(",")
     for name in wanted:
         if name not in DEMOS:

@@ -14,8 +14,8 @@ Variants:
   of 800 images as 20,000 updates, no caption dropout, starting from the published Canny
   ControlNet. Prepare the data with ``--caption_style=binary``. Not reproduced, being
   bugs: a split that put one patient on both sides, and config keys that nothing read.
-* ``demo``: minutes on two CPU cores, with phantoms and a tiny random Stable Diffusion
-  whose U-Net trains too.
+* ``demo``: minutes on two CPU cores, on phantoms, upon phantom-SD: the small Stable
+  Diffusion that comes with medjax and draws chests from captions, but knows no edges.
 
 Hardware: the recommended recipe takes its 16 images in microbatches of 8, which should
 fit a device of 40 GB; on several devices, batches split over them by themselves
@@ -29,6 +29,8 @@ Clinical Center. Weights: CreativeML Open RAIL-M.
 
 from ml_collections import ConfigDict
 
+from medjax.pretrained.phantom import FINDINGS
+from medjax.pretrained.sources import PHANTOM_SD
 from medjax.training.config import make_config, variant_error
 
 VARIANTS = ("published", "demo")
@@ -79,23 +81,22 @@ def _published(config: ConfigDict) -> None:
 def _demo(config: ConfigDict) -> None:
     config.data.image_size = 64
     config.data.batch_size = 8
-    config.data.phantoms = 512
+    config.data.phantoms = 1024
+    # What its base knows.
+    config.data.phantom_findings = FINDINGS
     config.data.canny_sigma = 1.0
     config.data.workers = 0
-    config.model.pretrained = ""
-    config.model.train_unet = True
+    config.model.pretrained = PHANTOM_SD
     config.model.dtype = "float32"
-    # A mean of what could be there comes sooner than detail.
-    config.diffusion.prediction_type = "sample"
     config.optim.learning_rate = 1e-3
     config.optim.warmup_fraction = 0.05
     config.optim.ema_decay = 0.99
-    config.train.steps = 200
-    config.train.log_every = 10
-    config.train.checkpoint_every = 100
-    config.eval.every = 50
+    config.train.steps = 600
+    config.train.log_every = 20
+    config.train.checkpoint_every = 200
+    config.eval.every = 100
     config.eval.examples = 32
-    config.eval.sample_every = 100
-    config.eval.samples = 4
+    config.eval.sample_every = 200
+    config.eval.samples = 16
     config.eval.sampler_steps = 20
-    config.eval.guidance_scale = 1.0
+    config.eval.guidance_scale = 2.0

@@ -12,8 +12,6 @@ from medjax.training.config import parse
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 # What makes the model that the package brings: small as it is, and nobody published it.
 OWN = ("phantom_sd", "phantom_vae")
-# What has no demo, for want of a base that knows something.
-WITHOUT_DEMO = ("cxr_lora",)
 
 
 def load(path: Path):
@@ -26,11 +24,10 @@ def load(path: Path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_variant_parses_and_differs(path):
     module = load(path)
-    quick = "dev" if path.stem in WITHOUT_DEMO else "demo"
-    assert {"published", quick} <= set(module.VARIANTS) or path.stem in OWN
+    assert {"published", "demo"} <= set(module.VARIANTS) or path.stem in OWN
     configs = [parse(module.get_config(v)) for v in ("", *module.VARIANTS)]
     assert len({str(dataclasses.asdict(config)) for config in configs}) == len(configs)
-    message = "has no variant 'dem'" if path.stem in OWN else f"did you mean '{quick}'"
+    message = "has no variant 'dem'" if path.stem in OWN else "did you mean 'demo'"
     with pytest.raises(UserError, match=message):
         module.get_config("dem")
 

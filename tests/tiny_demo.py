@@ -16,6 +16,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.phantom_findings = FINDINGS
     config.model.pretrained = ""
     config.model.train_unet = True
+    # A mean of what could be there comes sooner than detail.
     config.diffusion.prediction_type = "sample"
+    config.data.phantoms = 512
+    config.train.steps = 200
+    config.train.log_every = 10
+    config.train.checkpoint_every = 100
+    config.eval.every = 50
+    config.eval.sample_every = 100
+    config.eval.samples = 4
     config.eval.guidance_scale = 1.0
     return config

@@ -18,6 +18,16 @@ logger = logging.getLogger(__name__)
 # Of single files with a whole model; other names are of folders or ids.
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 
+PHANTOM_SD = "phantom-sd"
+"""The small Stable Diffusion of computed chests that comes with medjax."""
+
+_BUILT_IN = {PHANTOM_SD: Path(__file__).with_name("phantom_sd")}
+
+
+def local_place(source: str | Path) -> Path:
+    """Return the path that `source` is, or the place of what comes with medjax."""
+    return _BUILT_IN.get(str(source)) or Path(source).expanduser()
+
 
 def local_file(source: str | Path) -> Path | None:
     """Return the file that `source` names, or None for a folder or an id.
@@ -25,7 +35,7 @@ def local_file(source: str | Path) -> Path | None:
     Raises:
         UserError: If it has a file's ending, and is neither file nor folder.
     """
-    file = Path(source).expanduser()
+    file = local_place(source)
     if file.is_file():
         return file
     if file.suffix in SUFFIXES and not file.is_dir():
@@ -41,7 +51,7 @@ def local_folder(
     """Return the folder that `source` names, downloaded from the hub if need be.
 
     Args:
-        source: A folder, or an id on the hub such as ``owner/name``.
+        source: A folder, an id on the hub such as ``owner/name``, or `PHANTOM_SD`.
         attempts: Patterns of files to download; each list only if what the ones before
             it brought is not enough.
         enough: Whether a folder holds what is needed.
@@ -49,7 +59,7 @@ def local_folder(
     Raises:
         UserError: If there is no such folder, and the hub does not give it.
     """
-    folder = Path(source).expanduser()
+    folder = local_place(source)
     if folder.is_dir():
         return folder
     for patterns in attempts:

@@ -47,7 +47,8 @@ class BaseConfig:
 
     Attributes:
         pretrained: A diffusers folder, a hub id, or a file with the original names
-            (.safetensors, .ckpt, …). Empty: a tiny random one.
+            (.safetensors, .ckpt, …). "phantom-sd": the small one of computed chests
+            that comes with medjax. Empty: a tiny random one.
         vae: A KL autoencoder to put in place of its own: an export of a run of task
             autoencoder_kl, or another folder, id or file. None: its own.
         route: How weights are read: auto, flax-pipelines or safetensors.

@@ -16,6 +16,7 @@ from medjax.data.config import ControlDataConfig
 from medjax.data.pipeline import dataset_identity, dataset_metadata
 from medjax.data.prepared import Metadata, describe_splits
 from medjax.errors import UserError
+from medjax.pretrained.sources import PHANTOM_SD, local_place
 from medjax.training import card_texts
 from medjax.training.config import RunConfig, make_config, parse
 from medjax.training.runs import Run
@@ -140,12 +141,12 @@ def _is_local(key: str, value: object) -> bool:
     """Tell whether a setting is a place on the machine that trained."""
     if key not in _PLACES or not isinstance(value, str) or not value:
         return False
-    return key == "data.root" or _hub_id(value) is None
+    return key == "data.root" or (_hub_id(value) is None and value != PHANTOM_SD)
 
 
 def _hub_id(source: str) -> str | None:
     """Return the source if it names a model on the hub, as far as can be seen."""
-    hub = _HUB_ID.fullmatch(source) and not Path(source).expanduser().exists()
+    hub = _HUB_ID.fullmatch(source) and not local_place(source).exists()
     return source if hub else None
 
 
@@ -201,7 +202,7 @@ def _licence(source: str) -> str:
     for licence, sources in LICENCES.items():
         if source in sources:
             return licence
-    card = Path(source).expanduser() / "README.md"
+    card = local_place(source) / "README.md"
     if not card.is_file():
         return UNKNOWN
     found = re.search(r"^license: *([\w.+-]+) *$", card.read_text("utf-8"), re.M)

@@ -12,7 +12,7 @@ from medjax.pretrained import (
     load_controlnet,
     load_stable_diffusion,
 )
-from medjax.pretrained.sources import read_json
+from medjax.pretrained.sources import local_place, read_json
 from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.tasks.trained import TrainedUnconditional
 from medjax.training.exporting import ABOUT
@@ -102,7 +102,7 @@ def load_source(
         side = sd.unet.config.get("sample_size", 64) * sd.vae.module.downsampling
         # No place of this machine goes into the images.
         name = Path(pretrained).name if Path(pretrained).exists() else pretrained
-        made = Path(pretrained).expanduser() / ABOUT
+        made = local_place(pretrained) / ABOUT
         if not made.is_file():
             return Source(sd, name, (side, side), Preparation())
         about = read_json(made)

@@ -34,6 +34,7 @@ def test_every_demo_has_its_row(tmp_path, monkeypatch):
     # And the autoencoder's, which is trained first.
     monkeypatch.setattr(stages, "load_config", tiny)
     monkeypatch.setattr(demos, "SAMPLERS", (("ddim", 2), ("ddpm", 3)))
+    monkeypatch.setattr(demos, "FOLD_IMAGES", 4)
     flags = f"--images=24 --workdirs={tmp_path / 'runs'} --out={tmp_path / 'out'}"
     monkeypatch.setattr("sys.argv", ["demos", *flags.split()])
     page = demos.main()
@@ -43,7 +44,14 @@ def test_every_demo_has_its_row(tmp_path, monkeypatch):
     assert len(drawn) == 2
     # What two steps taught is no knee.
     assert all(row["Fréchet distance"] > real["Fréchet distance"] for row in drawn)
-    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    # An autoencoder that was really trained keeps edges; a ControlNet of two steps is
+    # not there yet.
+    alone, controlled, rebuilt = (r["difference"] for r in tables["controlnet"])
+    assert rebuilt > max(alone, controlled) + 0.2
+    # phantom-SD itself, and each fold's adapters.
+    assert len(tables["lora"]) == 3
+    assert (tmp_path / "runs" / "lora" / "cross_validation.md").is_file()
+    assert len(list((tmp_path / "out").glob("*.png"))) == 10
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def run(variant="", base="", dataset="", **changes) -> Run:
         section, _, name = key.partition("__")
         config[section][name] = value
     config.model.pretrained = base
+    phantoms = DataConfig(phantom_findings=tuple(config.data.phantom_findings))
     return Run(
         model=SD,
         config=parse(config),
@@ -37,7 +38,7 @@ def run(variant="", base="", dataset="", **changes) -> Run:
         trained=("controlnet",),
         metrics={"val/loss": 0.125, "host_memory_gib": 3.0, "train/loss": 0.5},
         base={"source": base, "fingerprint": "b" * 16},
-        dataset=own if dataset else dataset_identity(DataConfig()),
+        dataset=own if dataset else dataset_identity(phantoms),
     )
 
 

@@ -1,0 +1,84 @@
+"""Held-out examples of a demo, and images drawn by it, timed."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from medjax import meshes
+from medjax.arrays import Params
+from medjax.data.pipeline import open_dataset
+from medjax.evaluation.grids import canvas, save_png
+from medjax.models.autoencoder_kl import AutoencoderKL
+from medjax.models.vq_vae import VQVAE
+from medjax.tasks.autoencoders import decode, encode_mean
+from medjax.tasks.generation import Request, generate
+from medjax.tasks.sampling_config import SamplingConfig
+from medjax.training.config import RunConfig
+
+BATCH = 16
+"""Images that are drawn at a time; only those after the first such are timed."""
+
+_SHOWN = 16
+_PHANTOMS_OF_ONE_HELD_OUT = 8
+
+
+def held_out(config: RunConfig, count: int) -> np.ndarray:
+    """Return images of the test split in [-1, 1] (b H W 3)."""
+    return pixels(records(config, count))
+
+
+def records(config: RunConfig, count: int, split: str = "test") -> list[Any]:
+    """Return the first examples of a split, of which there are as many as wanted."""
+    # More phantoms leave the first ones as they are, and none is in two splits.
+    many = max(config.data.phantoms, _PHANTOMS_OF_ONE_HELD_OUT * count)
+    source = open_dataset(dataclasses.replace(config.data, phantoms=many), split)
+    return [source[i] for i in range(count)]
+
+
+def pixels(records: Sequence[Any]) -> np.ndarray:
+    """Return the images of examples in [-1, 1] (b H W 3)."""
+    pixels = np.stack([record["image"] for record in records])
+    return pixels.astype(np.float32) / 127.5 - 1
+
+
+def draw(
+    model: Any,
+    requests: Sequence[Request],
+    sampling: SamplingConfig,
+    config: RunConfig,
+) -> tuple[np.ndarray, float]:
+    """Return images, and the seconds of each once it is compiled."""
+    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices())
+    size = (config.data.image_size,) * 2
+    drawn: Iterator[np.ndarray] = generate(
+        model, requests, sampling, size, mesh, batch_size=BATCH
+    )
+    images = [next(drawn) for _ in range(BATCH)]
+    start = time.perf_counter()
+    images += drawn
+    took = time.perf_counter() - start
+    return np.stack(images), took / (len(images) - BATCH)
+
+
+def rebuilt(
+    module: VQVAE | AutoencoderKL, weights: Params, images: np.ndarray
+) -> np.ndarray:
+    """Return what an autoencoder makes of images."""
+
+    @jax.jit
+    def rebuild(weights: Params, some: Any) -> Any:
+        return decode(module, weights, encode_mean(module, weights, some))
+
+    parts = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
+    return np.concatenate([np.asarray(rebuild(weights, part)) for part in parts])
+
+
+def show(images: np.ndarray, page: Path) -> None:
+    """Write a page of the first of them."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    save_png(page, canvas(images[:_SHOWN], _SHOWN // 2))
