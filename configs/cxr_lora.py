@@ -20,8 +20,8 @@ Variants:
   that brings no better SSIM. Prepare the data with ``--caption_style=published``. It
   drew an image for each of a validation fold's captions, this does for 64.
 * ``dev``: its quick profile: 128², batch 8, two folds, one epoch, 20 steps of PNDM.
-* ``demo``: minutes on two CPU cores, on phantoms, upon phantom-SD, which has never seen
-  a pneumothorax, nor the word: adapters teach it both, in two folds.
+* ``demo``: on phantoms, upon phantom-SD, which has never seen a pneumothorax, nor the
+  word: adapters are to teach it both, in two folds. Not run to its end yet.
 
 Not reproduced, being bugs: everything was unfrozen once the adapters were in place; one
 model went through all folds, and the last rather than the best was tested; images of

@@ -2,13 +2,13 @@ r"""phantom-SD: a small Stable Diffusion, from scratch, of computed chests at 64
 
     python -m medjax.train --config=configs/phantom_sd.py --workdir=DIR
 
-trains its autoencoder first, in DIR/autoencoder, by `phantom_vae.py`, in some 90
-minutes on two cores (`JAX_NUM_CPU_DEVICES=2` makes a device of each, which saved a
+trains its autoencoder first, in DIR/autoencoder, by `phantom_vae.py`, in some two
+hours on two cores (`JAX_NUM_CPU_DEVICES=2` makes a device of each, which saved a
 quarter of an update). It learns heart size, effusions, nodules, view, age and sex from
 captions; it sees no pneumothorax, nor the word. Of 200 images for held-out captions,
 94% have the heart as captioned (57% by chance), 75.5% the effusions (50%), 72.5% both
-(28%). Wherever fluid is asked for there is some; a fifth of the other images, blurred
-where lungs end, measure as if there were, too. That run, the one that comes with
+(28%). Wherever fluid is asked for there is some; nearly a quarter of the other
+images measure as if there were, too. That run, the one that comes with
 medjax, drew all timesteps alike in its first 1672 updates.
 """
 
