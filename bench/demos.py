@@ -37,27 +37,38 @@ from medjax.training.runs import Run, load_run
 from medjax.training.stages import train_stages
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
-ABOUT = """
-What the demos are worth, each trained by the one command that its row names on phantoms
-of 64 × 64 pixels, and measured on held-out phantoms that it has not seen.
-
-* **knee**: Fréchet distance, on EfficientNet-Lite0's features, of as many generated
-  images to held-out phantoms; *real* is that of training phantoms, which no model is
-  expected to beat. Time of an image in batches of 16. The published system took 20 s an
-  image (256 × 256, 1000 steps, on the GPU of its authors), by 1000 steps of DDPM.
-* **brain VQ-VAE**: PSNR of reconstructions, and the share of the codebook in use.
-* **brain LDM**: share of images, given their class, whose ventricles' measured area is
-  on the class's side of the midpoint; chance is a half.
-* **phantom-sd**: share of images, drawn for held-out captions, whose heart and pleural
-  effusions, as measured, are what the caption says, and (chance) what those of other
-  images say. It comes with medjax, trained by `configs/phantom_sd.py`.
-* **controlnet**: F1 of the edges of images with those asked for, less that with those
-  of other images: of phantom-SD given the caption alone; with the demo's ControlNet;
-  and of what its autoencoder makes of the real images, which is as near as it can come.
-* **lora**: how often there is a pneumothorax where the caption asks for one, and where
-  it does not; and how often hearts and effusions are right where it does not. Of
-  phantom-SD, which has never seen one, and of the demo's adapters upon it, each fold's.
+_EACH = """
+What a demo is worth, trained by its one command on phantoms of 64 × 64 pixels, and
+measured on held-out phantoms that it has not seen.
 """
+ABOUT = {
+    "knee": """
+Fréchet distance, on EfficientNet-Lite0's features, of as many generated images to
+held-out phantoms; *real* is that of training phantoms, which no model is expected to
+beat. Time of an image in batches of 16. The published system took 20 s an image
+(256 × 256, 1000 steps, on the GPU of its authors), by 1000 steps of DDPM.
+""",
+    "brain": """
+PSNR of the VQ-VAE's reconstructions, and the share of its codebook in use; of the
+latent diffusion upon it, the share of images, given their class, whose ventricles'
+measured area is on the class's side of the midpoint: chance is a half.
+""",
+    "phantom-sd": """
+The share of images, drawn for held-out captions, whose heart and pleural effusions, as
+measured, are what the caption says, and (chance) what those of other images say. It
+comes with medjax, trained by `configs/phantom_sd.py`.
+""",
+    "controlnet": """
+F1 of the edges of images with those asked for, less that with those of other images: of
+phantom-SD given the caption alone; with the demo's ControlNet; and of what its
+autoencoder makes of the real images, which is as near as it can come.
+""",
+    "lora": """
+How often there is a pneumothorax where the caption asks for one, and where it does not;
+and how often hearts and effusions are right where it does not. Of phantom-SD, which has
+never seen one, and of the demo's adapters upon it, each fold's.
+""",
+}
 SAMPLERS = (("ddim", 50), ("ddpm", 1000))
 FOLD_IMAGES = 64
 
@@ -253,8 +264,8 @@ def _trained(config_file: str, workdir: Path) -> Run:
     return load_run(workdir)
 
 
-def main() -> Path:
-    """Measure as the flags say; return the page."""
+def main() -> list[Path]:
+    """Measure as the flags say; return the pages, one a demo."""
     parser = report.parser(__doc__)
     parser.add_argument(
         "--only", default=",".join(DEMOS), help="which, by commas (%(default)s)"
@@ -277,12 +288,21 @@ def main() -> Path:
             )
     on = report.machine()
     asked = Asked(flags.workdirs, flags.images, flags.out)
-    tables = {}
+    pages = []
     for name in wanted:
-        tables[name] = DEMOS[name](asked)
-        print(name, tables[name], file=sys.stderr, flush=True)
-    title = "What the demos are worth"
-    return report.write_results("demos", title, ABOUT, tables, on, PACKAGES, flags.out)
+        rows = DEMOS[name](asked)
+        print(name, rows, file=sys.stderr, flush=True)
+        page = report.write_results(
+            f"demos-{name}",
+            f"What the demo *{name}* is worth",
+            _EACH + ABOUT[name],
+            {name: rows},
+            on,
+            PACKAGES,
+            flags.out,
+        )
+        pages.append(page)
+    return pages
 
 
 if __name__ == "__main__":

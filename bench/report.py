@@ -247,10 +247,12 @@ def check_counts(flags: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name}={getattr(flags, name)}: expected at least 1")
 
 
-def run(main: Callable[[], Path]) -> None:
-    """Show the page that `main` writes; mistakes are one line, and exit code 2."""
+def run(main: Callable[[], Path | list[Path]]) -> None:
+    """Show the pages that `main` writes; mistakes are one line, and exit code 2."""
     try:
-        print(main().read_text(encoding="utf-8"))
+        pages = main()
+        for page in [pages] if isinstance(pages, Path) else pages:
+            print(page.read_text(encoding="utf-8"))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(_USER_ERROR_EXIT_CODE)

@@ -37,8 +37,9 @@ def test_every_demo_has_its_row(tmp_path, monkeypatch):
     monkeypatch.setattr(demos, "FOLD_IMAGES", 4)
     flags = f"--images=24 --workdirs={tmp_path / 'runs'} --out={tmp_path / 'out'}"
     monkeypatch.setattr("sys.argv", ["demos", *flags.split()])
-    page = demos.main()
-    tables = json.loads(page.with_suffix(".json").read_text())["tables"]
+    tables = {}
+    for page in demos.main():
+        tables |= json.loads(page.with_suffix(".json").read_text())["tables"]
     assert tables.keys() == demos.DEMOS.keys()
     real, *drawn = tables["knee"]
     assert len(drawn) == 2
