@@ -38,8 +38,7 @@ demo: $(STAMP)  ## teach phantom-SD to follow edges, by a ControlNet: minutes on
 phantom-sd: $(STAMP)  ## train the demo's Stable Diffusion anew: two hours on two cores
 	JAX_NUM_CPU_DEVICES=2 $(BIN)/python -m medjax.train \
 		--config=configs/phantom_sd.py --workdir=workdirs/phantom_sd
-	rm -rf medjax/pretrained/phantom_sd
-	$(BIN)/python -m medjax.export --workdir=workdirs/phantom_sd \
+	$(BIN)/python -m medjax.export --workdir=workdirs/phantom_sd --overwrite \
 		--to=medjax/pretrained/phantom_sd --dtype=float16 --noparity
 
 test: $(STAMP)  ## run the tests that are fast

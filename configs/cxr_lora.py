@@ -18,7 +18,8 @@ Variants:
   0.08; batch 48, cosine to zero, norm 1.0; 100 epochs of some 4,750 images as 9,900
   updates; each epoch ends with images by 500 steps of PNDM, and the run with the third
   that brings no better SSIM. Prepare the data with ``--caption_style=published``. It
-  drew an image for each of a validation fold's captions, this does for 64.
+  drew an image for each of a validation fold's captions, this does for 64. It held out
+  a fifth for the test: prepare the data with ``--split_percent=70,10,20``, too.
 * ``dev``: its quick profile: 128², batch 8, two folds, one epoch, 20 steps of PNDM.
 * ``demo``: on phantoms, upon phantom-SD, which has never seen a pneumothorax, nor the
   word: adapters are to teach it both, in two folds. Not run to its end yet.

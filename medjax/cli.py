@@ -106,8 +106,8 @@ def _debug() -> bool:
     return bool({"--debug", "--debug=true", "-debug"} & set(sys.argv))
 
 
-def check_writable(folder: str | Path, flag: str) -> None:
-    """Check, without leaving anything, that `folder` is there or can be made.
+def writable_folder(folder: str | Path, flag: str) -> Path:
+    """Return `folder`, ``~`` written out; it is there or can be made, but is not made.
 
     Args:
         folder: Where a command is about to write.
@@ -118,8 +118,9 @@ def check_writable(folder: str | Path, flag: str) -> None:
     """
     if not str(folder):
         raise UserError(f"{flag} is empty; give a folder, . for this one")
-    path = Path(folder).expanduser().absolute()
-    there = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    path = Path(folder).expanduser()
+    absolute = path.absolute()
+    there = next(one for one in (absolute, *absolute.parents) if os.path.lexists(one))
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
@@ -128,6 +129,7 @@ def check_writable(folder: str | Path, flag: str) -> None:
             f"{flag}={folder}: cannot be written to: {there}{reason}; give a folder "
             "that you may write to"
         ) from error
+    return path
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

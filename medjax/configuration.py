@@ -147,6 +147,13 @@ def _check_tuple(value: Any, items: tuple[Any, ...], where: str) -> tuple[Any, .
     if not isinstance(value, tuple | list):
         raise UserError(f"{where} is {_show(value)}, {expected}")
     if items[-1] is Ellipsis:
+        # What --config.data.classes=A,B gives, where ('A','B') is meant.
+        if len(value) == 1 and isinstance(value[0], str) and "," in value[0]:
+            names = tuple(name.strip() for name in value[0].split(","))
+            raise UserError(
+                f"{where} has one value, '{value[0]}'; for several of them, write "
+                f'them with quotation marks: --{where}="{names}"'
+            )
         items = (items[0],) * len(value)
     if len(value) != len(items):
         raise UserError(f"{where} has {len(value)} values {tuple(value)}, {expected}")

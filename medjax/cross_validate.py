@@ -38,8 +38,8 @@ def main(_: object) -> None:
     refuse_several("python -m medjax.cross_validate")
     keep_compiled()
     values = flags.FLAGS
-    cli.check_writable(values.workdir, "--workdir")
-    cross_validate(parse(values.config), values.workdir, values.images)
+    workdir = cli.writable_folder(values.workdir, "--workdir")
+    cross_validate(parse(values.config), workdir, values.images)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def export(
     workdir: str | Path,
     to: str | Path,
     *,
-    step: int | None = None,
+    step: int | str | None = None,
     weights: str = "auto",
     base: str | None = None,
     dtype: str = "float32",
@@ -66,7 +66,7 @@ def export(
     Args:
         workdir: Where `medjax.train` wrote.
         to: The folder to make.
-        step: Which checkpoint; the newest whole one if None.
+        step: Which checkpoint, a number or best; the newest whole one if None.
         weights: ema, raw, or auto: the average, where the run kept one.
         base: Where the run's base lies now, if not where it lay.
         dtype: What weights are stored as: float32, float16 or bfloat16.
@@ -156,7 +156,7 @@ def _target(to: str | Path, overwrite: bool) -> Path:
             f"--to={to}: already has {(foreign or content)[0]} in it; give a folder of "
             "its own" + ("" if foreign else ", or --overwrite the export that is there")
         )
-    cli.check_writable(target.parent, "--to")
+    cli.writable_folder(target.parent, "--to")
     return target
 
 
@@ -187,8 +187,11 @@ def define_flags() -> None:
     """Define the command's flags; not on import, where commands would collide."""
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_string("to", None, "folder to make", required=True)
-    flags.DEFINE_integer(
-        "step", None, "which checkpoint; by default the newest whole one"
+    flags.DEFINE_string(
+        "step",
+        None,
+        "which checkpoint: its number, or best, by what validation measured "
+        "(config.best); by default the newest whole one",
     )
     flags.DEFINE_string(
         "weights", "auto", "ema, raw, or auto: the average, where the run kept one"

@@ -100,7 +100,7 @@ def prepare(
         group_column=group_column,
         classes_from_folders=classes_from_folders,
     )
-    cli.check_writable(out, "--out")
+    cli.writable_folder(out, "--out")
     _check_target(target, dataset, overwrite)
     survey = _survey(dataset, Path(source).expanduser(), own)
     settings = {name: x for name, x in own.items() if name not in MEANS}
@@ -197,7 +197,7 @@ def _survey_openi(
             "names one with vocab.json and merges.txt"
         ) from error
     if download:
-        cli.check_writable(source, "--source")
+        cli.writable_folder(source, "--source")
     notes = complete_source(source, download)
     return survey_openi(
         source, lambda text: not tokenize(clip, text)[1], caption_style, notes

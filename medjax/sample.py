@@ -132,10 +132,11 @@ def define_flags() -> None:
         flags.DEFINE_float,
     )
     string("workdir", None, "folder of a run, to draw from what it trained")
-    integer(
+    string(
         "step",
         None,
-        "with --workdir: which checkpoint; by default the newest whole one",
+        "with --workdir: which checkpoint: its number, or best, by what validation "
+        "measured (config.best); by default the newest whole one",
     )
     string("weights", "auto", "ema, raw, or auto: the average, where the run kept one")
     string("base", None, "where the run's base lies now, if not where it lay")
@@ -211,7 +212,7 @@ def main(_: Sequence[str]) -> None:
         return {name: asked[name] for name in names}
 
     # What can be wrong is looked at before gigabytes are loaded.
-    cli.check_writable(asked["out"], "--out")
+    cli.writable_folder(asked["out"], "--out")
     prompts = _prompts(asked["prompt"], asked["prompts"])
     _check_mode(asked, len(prompts))
     size, canny = _size(asked["size"]), _canny(asked["canny"])

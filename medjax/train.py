@@ -67,8 +67,7 @@ def main(_: object) -> None:
     keep_compiled()
     with joined(hosts):
         config = parse(_CONFIG.value)
-        cli.check_writable(_WORKDIR.value, "--workdir")
-        train_stages(config, _WORKDIR.value)
+        train_stages(config, cli.writable_folder(_WORKDIR.value, "--workdir"))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from medjax.cli import writable_folder
+
 COMMAND = """
 import dataclasses
 import errno
@@ -187,3 +189,9 @@ def test_other_errors_of_theirs_are_bugs(folder, workdir):
     result = run(folder, "--config=optim.py", f"--workdir={workdir}")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+def test_a_home_is_written_out(monkeypatch, tmp_path):
+    """The shell leaves it in --workdir=~/run as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert writable_folder("~/run", "--workdir") == tmp_path / "run"

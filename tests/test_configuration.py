@@ -69,6 +69,7 @@ def test_ints_widen_to_floats_and_lists_to_tuples():
         ({"pair": (1.0,)}, "pair has 1 values (1.0,), expected (float, float)"),
         ({"pair": (1.0, "b")}, "config.sub.pair[1] is 'b' (str), expected float"),
         ({"names": "abc"}, "'abc' (str), expected a tuple of str"),
+        ({"names": ("a,b",)}, """--config.sub.names="('a', 'b')\""""),
         ({"size": (1, 2.5)}, "config.sub.size[1] is 2.5 (float), expected int"),
         ({"counts": 3}, "config.sub has no key 'counts'; did you mean 'count'?"),
         ({"zzz": 3}, "config.sub has no key 'zzz'; it has rate, count,"),

@@ -2,11 +2,16 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from medjax.data.pipeline import open_dataset
 from medjax.errors import UserError
 from medjax.export import export
 from medjax.pretrained import load_autoencoder, load_stable_diffusion
+from medjax.tasks.autoencoders import encode
 from medjax.training.config import make_config
 from medjax.training.runs import load_run
 from tests.pretrained.small import assert_same
@@ -20,7 +25,7 @@ def save_autoencoder_run(workdir, **model):
     config = make_config("autoencoder_kl")
     config.data.image_size = 16
     config.data.phantoms = 16
-    config.model.update(WIDTHS | model)
+    config.model.update(model if "pretrained" in model else WIDTHS | model)
     return save_run(workdir, config=config)
 
 
@@ -40,6 +45,25 @@ def test_it_has_the_runs_weights_and_a_card(exported):
     assert "--config.model.vae=fitted" in card
     assert "None: it was trained from nothing." in card
     assert "aption" not in card
+
+
+def test_its_latents_scale_is_measured(exported, tmp_path):
+    """From nothing there is none; Stable Diffusion's is of another autoencoder."""
+    folder = exported[1]
+    vae = load_autoencoder(folder)
+    run = load_run(folder.parent / "run")
+    source = open_dataset(run.config.data, "train")
+    pixels = np.stack([source[i]["image"] for i in range(len(source))])
+    weights = {"network": vae.params}
+    images = jnp.asarray(pixels, jnp.float32) / 127.5 - 1
+    keys = jax.random.split(jax.random.key(1), len(images))
+    latents = np.asarray(encode(vae.module, weights, images, keys))
+    scale = json.loads((folder / "config.json").read_text())["scaling_factor"]
+    assert scale == vae.module.scaling_factor != 0.18215
+    assert (scale * latents).std() == pytest.approx(1, rel=0.05)
+    save_autoencoder_run(tmp_path / "tuned", pretrained=str(folder))
+    tuned = export(tmp_path / "tuned", tmp_path / "x", parity=False)
+    assert load_autoencoder(tuned).module.scaling_factor == scale
 
 
 def test_pytorch_computes_the_same(exported):

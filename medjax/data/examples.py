@@ -70,7 +70,7 @@ def _class(record: dict[str, Any], classes: tuple[str, ...]) -> int:
     if len(found) != 1:
         raise UserError(
             f"record {record['id']}: its labels are {', '.join(record['labels'])}; "
-            f"expected exactly one of config.data.classes={','.join(classes)}"
+            f"expected exactly one of config.data.classes={classes}"
         )
     return classes.index(found[0])
 

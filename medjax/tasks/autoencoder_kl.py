@@ -27,6 +27,12 @@ from medjax.tasks.drawing import normal
 from medjax.tasks.networks import apply
 
 _DECODER = ("network/decoder", "network/post_quant_conv")
+_OF_SHAPE = (
+    "block_out_channels",
+    "layers_per_block",
+    "latent_channels",
+    "norm_num_groups",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +71,13 @@ class AutoencoderKLConfig:
             raise UserError(f"channels is {self.channels}, expected 1 or 3")
         if self.decoder_only and self.pretrained is None:
             raise UserError("decoder_only needs an encoder: give pretrained")
+        for name in _OF_SHAPE if self.pretrained is not None else ():
+            value = getattr(self, name)
+            if value != getattr(AutoencoderKLConfig, name):
+                raise UserError(
+                    f"{name} is {value}, but pretrained is there, which has a shape "
+                    "of its own; expected one of the two"
+                )
         for width in self.block_out_channels:
             if width % self.norm_num_groups:
                 raise UserError(

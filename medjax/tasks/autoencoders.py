@@ -146,6 +146,18 @@ def latent_moments(
     return mean.astype(np.float32), deviation.astype(np.float32)
 
 
+def latent_deviation(
+    trained: TrainedAutoencoder, source: Any, data: DataConfig, key: Key[Array, ""]
+) -> np.float32:
+    """Return the deviation of all latents of training images, whatever their channel.
+
+    Stable Diffusion's autoencoders have one factor for all, and no shift. Arguments are
+    those of `measure_latents`.
+    """
+    mean, deviation = measure_latents(trained, source, data, trained.channels, key)
+    return np.float32(np.sqrt(np.mean(deviation**2) + np.var(mean)))
+
+
 def measure_latents(
     trained: TrainedAutoencoder,
     source: Any,

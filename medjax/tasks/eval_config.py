@@ -14,7 +14,7 @@ class EvalConfig:
         every: Updates between two validations.
         examples: Validation examples, always the same, with the same noise.
         sample_every: Updates between two pages of samples; the last is always drawn.
-        samples: Images of a page.
+        samples: Images of a page, which shows the first 32 of them; all are measured.
     """
 
     every: int = 500

@@ -30,7 +30,7 @@ from medjax.tasks.adapters import (
 )
 from medjax.tasks.assembly import Assembly, Given, Shown
 from medjax.tasks.autoencoder_kl import kl_network
-from medjax.tasks.autoencoders import TrainedAutoencoder, measure_latents
+from medjax.tasks.autoencoders import TrainedAutoencoder, latent_deviation
 from medjax.tasks.captioned import (
     BaseConfig,
     CaptionedTask,
@@ -156,8 +156,10 @@ def make_text_to_image_task(given: Given) -> Assembly:
     if given.autoencoder is None:
         sd = load_base(model.pretrained, model.vae, model.route)
     else:
-        _check_autoencoder(given.autoencoder)
-        deviation = _deviation(given)
+        check_autoencoder(given.autoencoder)
+        deviation = latent_deviation(
+            given.autoencoder, given.source, given.data, given.key
+        )
         statistics = {"vae": {"deviation": deviation}}
         sd = from_scratch(given.autoencoder, float(deviation), given.key)
     assembly = assemble_captioned(
@@ -191,23 +193,13 @@ def _trains(model: TextToImageConfig, base: Params) -> Callable[[str], bool]:
     return lambda path: path.partition("/")[0] in networks
 
 
-def _check_autoencoder(trained: TrainedAutoencoder) -> None:
+def check_autoencoder(trained: TrainedAutoencoder) -> None:
+    """Raise UserError unless a Stable Diffusion can have it."""
     if not isinstance(trained.module, AutoencoderKL) or trained.channels != 3:
         raise UserError(
             "config.model.autoencoder: expected a run of task autoencoder_kl with "
             "channels=3, as Stable Diffusion has it"
         )
-
-
-def _deviation(given: Given) -> np.float32:
-    """Return the deviation of all latents of training images, whatever their channel.
-
-    Stable Diffusion's autoencoders have one factor for all, and no shift.
-    """
-    mean, deviation = measure_latents(
-        given.autoencoder, given.source, given.data, 3, given.key
-    )
-    return np.float32(np.sqrt(np.mean(deviation**2) + np.var(mean)))
 
 
 def from_scratch(

@@ -100,14 +100,15 @@ def _real(
     """Return features, classes and groups of training images."""
     some = FirstExamples(open_dataset(data, "train"), _REAL)
     plain = dataclasses.replace(data, batch_size=_AT_ONCE, workers=0)
-    features, labels = [], []
+    images, labels = [], []
     for batch in validation_batches(some, None, plain):
         kept = batch["example_weights"] > 0
-        features.append(_features(model, batch["images"])[kept])
+        images.append(batch["images"][kept])
         labels.append(batch["labels"][kept])
     group = dataset_metadata(data).settings.get("group_name")
     groups = [str(some[i]["parameters"].get(group, i)) for i in range(len(some))]
-    return np.concatenate(features), np.concatenate(labels), groups
+    features = _features(model, np.concatenate(images))
+    return features, np.concatenate(labels), groups
 
 
 def _features(
@@ -115,12 +116,13 @@ def _features(
 ) -> Float[np.ndarray, "b d"]:
     """Return what diffusion sees of images, one after the other."""
     encode = jax.jit(model.task.encode)
+    nets = {name: net for name, net in model.nets.items() if name != "unet"}
     parts = []
     for start in range(0, len(images), _AT_ONCE):
         part: Any = images[start : start + _AT_ONCE]
         # The same noise for all, where a KL autoencoder draws.
         keys = jax.random.split(jax.random.key(0), len(part))
-        parts.append(np.asarray(encode(model.nets, jax.numpy.asarray(part), keys)))
+        parts.append(np.asarray(encode(nets, jax.numpy.asarray(part), keys)))
     latents = np.concatenate(parts)
     b, h, w, c = latents.shape
     f = max(1, h // _SIDE)

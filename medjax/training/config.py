@@ -93,7 +93,27 @@ class RunConfig:
                 "config.eval.chest_findings is True, but the data are no computed "
                 "chests; expected False"
             )
+        metric = self.best.metric.removeprefix("val/")
+        for switch, measured in _MEASURED_IF.items():
+            if metric.endswith(measured) and not getattr(self.eval, switch, False):
+                raise UserError(
+                    f"config.best.metric is {self.best.metric}, which only "
+                    f"config.eval.{switch}=True of task text_to_image measures"
+                )
+        accumulation = self.train.gradient_accumulation_steps
+        if accumulation > 1 and getattr(self.model, "architecture", "") == "conv_unet":
+            raise UserError(
+                f"config.train.gradient_accumulation_steps={accumulation}: batch "
+                "normalisation would see a microbatch at a time, which trains "
+                "something else; expected 1, or model.architecture=unet_2d"
+            )
 
+
+# What validation measures only where a key of config.eval asks for it.
+_MEASURED_IF = {
+    "frechet_distance": ("frechet_distance",),
+    "chest_findings": ("_agreement", "_presence", "_presence_unasked"),
+}
 
 # Sections that all tasks have, and one that only some have.
 _COMMON, _OPTIONAL = ("optim", "mesh", "train", "best"), ("diffusion",)

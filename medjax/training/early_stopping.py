@@ -8,7 +8,15 @@ from typing import Literal
 from medjax.errors import UserError, check_least, nearest
 
 # Of which more is better, by name or by its end; of all others less is.
-_RISING = ("codebook_usage", "edge_f1", "psnr_db", "ssim", "_agreement", "_presence")
+_RISING = (
+    "codebook_usage",
+    "perplexity",
+    "edge_f1",
+    "psnr_db",
+    "ssim",
+    "_agreement",
+    "_presence",
+)
 
 
 @dataclasses.dataclass(frozen=True)

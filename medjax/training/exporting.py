@@ -13,11 +13,13 @@ import numpy as np
 
 from medjax import meshes
 from medjax.data.controls import Preparation
+from medjax.data.pipeline import open_dataset
 from medjax.diffusion.schedulers import own_sampler
 from medjax.errors import UserError
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import (
     Network,
+    StableDiffusion,
     save_autoencoder,
     save_controlnet,
     save_stable_diffusion,
@@ -25,9 +27,10 @@ from medjax.pretrained import (
 from medjax.pretrained.diffusers_format import write_json
 from medjax.pretrained.lora_files import save_diffusers_lora, save_kohya_lora
 from medjax.pretrained.parity import measure_parity, sample_by_torch
+from medjax.pretrained.phantom import scaled
 from medjax.pretrained.single_file_out import save_controlnet_file
 from medjax.tasks.autoencoder_kl import kl_network
-from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.autoencoders import TrainedAutoencoder, latent_deviation
 from medjax.tasks.generation import Request, generate
 from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.model_card import Export, has_stored_controls, model_card
@@ -108,8 +111,10 @@ def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
             load what was written.
     """
     dtype = jnp.dtype(export.dtype)
-    if export.format == "vae":
-        save_autoencoder(_autoencoder(run), folder, dtype)
+    model: Network | StableDiffusion
+    model = _autoencoder(run) if export.format == "vae" else run.sd
+    if isinstance(model, Network):
+        save_autoencoder(model, folder, dtype)
     elif export.format == "lora":
         save_diffusers_lora(run.sd.adapters, folder / export.file, dtype)
     elif export.format == "kohya":
@@ -126,15 +131,30 @@ def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
         write_json(folder / ABOUT, _about(run))
     (folder / "README.md").write_text(model_card(run, export), encoding="utf-8")
     if parity:
-        _write_parity(run, folder, export)
+        _write_parity(run, model, folder, export)
 
 
 def _autoencoder(run: Run) -> Network:
-    """Return the KL autoencoder of a run."""
+    """Return the KL autoencoder of a run, with the factor that scales its latents.
+
+    That of a base is its base's; otherwise it is measured on the training images.
+    """
     trained = run.model
     assert isinstance(trained, TrainedAutoencoder)
     assert isinstance(trained.module, AutoencoderKL)
-    return kl_network(trained.module, trained.weights["network"])
+    network = kl_network(trained.module, trained.weights["network"])
+    if run.config.model.pretrained is not None:
+        return network
+    data = run.config.data
+    try:
+        source = open_dataset(data, "train")
+    except UserError as error:
+        raise UserError(
+            "what scales its latents to unit variance is measured on the training "
+            f"images, which are not at hand: {error}"
+        ) from error
+    key = jax.random.key(run.config.train.seed)
+    return scaled(network, float(latent_deviation(trained, source, data, key)))
 
 
 def _about(run: Run) -> dict[str, Any]:
@@ -148,10 +168,11 @@ def _about(run: Run) -> dict[str, Any]:
     }
 
 
-def _write_parity(run: Run, folder: Path, export: Export) -> None:
+def _write_parity(
+    run: Run, model: Network | StableDiffusion, folder: Path, export: Export
+) -> None:
     logger.info("comparing it with PyTorch; --noparity leaves that out")
     with _told_of_torch():
-        model = _autoencoder(run) if export.format == "vae" else run.sd
         report = measure_parity(folder, model)
     if export.format == "pipeline":
         report["image"] = _image_parity(run, folder)

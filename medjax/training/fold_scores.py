@@ -1,7 +1,10 @@
 """What the best checkpoint of a fold is worth on the test split."""
 
+import csv
 import dataclasses
+import hashlib
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -10,6 +13,7 @@ from jaxtyping import Float
 
 from medjax import meshes
 from medjax.data.pipeline import Source, dataset_identity, validation_batches
+from medjax.errors import UserError
 from medjax.evaluation.chest import matches, presence
 from medjax.evaluation.frechet import frechet_distance
 from medjax.evaluation.grids import image_page, save_png
@@ -18,6 +22,8 @@ from medjax.pretrained.efficientnet import efficientnet_features
 from medjax.tasks.generation import Request, generate
 from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.config import RunConfig
+from medjax.training.early_stopping import BestConfig
+from medjax.training.integrity import CHECKSUMS
 from medjax.training.runs import Run, best_step, load_run
 
 _AT_ONCE = 8
@@ -59,12 +65,16 @@ def score_fold(
         count: How many of them, the first, images are drawn for.
 
     Raises:
-        UserError: If no checkpoint was measured by `config.best`.
+        UserError: If no checkpoint was measured by `config.best`, or the best one was
+            not kept.
     """
     step, best = best_step(folder, config.best)
+    _check_kept(folder, config.best, best)
     file = folder / "scores.json"
+    weights = (folder / "checkpoints" / str(step) / CHECKSUMS).read_bytes()
     asked = {
         "step": step,
+        "checkpoint": hashlib.sha256(weights).hexdigest(),
         "images": count,
         "eval": dataclasses.asdict(config.eval),
         "dataset": dataset_identity(config.data)["fingerprint"],
@@ -99,6 +109,22 @@ def score_fold(
     written.write_text(text + "\n", encoding="utf-8")
     written.replace(file)
     return FoldScores(fold, step, best, each, whole)
+
+
+def _check_kept(folder: Path, best: BestConfig, kept: float) -> None:
+    """Refuse what is best of the checkpoints that are left, but not of the run."""
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        found = [
+            float(row.get(best.metric) or math.nan) for row in csv.DictReader(file)
+        ]
+    measured = [value for value in found if math.isfinite(value)]
+    better = min(measured) < kept if best.mode == "min" else max(measured) > kept
+    if better:
+        raise UserError(
+            f"{folder}: its best {best.metric} has no checkpoint any more: another "
+            "config.best, or fewer checkpoints, decided what was kept; train the fold "
+            "anew, in another --workdir, or take the config.best that it was trained by"
+        )
 
 
 def _drawn(

@@ -18,7 +18,7 @@ from medjax.data.pipeline import (
     open_dataset,
     record_ids,
 )
-from medjax.errors import Stopped, UserError
+from medjax.errors import Stopped
 from medjax.evaluation.curves import save_curves
 from medjax.evaluation.grids import save_png
 from medjax.tasks import TASKS
@@ -138,14 +138,8 @@ def _train(
             task, unseen, tokenizer, microbatch, config.eval, mesh, eval_key
         )
     sample = make_sample(
-        task, shown, tokenizer, data, config.eval, mesh, eval_key, kind.measure
+        task, shown, tokenizer, microbatch, config.eval, mesh, eval_key, kind.measure
     )
-    if accumulation > 1 and "batch_stats" in state.statistics:
-        raise UserError(
-            f"config.train.gradient_accumulation_steps={accumulation}: batch "
-            "normalisation would see a microbatch at a time, which trains something "
-            "else; expected 1, or model.architecture=unet_2d"
-        )
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         dataclasses.asdict(config),

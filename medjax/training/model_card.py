@@ -151,20 +151,19 @@ def _hub_id(source: str) -> str | None:
 
 
 def _named(source: str) -> str:
-    """Return a name of the source, without its place."""
-    return _hub_id(source) or Path(source).name
+    """Return a name of the source, without its place; of phantom-SD its folder's."""
+    own = "medjax/pretrained/phantom_sd" if source == PHANTOM_SD else ""
+    return own or _hub_id(source) or Path(source).name
 
 
 def _metadata(run: Run) -> str:
     from huggingface_hub import ModelCardData
 
     task, source = run.config.task, run.base["source"]
-    licence = _licence(source)
-    if _from_scratch(run):
-        # Weights of computed images alone are the project's own.
-        licence = UNKNOWN if run.config.data.root else "apache-2.0"
+    # Weights of computed images alone are the project's own.
+    own = UNKNOWN if run.config.data.root else "apache-2.0"
     return ModelCardData(
-        license=licence,
+        license=own if _from_scratch(run) else _licence(source),
         base_model=None if _from_scratch(run) else _hub_id(source),
         library_name="diffusers",
         pipeline_tag="image-to-image" if task == "autoencoder_kl" else "text-to-image",

@@ -75,7 +75,7 @@ class Run:
 
 def load_run(
     workdir: str | Path,
-    step: int | None = None,
+    step: int | str | None = None,
     weights: str = "auto",
     base: str | None = None,
 ) -> Run:
@@ -83,7 +83,8 @@ def load_run(
 
     Args:
         workdir: Where `medjax.train` wrote.
-        step: Which checkpoint; the newest whole one if None.
+        step: Which checkpoint: its number, or "best" for the best that is kept, by the
+            run's `config.best`; the newest whole one if None.
         weights: "ema", "raw", or "auto": the average, where the run kept one.
         base: Where its base lies now: a folder, hub id or file; where it lay in
             training if None.
@@ -97,7 +98,7 @@ def load_run(
             f"--weights={weights}: expected one of {', '.join(get_args(Weights))}"
             + nearest(weights, get_args(Weights))
         )
-    folder = _checkpoint(workdir, step)
+    folder = _checkpoint(workdir, _number(workdir, step))
     kind = _kind(folder, weights)
     about = read_about(folder)
     config, inputs = parse(ConfigDict(completed(about["config"]))), about["inputs"]
@@ -135,12 +136,22 @@ def _autoencoder(
     place = config.model.autoencoder
     folder = Path(base or place) if base or place else workdir / AUTOENCODER
     try:
-        return trained_autoencoder(load_run(folder))
+        return trained_autoencoder(load_done(folder))
     except UserError as error:
         raise UserError(
             f"the autoencoder that the run was trained on, {folder}: {error}; --base=… "
             "says where its run lies now"
         ) from error
+
+
+def load_done(workdir: str | Path) -> Run:
+    """Read what a run came to: its best checkpoint where patience may end it.
+
+    Raises:
+        UserError: See `load_run`.
+    """
+    run = load_run(workdir)
+    return run if run.config.best.patience is None else load_run(workdir, "best")
 
 
 def best_step(workdir: str | Path, best: BestConfig) -> tuple[int, float]:
@@ -180,6 +191,21 @@ def trained_autoencoder(run: Run) -> TrainedAutoencoder:
     return run.model
 
 
+def _number(workdir: str | Path, step: int | str | None) -> int | None:
+    """Return the number of the checkpoint that is meant; None for the newest."""
+    if step == "best":
+        about = read_about(_checkpoint(workdir, None))
+        best = parse(ConfigDict(completed(about["config"]))).best
+        number, value = best_step(workdir, best)
+        logger.info("the best checkpoint: step %d, %s %.4g", number, best.metric, value)
+        return number
+    if isinstance(step, str):
+        if not step.isdecimal():
+            raise UserError(f"--step={step}: expected the number of one, or best")
+        return int(step)
+    return step
+
+
 def _checkpoint(workdir: str | Path, step: int | None) -> Path:
     """Return the folder of the checkpoint of `step`, or of the newest whole one."""
     home = Path(workdir).expanduser() / "checkpoints"
@@ -187,9 +213,11 @@ def _checkpoint(workdir: str | Path, step: int | None) -> Path:
         raise UserError(f"--workdir={workdir}: no such folder")
     steps = saved_steps(home)
     if not steps:
+        folds = sorted(one.name for one in home.parent.glob("fold-*"))
         raise UserError(
             f"--workdir={workdir}: holds no checkpoint; expected the folder of a run "
             "of python -m medjax.train that has saved one"
+            + (f", as {folds[0]} to {folds[-1]} in it, each a fold's" if folds else "")
         )
     if step is not None and step not in steps:
         raise UserError(

@@ -67,7 +67,7 @@ class Source:
 def load_source(
     *,
     workdir: str | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
     weights: str = "auto",
     base: str | None = None,
     pretrained: str | None = None,
@@ -77,7 +77,7 @@ def load_source(
 
     Args:
         workdir: Of a run.
-        step: Its checkpoint; the newest whole one if None.
+        step: Its checkpoint, a number or best; the newest whole one if None.
         weights: ema, raw, or auto: the average, where the run kept one.
         base: Where the run's base lies now, if not where it lay.
         pretrained: Or else a Stable Diffusion: folder, hub id or original file.

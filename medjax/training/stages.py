@@ -9,12 +9,26 @@ from pathlib import Path
 
 from medjax import distributed, meshes
 from medjax.config_files import load_config
-from medjax.data.pipeline import dataset_identity
+from medjax.data.pipeline import dataset_identity, dataset_metadata
 from medjax.errors import Stopped, UserError
+from medjax.models.autoencoder_kl import AutoencoderKL
+from medjax.models.vq_vae import VQVAE
+from medjax.pretrained import load_autoencoder
+from medjax.tasks.autoencoder_kl import autoencoder_kl_module
+from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.text_to_image import check_autoencoder
+from medjax.tasks.unconditional import unconditional_task
+from medjax.tasks.vq_vae import vq_vae_module
 from medjax.training.config import RunConfig, parse
 from medjax.training.integrity import saved_steps
 from medjax.training.loop import train
-from medjax.training.runs import AUTOENCODER, Run, load_run, trained_autoencoder
+from medjax.training.runs import (
+    AUTOENCODER,
+    Run,
+    load_done,
+    load_run,
+    trained_autoencoder,
+)
 from medjax.training.step import TrainState, check_batch_size
 from medjax.training.stopping import stop_on_signals
 
@@ -66,9 +80,17 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
             "the folder of a run that has one"
         )
     try:
-        autoencoder = trained_autoencoder(run)
+        autoencoder = trained_autoencoder(load_done(folder))
     except UserError as error:
         raise UserError(f"config.model.autoencoder: {folder}: {error}") from error
+    plan = run.config.train
+    if place and run.step < plan.steps and run.config.best.patience is None:
+        logger.warning(
+            "the autoencoder in %s has done %d of its %d updates",
+            folder,
+            run.step,
+            plan.steps,
+        )
     if _trained_on(run.dataset, run.config) != _trained_on(
         dataset_identity(config.data), config
     ):
@@ -155,3 +177,28 @@ def _check_second_stage(config: RunConfig, first: RunConfig) -> None:
         config.train.gradient_accumulation_steps,
         meshes.make_mesh(config.mesh),
     )
+    untrained = TrainedAutoencoder(_module(first), {}, "")
+    if config.task != "unconditional":
+        check_autoencoder(untrained)
+        return
+    task = unconditional_task(config.model, config.data, config.diffusion, untrained)
+    task.check(config.data.image_size, config.eval.sampling())
+    there = dataset_metadata(config.data).label_names
+    for name in config.data.classes:
+        if name not in there:
+            raise UserError(
+                f"config.data.classes={config.data.classes}: no image has the label "
+                f"'{name}'; the data have {', '.join(there) or 'no labels'}, and () is "
+                "for diffusion without classes"
+            )
+
+
+def _module(config: RunConfig) -> VQVAE | AutoencoderKL:
+    """Return the network of an autoencoder's config."""
+    if config.task == "vq_vae":
+        return vq_vae_module(config.model)
+    if config.model.pretrained is None:
+        return autoencoder_kl_module(config.model)
+    module = load_autoencoder(config.model.pretrained).module
+    assert isinstance(module, AutoencoderKL)
+    return module

@@ -6,7 +6,7 @@ steps can be compared.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,9 @@ from medjax.tasks.eval_config import EvalConfig
 from medjax.training.step import example_keys
 
 logger = logging.getLogger(__name__)
+
+# Rows of a page of samples, at most.
+_ON_PAGE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,37 +152,55 @@ def make_sample(
 ) -> Callable[[Params, Params], Samples]:
     """Return ``(params, frozen) -> Samples`` for the first validation examples.
 
-    Arguments are those of `make_validate`, and the task's own measure.
+    Arguments are those of `make_validate`, and the task's own measure. As many images
+    are drawn at a time as `data.batch_size` says; the page shows the first 32.
     """
     first = FirstExamples(source, config.samples)
     shards = meshes.batch_shards(mesh)
-    # One batch of all of them, filled up so that the devices divide it.
-    rows = -(-len(first) // shards) * shards
-    whole = dataclasses.replace(data, batch_size=rows)
-    batch = next(_batches(first, tokenizer, whole, mesh))
+    # No more at a time than training takes, filled up so that the devices divide them.
+    size = min(data.batch_size, -(-len(first) // shards) * shards)
+    data = dataclasses.replace(data, batch_size=size)
+    batches = list(_batches(first, tokenizer, data, mesh))
     records = [first[i] for i in range(len(first))]
-    keys = example_keys(key, 0, rows)
+    all_keys = example_keys(key, 0, len(batches) * size)
 
-    def generate(params: Params, frozen: Params, batch: Batch) -> dict[str, Array]:
+    def generate(
+        params: Params, frozen: Params, batch: Batch, keys: Array
+    ) -> dict[str, Array]:
         return task.sample(params, frozen, batch, keys, config.sampling())
 
     generate = jax.jit(meshes.on_mesh(mesh, generate))
 
-    def on_host(array: Array) -> Shaped[np.ndarray, "b ..."]:
-        whole = jax.device_put(array, meshes.replicated(mesh))
-        return np.asarray(whole.addressable_data(0))[: len(first)]
+    def on_host(arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
+        whole = jax.device_put(dict(arrays), meshes.replicated(mesh))
+        return {
+            name: np.asarray(one.addressable_data(0)) for name, one in whole.items()
+        }
 
     def sample(params: Params, frozen: Params) -> Samples:
-        placed = meshes.place_batch(batch, mesh)
-        drawn = generate(params, frozen, placed)
-        given: dict[str, Any] = dict(placed)
-        columns = {name: on_host(images) for name, images in drawn.items()}
-        whole = {name: on_host(array) for name, array in given.items()}
-        captions = [record["text"] for record in records]
-        grid = image_page(columns, captions if any(captions) else None)
+        drawn, given = [], []
+        for number, batch in enumerate(batches):
+            placed: Any = meshes.place_batch(batch, mesh)
+            keys = all_keys[number * size : (number + 1) * size]
+            drawn.append(on_host(generate(params, frozen, placed, keys)))
+            given.append(on_host(placed))
+        columns, whole = _joined(drawn, len(first)), _joined(given, len(first))
+        page = {name: images[:_ON_PAGE] for name, images in columns.items()}
+        captions = [record["text"] for record in records[:_ON_PAGE]]
+        grid = image_page(page, captions if any(captions) else None)
         return Samples(grid, measure(Shown(columns, whole, records), data, config))
 
     return sample
+
+
+def _joined(
+    parts: Sequence[Mapping[str, np.ndarray]], count: int
+) -> dict[str, Shaped[np.ndarray, "n ..."]]:
+    """Return the first `count` rows of batches, by name."""
+    return {
+        name: np.concatenate([part[name] for part in parts])[:count]
+        for name in parts[0]
+    }
 
 
 def _batches(

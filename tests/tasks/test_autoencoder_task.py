@@ -214,6 +214,11 @@ def test_a_published_autoencoder_is_tuned_whole_or_in_its_decoder(tmp_path):
         ),
         (VQVAEConfig, {"norm_num_groups": 7}, "not divisible by norm_num_groups=7"),
         (AutoencoderKLConfig, {"decoder_only": True}, "decoder_only needs an encoder"),
+        (
+            AutoencoderKLConfig,
+            {"pretrained": "x", "latent_channels": 16},
+            "latent_channels is 16, but pretrained",
+        ),
         (AutoencoderKLConfig, {"kl_weight": -1.0}, "kl_weight is -1.0"),
     ],
 )

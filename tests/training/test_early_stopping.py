@@ -5,6 +5,7 @@ import math
 import pytest
 
 from medjax.errors import UserError
+from medjax.training.config import make_config, parse
 from medjax.training.early_stopping import BestConfig, Patience
 
 
@@ -36,7 +37,13 @@ def test_an_improvement_has_a_least_size():
 
 @pytest.mark.parametrize(
     "metric",
-    ["val/psnr_db", "val/ssim", "val/edge_f1", "val/pneumothorax_agreement"],
+    [
+        "val/psnr_db",
+        "val/ssim",
+        "val/edge_f1",
+        "val/perplexity",
+        "val/pneumothorax_agreement",
+    ],
 )
 def test_of_some_more_is_better(metric):
     assert BestConfig(metric).mode == "max"
@@ -96,3 +103,18 @@ def test_what_no_validation_measures_is_refused():
 def test_wrong_settings_are_refused(fields):
     with pytest.raises(UserError):
         BestConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("metric", "switch"),
+    [
+        ("val/frechet_distance", "frechet_distance"),
+        ("val/effusion_agreement", "chest_findings"),
+        ("val/effusion_presence_unasked", "chest_findings"),
+    ],
+)
+def test_what_nobody_measures_is_refused_before_training(metric, switch):
+    config = make_config("text_to_image")
+    config.best.metric = metric
+    with pytest.raises(UserError, match=f"which only config.eval.{switch}=True"):
+        parse(config)

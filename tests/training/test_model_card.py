@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCardData
 from huggingface_hub.repocard import metadata_load
 
+import medjax
 from configs.cxr_controlnet import VARIANTS, get_config
 from medjax.data.config import DataConfig
 from medjax.data.pipeline import dataset_identity
@@ -158,3 +159,10 @@ def test_its_code_is_python(kind):
     assert '"me/chests' in code and "torch.bfloat16" in code
     assert ("control_x.safetensors" in code) == (kind == "single_file")
     assert ('"a/b"' in code) == (kind != "pipeline")
+
+
+def test_phantom_sd_is_a_folder_that_diffusers_can_read():
+    text = model_card(run(base="phantom-sd"), Export("x", "controlnet", "float32"))
+    place = "medjax/pretrained/phantom_sd"
+    assert f'"{place}", controlnet=controlnet' in text
+    assert (Path(medjax.__file__).parents[1] / place / "model_index.json").is_file()

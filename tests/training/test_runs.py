@@ -12,6 +12,7 @@ from medjax.errors import UserError
 from medjax.pretrained import load_controlnet, save_controlnet, save_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.tasks.trained import _schedule
+from medjax.training import runs
 from medjax.training.runs import load_run
 from tests.commands import files
 from tests.pretrained.small import assert_same
@@ -53,13 +54,19 @@ def test_the_scheduler_is_the_bases_unless_it_takes_no_such_model(kind, schedule
     np.testing.assert_array_equal(schedule.alphas_cumprod, base.alphas_cumprod)
 
 
-def test_weights_and_step_are_those_asked_for(world):
+def test_weights_and_step_are_those_asked_for(world, monkeypatch):
     workdir, saved = world
     raw = load_run(workdir, weights="raw")
     assert raw.weights == "raw"
     assert_same(raw.sd.controlnet.params, saved.params["controlnet"])
     first = load_run(workdir, step=1, weights="raw")
     assert first.step == 1 and first.metrics == {"val/loss": 1.0}
+    assert load_run(workdir, step="best").step == load_run(workdir, step="3").step == 3
+    kept = {"1": 0.2, "3": 0.3}
+    monkeypatch.setattr(runs, "read_metrics", lambda f: {"val/loss": kept[f.name]})
+    assert load_run(workdir, step="best").step == 1
+    with pytest.raises(UserError, match="--step=frist: expected the number of one"):
+        load_run(workdir, step="frist")
     kernels = [run.sd.controlnet.params["conv_in"]["kernel"] for run in (raw, first)]
     assert not np.array_equal(*kernels)
 

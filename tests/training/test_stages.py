@@ -12,7 +12,7 @@ from PIL import Image
 from configs import brain_ldm
 from medjax import trees
 from medjax.errors import Stopped, UserError
-from medjax.training import stages
+from medjax.training import runs, stages
 from medjax.training.config import parse
 from medjax.training.runs import AUTOENCODER, load_run
 from tests.commands import medjax
@@ -113,6 +113,7 @@ def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
     stages.train_stages(config, folder / "other")
     assert asked == ["unconditional"]
     assert "was trained on other data" not in caplog.text
+    assert "of its 2 updates" not in caplog.text
     fold = dataclasses.replace(config.data, folds=2)
     stages.train_stages(dataclasses.replace(config, data=fold), folder / "other")
     assert "or another fold of" in caplog.text
@@ -122,17 +123,25 @@ def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
     assert "was trained on other data" in caplog.text
 
 
-def test_one_that_is_not_trained_to_its_end_is_not_stood_on(trained, tmp_path):
+def test_one_that_is_not_trained_to_its_end_is_not_stood_on(
+    trained, tmp_path, monkeypatch, caplog
+):
     _, config, _ = trained
     plan = dataclasses.replace(config.train, max_hours=1e-9)
     state = stages.train_stages(dataclasses.replace(config, train=plan), tmp_path)
     assert int(state.step) == 1
     assert not (tmp_path / "checkpoints").exists()
     assert load_run(tmp_path / AUTOENCODER).step == 1
+    given = dataclasses.replace(config.model, autoencoder=str(tmp_path / AUTOENCODER))
+    monkeypatch.setattr(stages, "train", lambda *_: state)
+    stages.train_stages(dataclasses.replace(config, model=given), tmp_path / "other")
+    assert "has done 1 of its 2 updates" in caplog.text
 
 
-def test_one_that_gets_no_better_is_stood_on(tmp_path):
-    """Its end is not its last step, and is an end all the same."""
+def test_one_that_gets_no_better_is_stood_on(tmp_path, monkeypatch):
+    """Its end is not its last step, nor need that be its best."""
+    # As if it had got worse, and worse.
+    monkeypatch.setattr(runs, "read_metrics", lambda f: {"val/loss": float(f.name)})
     config = small(tmp_path)
     impatient = (
         "    config.train.steps = 9\n"
@@ -143,7 +152,11 @@ def test_one_that_gets_no_better_is_stood_on(tmp_path):
     )
     (tmp_path / "first.py").write_text(FIRST.replace("    return config", impatient))
     state = stages.train_stages(config, tmp_path / "run")
-    assert load_run(tmp_path / "run" / AUTOENCODER).step == 3
+    folder = tmp_path / "run" / AUTOENCODER
+    assert load_run(folder).step == 3
+    best = load_run(folder, "best")
+    assert best.step < 3
+    assert load_run(tmp_path / "run").base["fingerprint"] == best.model.fingerprint
     assert int(state.step) == 2 and "unet" in state.params
 
 
@@ -162,6 +175,9 @@ def test_a_signal_after_the_first_stage_is_heard(tmp_path, monkeypatch):
         ({"model__channels": 3}, r"^config.model.channels=3: the autoencoder by .* 1;"),
         ({"train__gradient_accumulation_steps": 3}, r"gradient_accumulation_steps=3"),
         ({"model__autoencoder_config": "configs/knee_ddpm.py"}, "of task uncondition"),
+        ({"data__image_size": 18}, "image_size is 18, expected a multiple of 4"),
+        ({"data__classes": ("AD", "MCI")}, "no image has the label 'MCI'; .* AD, NC"),
+        ({"model__norm_num_groups": 5}, "norm_num_groups"),
     ],
 )
 def test_mistakes_of_the_second_stage_come_before_the_first(tmp_path, change, said):

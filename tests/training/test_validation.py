@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 
 from medjax import meshes
@@ -13,7 +14,7 @@ from medjax.pretrained.tiny import tiny_tokenizer
 from medjax.tasks.base import Outcome
 from medjax.tasks.eval_config import EvalConfig
 from medjax.training import validation
-from medjax.training.validation import held_out, make_validate
+from medjax.training.validation import held_out, make_sample, make_validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,39 @@ def test_batches_change_nothing():
         )
         losses.append(validate({}, {})["loss"])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Brightness(Draws):
+    """It draws the image, as bright as its key says."""
+
+    def sample(self, params, frozen, batch, keys, sampling):
+        draws = jax.vmap(jax.random.uniform)(keys)[:, None, None, None]
+        return {"drawn": draws * batch["images"], "real": batch["images"]}
+
+
+def test_a_page_is_the_same_in_batches():
+    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
+    source = PhantomSource("validation", 16, 40, seed=0)
+    pages, seen = [], []
+    for size in (3, 64):
+        sample = make_sample(
+            Brightness(),
+            source,
+            tiny_tokenizer(),
+            DataConfig(image_size=16, batch_size=size, workers=0),
+            EvalConfig(samples=37),
+            mesh,
+            jax.random.key(0),
+            lambda shown, data, config: seen.append(shown) or {"n": len(shown.records)},
+        )
+        pages.append(sample({}, {}))
+    assert [page.metrics["n"] for page in pages] == [37, 37]
+    np.testing.assert_array_equal(pages[0].grid, pages[1].grid)
+    for name in ("drawn", "real"):
+        few, many = (shown.columns[name] for shown in seen)
+        assert len(few) == len(seen[0].batch["images"]) == 37
+        np.testing.assert_allclose(few, many, rtol=1e-6)
 
 
 def test_data_may_have_no_validation_split(monkeypatch, caplog):

@@ -14,6 +14,7 @@ from medjax.data.datasets.survey import Entry, Skipped, Survey, shown
 from medjax.errors import UserError
 
 _REASON = "lies in no class's folder"
+_SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test"))
 
 
 def with_classes(survey: Survey, folder: Path) -> Survey:
@@ -26,7 +27,7 @@ def with_classes(survey: Survey, folder: Path) -> Survey:
         folder: The folder.
 
     Raises:
-        UserError: If there are not at least two classes.
+        UserError: If there are not at least two classes, or they are splits.
     """
     top = _top([entry.image for entry in survey.entries])
     labelled: list[Entry] = []
@@ -44,6 +45,12 @@ def with_classes(survey: Survey, folder: Path) -> Survey:
             f"--classes_from_folders: {folder} has {', '.join(names) or 'no folder'} "
             f"as the only class, as {shown(survey.entries[0].image, folder)} lies; "
             "expected a folder for each class: --source=CLASSES with CLASSES/NAME/*.png"
+        )
+    if _SPLITS.issuperset(name.lower() for name in names):
+        raise UserError(
+            f"--classes_from_folders: the folders in {top} are {', '.join(names)}, "
+            "which are no classes but splits; expected the folder of one of them, as "
+            f"--source={top / names[0]}: medjax.prepare splits by itself"
         )
     return dataclasses.replace(
         survey,

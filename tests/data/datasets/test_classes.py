@@ -48,9 +48,10 @@ def test_an_image_beside_the_classes_is_left_out_by_name(tmp_path):
     [
         (("1.png", "2.png"), "no folder as the only class"),
         (("Images/pug/1.png", "cover.png"), "Images as the only class"),
+        (("x/train/pug/1.png", "x/Test/pug/2.png"), "Test, train, .* but splits"),
     ],
 )
-def test_fewer_than_two_classes_are_an_error(tmp_path, names, message):
+def test_what_holds_no_classes_is_an_error(tmp_path, names, message):
     for name in names:
         write_image(tmp_path / name)
     with pytest.raises(UserError, match=message):
