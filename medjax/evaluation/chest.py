@@ -17,7 +17,7 @@ from medjax.data.phantoms import CARDIOMEGALY_RATIO
 from medjax.errors import UserError
 from medjax.evaluation.chest_reader import IMAGE_SIZE, fit_reader
 
-_SMALLEST_EFFUSION_CM, _SMALLEST_PNEUMOTHORAX_CM = 5.5, 1.2
+_SMALLEST_EFFUSION_CM, _SMALLEST_PNEUMOTHORAX_CM = 5.5, 2.0
 _STATES = ("none", "left", "right", "both")
 
 

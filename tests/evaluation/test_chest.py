@@ -111,7 +111,7 @@ def test_fluid_that_rises_is_measured_higher_on_its_side(quick_reader, side):
 def test_air_outside_the_lung_is_measured_on_its_side(quick_reader, bit, side):
     for index in range(3):
         well = well_body(index)
-        airs = [None, *(Pneumothorax(side, width) for width in (1.5, 2.5, 3.5))]
+        airs = [None, *(Pneumothorax(side, width) for width in (2.0, 3.5, 5.0))]
         bodies = [dataclasses.replace(well, pneumothorax=air) for air in airs]
         found = measure_chest(images_of(bodies))
         both = [found.pneumothorax_left_cm, found.pneumothorax_right_cm]

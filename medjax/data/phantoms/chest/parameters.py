@@ -67,7 +67,7 @@ class Pneumothorax:
 
     Attributes:
         side: The patient's side.
-        width_cm: From the wall to the pleural line; 1.2 to 3.5.
+        width_cm: From the wall to the pleural line; 2 to 5.
     """
 
     side: Side
@@ -200,7 +200,7 @@ def draw_parameters(
     )
     effusion = Effusion(_side(random), uniform(random, 5.5, 11))
     nodule = _nodule(random, "Cardiomegaly" in present)
-    pneumothorax = Pneumothorax(_side(random), uniform(random, 1.2, 3.5))
+    pneumothorax = Pneumothorax(_side(random), uniform(random, 2, 5))
     return dataclasses.replace(
         parameters,
         effusion=effusion if "Effusion" in present else None,

@@ -48,9 +48,9 @@ _BLOOD = 0.24
 """Attenuation of a vessel less that of lung, 1/cm: doubled, as a share of the vessels
 is too thin to be drawn."""
 
-_THINNER_AIR = 0.02
+_THINNER_AIR = 0.04
 """Attenuation of lung less that of a pneumothorax, 1/cm, averaged over the ray, since
-lung remains before and behind the air."""
+some lung remains before and behind the air."""
 
 
 def render(
@@ -128,7 +128,11 @@ def _lung_depth(
         depth += np.float32(_NODULE) * inside
     if pneumothorax and pneumothorax.side == side:
         outside = outside_the_lung(grid, pneumothorax, sign)
-        depth -= np.float32(_THINNER_AIR) * chord * outside
+        air = chord * outside
+        collapsed = chord - air
+        # The lung keeps its mass, and so gets denser.
+        denser = air.sum() / max(collapsed.sum(), air.sum())
+        depth += np.float32(_THINNER_AIR) * (np.float32(denser) * collapsed - air)
         share = share * (1 - outside)
         line = draw_tubes(pose, [pleural_line(pneumothorax, sign)])
         depth += line * np.minimum(chord, 1)
