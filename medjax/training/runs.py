@@ -160,7 +160,7 @@ def best_step(workdir: str | Path, best: BestConfig) -> tuple[int, float]:
     Raises:
         UserError: If no checkpoint has been measured by that.
     """
-    home = Path(workdir).expanduser() / "checkpoints"
+    home = Path(workdir).expanduser().absolute() / "checkpoints"
     measured = {
         step: read_metrics(home / str(step)).get(best.metric, math.nan)
         for step in saved_steps(home)
@@ -208,7 +208,7 @@ def _number(workdir: str | Path, step: int | str | None) -> int | None:
 
 def _checkpoint(workdir: str | Path, step: int | None) -> Path:
     """Return the folder of the checkpoint of `step`, or of the newest whole one."""
-    home = Path(workdir).expanduser() / "checkpoints"
+    home = Path(workdir).expanduser().absolute() / "checkpoints"
     if not home.parent.is_dir():
         raise UserError(f"--workdir={workdir}: no such folder")
     steps = saved_steps(home)

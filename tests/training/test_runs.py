@@ -71,6 +71,11 @@ def test_weights_and_step_are_those_asked_for(world, monkeypatch):
     assert not np.array_equal(*kernels)
 
 
+def test_the_workdir_may_be_relative(world, monkeypatch):
+    monkeypatch.chdir(world[0].parent)
+    assert load_run(world[0].name, step="best").step == 3
+
+
 def test_nothing_in_the_workdir_changes(world):
     workdir, _ = world
     before = files(workdir)
