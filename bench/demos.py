@@ -37,16 +37,12 @@ from medjax.training.runs import Run, load_run
 from medjax.training.stages import train_stages
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
-_EACH = """
-What a demo is worth, trained by its one command on phantoms of 64 × 64 pixels, and
-measured on held-out phantoms that it has not seen.
-"""
+_EACH = "Trained on phantoms of 64 × 64 pixels, and measured on held-out ones.\n"
 ABOUT = {
     "knee": """
 Fréchet distance, on EfficientNet-Lite0's features, of as many generated images to
-held-out phantoms; *real* is that of training phantoms, which no model is expected to
-beat. Time of an image in batches of 16. The published system took 20 s an image
-(256 × 256, 1000 steps, on the GPU of its authors), by 1000 steps of DDPM.
+held-out phantoms; *real* is that of training phantoms. Time of an image in batches of
+16. The published system took 20 s (256 × 256, 1000 steps, on the GPU of its authors).
 """,
     "brain": """
 PSNR of the VQ-VAE's reconstructions, and the share of its codebook in use; of the
@@ -292,14 +288,9 @@ def main() -> list[Path]:
     for name in wanted:
         rows = DEMOS[name](asked)
         print(name, rows, file=sys.stderr, flush=True)
+        title, about = f"What the demo *{name}* is worth", _EACH + ABOUT[name]
         page = report.write_results(
-            f"demos-{name}",
-            f"What the demo *{name}* is worth",
-            _EACH + ABOUT[name],
-            {name: rows},
-            on,
-            PACKAGES,
-            flags.out,
+            f"demos-{name}", title, about, {name: rows}, on, PACKAGES, flags.out
         )
         pages.append(page)
     return pages
