@@ -52,7 +52,9 @@ MISTAKES = [
     export(
         "weights", "--weights=rwa", says=("--weights=rwa", "mean 'raw'?"), setup=run
     ),
-    export("step that is no number", "--step=last", says=("=last: expected int",)),
+    export(
+        "step that is no number", "--step=last", says=("the number of one, or best",)
+    ),
     export("flag of export", "--push=x", says=("--push;",)),
     Mistake(
         "nowhere to export to", ("--workdir=x",), ("--to is missing",), command="export"
