@@ -100,6 +100,8 @@ def prepare(
         group_column=group_column,
         classes_from_folders=classes_from_folders,
     )
+    if not str(source):
+        raise UserError("--source is empty; give a folder, . for this one")
     cli.writable_folder(out, "--out")
     _check_target(target, dataset, overwrite)
     survey = _survey(dataset, Path(source).expanduser(), own)

@@ -11,7 +11,7 @@ MISTAKES = [
     prep("bool", "--overwrite=maybe", says=("--overwrite=maybe: expected bool",)),
     prep("file of flags", "--flagfile={dir}/x", says=("Unable to open flagfile",)),
     prep("data set", "--dataset=fodler", says=("fodler", "did you mean 'folder'?")),
-    prep("no source", "--source=", says=("--source",)),
+    prep("no source", "--source=", says=("--source is empty",)),
     prep("missing source", "--source={dir}/x", says=("{dir}/x: no such folder",)),
     prep("file as source", "--source={raw}/0.png", says=("is a file, expected a f",)),
     prep(
