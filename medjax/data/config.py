@@ -3,7 +3,7 @@
 import dataclasses
 
 from medjax.data.edges import CannyBackend
-from medjax.data.phantoms import FINDINGS, PhantomKind, check_findings
+from medjax.data.phantoms import FINDING_SHARE, FINDINGS, PhantomKind, check_findings
 from medjax.data.transforms import ResizeMode
 from medjax.errors import UserError, check_least
 
@@ -23,6 +23,7 @@ class DataConfig:
         phantom_kind: What phantoms show: "chest", "knee" or "brain".
         phantom_findings: What phantoms of chests may have; a body that would have had
             another finding is without it.
+        phantom_finding_share: Share of these chests with each finding, in [0, 1].
         folds: Of cross-validation: what is prepared for training and validation is
             divided into so many, by patient or report; 0 takes both as they are.
         fold: Which of them validates, 0 to folds - 1; the others train.
@@ -37,6 +38,7 @@ class DataConfig:
     phantoms: int = 4096
     phantom_kind: PhantomKind = "chest"
     phantom_findings: tuple[str, ...] = FINDINGS
+    phantom_finding_share: float = FINDING_SHARE
     folds: int = 0
     fold: int = 0
     workers: int = 2
@@ -50,6 +52,11 @@ class DataConfig:
         """
         check_least(self, image_size=8, batch_size=1, phantoms=1, workers=0, seed=0)
         check_findings(self.phantom_findings, "phantom_findings: ")
+        if not 0 <= self.phantom_finding_share <= 1:
+            raise UserError(
+                f"phantom_finding_share is {self.phantom_finding_share}, expected a "
+                "fraction in [0, 1]"
+            )
         check_least(self, folds=0, fold=0)
         if self.folds == 1 or self.fold >= max(1, self.folds):
             raise UserError(

@@ -21,7 +21,7 @@ from jaxtyping import Int
 from medjax.data.config import DataConfig
 from medjax.data.examples import Example, make_example
 from medjax.data.folds import select_fold
-from medjax.data.phantoms import FINDINGS, KINDS, PhantomSource
+from medjax.data.phantoms import FINDING_SHARE, FINDINGS, KINDS, PhantomSource
 from medjax.data.prepared import (
     Metadata,
     PreparedSource,
@@ -86,6 +86,7 @@ def open_dataset(config: DataConfig, split: str) -> Source:
         seed=0,
         kind=config.phantom_kind,
         findings=config.phantom_findings,
+        finding_share=config.phantom_finding_share,
     )
 
 
@@ -130,9 +131,12 @@ def _phantom_fingerprint(config: DataConfig) -> str:
     if config.phantom_kind != "chest":
         return f"phantoms/{config.phantom_kind}"
     possible = [name for name in FINDINGS if name in config.phantom_findings]
-    if len(possible) == len(FINDINGS):
-        return "phantoms"
-    return f"phantoms with {' or '.join(possible) or 'no finding'}"
+    facts = ""
+    if len(possible) < len(FINDINGS):
+        facts = f" with {' or '.join(possible) or 'no finding'}"
+    if config.phantom_finding_share != FINDING_SHARE:
+        facts += f", a share of {config.phantom_finding_share:g} each"
+    return f"phantoms{facts}"
 
 
 def _phantom_splits(config: DataConfig) -> dict[str, int]:

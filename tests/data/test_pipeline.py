@@ -9,6 +9,7 @@ import pytest
 
 from medjax.data.config import ControlDataConfig
 from medjax.data.edges import canny
+from medjax.data.phantoms import FINDINGS
 from medjax.data.pipeline import (
     dataset_identity,
     dataset_metadata,
@@ -231,6 +232,17 @@ def test_phantoms_with_fewer_findings_are_another_data_set():
     assert {well[i]["labels"] for i in range(8)} == {()}
 
 
+def test_findings_can_be_more_frequent_which_is_another_data_set():
+    usual = dataclasses.replace(CONFIG, phantoms=200)
+    often = dataclasses.replace(usual, phantom_finding_share=0.5)
+    both = [open_dataset(config, "train") for config in (usual, often)]
+    few, many = ([set(source[i]["labels"]) for i in range(200)] for source in both)
+    assert all(some <= more for some, more in zip(few, many, strict=True))
+    for finding in FINDINGS:
+        assert sum(finding in labels for labels in many) == pytest.approx(100, abs=22)
+    assert dataset_identity(often)["fingerprint"] == "phantoms, a share of 0.5 each"
+
+
 def test_the_kind_of_phantoms_decides_what_they_are():
     chest, knee, brain = (
         dataclasses.replace(CONFIG, phantoms=8, phantom_kind=kind)
@@ -254,6 +266,7 @@ def test_the_kind_of_phantoms_decides_what_they_are():
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"workers": -1}, "workers is -1, expected at least 0"),
         ({"phantom_findings": ("Efusion",)}, "^phantom_findings: .* mean 'Effusion'"),
+        ({"phantom_finding_share": 1.5}, "^phantom_finding_share is 1.5, expected a f"),
     ],
 )
 def test_impossible_configs_are_refused(change, message):

@@ -14,6 +14,7 @@ from medjax.data.phantoms.brain.parameters import (
 from medjax.data.phantoms.brain.rendering import render_brain
 from medjax.data.phantoms.chest.parameters import (
     CARDIOMEGALY_RATIO,
+    FINDING_SHARE,
     FINDINGS,
     ChestParameters,
     Effusion,
@@ -31,6 +32,7 @@ __all__ = [
     "CARDIOMEGALY_RATIO",
     "DIAGNOSES",
     "FINDINGS",
+    "FINDING_SHARE",
     "KINDS",
     "VENTRICLE_SHARE_LIMIT",
     "BrainParameters",

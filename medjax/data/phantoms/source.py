@@ -13,6 +13,7 @@ from medjax.data.captions import caption
 from medjax.data.phantoms.brain.parameters import DIAGNOSES, draw_brain
 from medjax.data.phantoms.brain.rendering import render_brain
 from medjax.data.phantoms.chest.parameters import (
+    FINDING_SHARE,
     FINDINGS,
     check_findings,
     draw_parameters,
@@ -36,35 +37,35 @@ class Kind:
     Attributes:
         description: Of all of them, in a sentence.
         label_names: All labels there can be.
-        record: From seed, number, size and possible findings to a record without its
-            id.
+        record: From seed, number, size, possible findings and the share of each to a
+            record without its id.
     """
 
     description: str
     label_names: tuple[str, ...]
-    record: Callable[[int, int, int, tuple[str, ...]], dict[str, Any]]
+    record: Callable[[int, int, int, tuple[str, ...], float], dict[str, Any]]
 
 
 def _chest(
-    seed: int, number: int, size: int, findings: tuple[str, ...]
+    seed: int, number: int, size: int, findings: tuple[str, ...], share: float
 ) -> dict[str, Any]:
-    chest = draw_parameters(seed, number, possible=findings)
+    chest = draw_parameters(seed, number, possible=findings, share=share)
     text = caption(chest.labels, chest.view, chest.age, chest.sex, sides=chest.sides)
     return _record(chest, render(chest, size), text, chest.labels)
 
 
 def _knee(
-    seed: int, number: int, size: int, findings: tuple[str, ...]
+    seed: int, number: int, size: int, findings: tuple[str, ...], share: float
 ) -> dict[str, Any]:
-    del findings
+    del findings, share
     knee = draw_knee(seed, number)
     return _record(knee, render_knee(knee, size), "sagittal MRI of a knee", ())
 
 
 def _brain(
-    seed: int, number: int, size: int, findings: tuple[str, ...]
+    seed: int, number: int, size: int, findings: tuple[str, ...], share: float
 ) -> dict[str, Any]:
-    del findings
+    del findings, share
     brain = draw_brain(seed, number)
     text = f"axial MRI of a brain with {_VENTRICLES[brain.diagnosis]} ventricles"
     return _record(brain, render_brain(brain, size), text, (brain.diagnosis,))
@@ -112,6 +113,7 @@ class PhantomSource:
         seed: Which population, 0 or more.
         kind: What they show: "chest", "knee" or "brain".
         findings: What chests may have; see `draw_parameters`.
+        finding_share: Share of chests with each of these, in [0, 1].
     """
 
     split: str
@@ -120,6 +122,7 @@ class PhantomSource:
     seed: int = 0
     kind: str = "chest"
     findings: tuple[str, ...] = FINDINGS
+    finding_share: float = FINDING_SHARE
 
     def __post_init__(self) -> None:
         """Check the names and the numbers.
@@ -159,7 +162,9 @@ class PhantomSource:
         if not 0 <= position < self.count:
             raise IndexError(f"phantom {position} of {self.count}")
         number = self._number(position)
-        record = KINDS[self.kind].record(self.seed, number, self.size, self.findings)
+        record = KINDS[self.kind].record(
+            self.seed, number, self.size, self.findings, self.finding_share
+        )
         return record | {"id": self._id(number)}
 
     @property

@@ -27,8 +27,8 @@ CARDIOMEGALY_RATIO = {"PA": 0.50, "AP": 0.55}
 _MARGIN = 0.03
 """No ratio is drawn closer than this to the limit, so that labels are unambiguous."""
 
-_FINDING_SHARE = 0.22
-"""Probability of each finding, where none is asked for."""
+FINDING_SHARE = 0.22
+"""Share of chests with each finding, where it is not told."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +160,7 @@ def draw_parameters(
     index: int,
     findings: Collection[str] | None = None,
     possible: Collection[str] = FINDINGS,
+    share: float = FINDING_SHARE,
 ) -> ChestParameters:
     """Draw a phantom; the same arguments give the same one on every machine.
 
@@ -170,6 +171,8 @@ def draw_parameters(
             stays as it is with other findings: the same body, well or ill.
         possible: What may be drawn where `findings` is None. A body that would have had
             another finding is without it; all others stay as they are.
+        share: Of bodies with each possible finding where `findings` is None; a larger
+            one gives more bodies the finding and takes it from none.
 
     Raises:
         UserError: If a finding is none of `FINDINGS`.
@@ -177,7 +180,7 @@ def draw_parameters(
     check_findings([*(findings or ()), *possible])
     random = np.random.default_rng((seed, index))
     # All draws are made, in this order, whether they are used or not.
-    drawn = [name for name in FINDINGS if random.random() < _FINDING_SHARE]
+    drawn = [name for name in FINDINGS if random.random() < share]
     present = findings
     if present is None:
         present = [name for name in drawn if name in possible]
