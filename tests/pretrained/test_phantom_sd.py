@@ -46,6 +46,14 @@ def test_its_words_are_tokens_and_any_other_can_be_spelt(sd):
         assert spelt.replace(" ", "") == word.lower()
 
 
+def test_what_it_was_never_told_is_as_loud_as_what_it_was(sd):
+    params = sd.text_encoder.params["text_model"]["embeddings"]
+    lengths = np.linalg.norm(params["token_embedding"]["embedding"], axis=-1)
+    known = sd.tokenizer("chest effusion left right woman").input_ids[1:-1]
+    new = sd.tokenizer("pneumothorax").input_ids[1:-1]
+    assert lengths[new].mean() > 0.75 * lengths[known].mean()
+
+
 def test_its_latents_have_unit_variance_and_show_the_image(sd):
     _, some = records("train", 64)
     images = np.stack([record["image"] for record in some]).astype(np.float32)
