@@ -58,7 +58,8 @@ def test_adapters_have_their_own_rates_and_the_best_is_kept():
         config = parse(module.get_config(variant))
         assert config.model.adapters.keys() == {"unet", "text_encoder"}
         text = config.optim.of("text_encoder")
-        assert text.learning_rate < config.optim.learning_rate
+        if variant != "demo":  # Its text encoder has a word to learn.
+            assert text.learning_rate < config.optim.learning_rate
         assert text.schedule == config.optim.schedule == "cosine"
         # What is measured last, by which the best is chosen, is saved.
         measured = "sample_every" if config.best.metric == "val/ssim" else "every"

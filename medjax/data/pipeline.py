@@ -123,20 +123,18 @@ def dataset_identity(config: DataConfig) -> dict[str, str]:
 def record_ids(source: Source, config: DataConfig, step: int) -> list[str]:
     """Return the ids of the records in the global batch of `step`, in its order."""
     numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
-    count, seed = len(source), config.seed
-    return [str(source[_shuffled(n, count, seed)]["id"]) for n in numbers]
+    shuffled = [_shuffled(n, len(source), config.seed) for n in numbers]
+    return [str(source[n]["id"]) for n in shuffled]
 
 
 def _phantom_fingerprint(config: DataConfig) -> str:
     if config.phantom_kind != "chest":
         return f"phantoms/{config.phantom_kind}"
     possible = [name for name in FINDINGS if name in config.phantom_findings]
-    facts = ""
+    share, facts = config.phantom_finding_share, "phantoms"
     if len(possible) < len(FINDINGS):
-        facts = f" with {' or '.join(possible) or 'no finding'}"
-    if config.phantom_finding_share != FINDING_SHARE:
-        facts += f", a share of {config.phantom_finding_share:g} each"
-    return f"phantoms{facts}"
+        facts += f" with {' or '.join(possible) or 'no finding'}"
+    return facts if share == FINDING_SHARE else f"{facts}, a share of {share:g} each"
 
 
 def _phantom_splits(config: DataConfig) -> dict[str, int]:
