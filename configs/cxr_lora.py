@@ -22,8 +22,9 @@ Variants:
   a fifth for the test: prepare the data with ``--split_percent=70,10,20``, too.
 * ``dev``: its quick profile: 128², batch 8, two folds, one epoch, 20 steps of PNDM.
 * ``demo``: on phantoms, upon phantom-SD, which has never seen a pneumothorax, nor the
-  word: adapters are to teach it both, in two folds. They do not yet: after the 500
-  updates of the first fold, 1 of 9 images asked for had one, and 5 of 23 others.
+  word: adapters teach it both, in two folds of some seven minutes on two slow cores.
+  Of 200 images for held-out captions, 95% and 90% have one where it is asked for (3%
+  before), 10% and 14% where not (9% before); on which side, they do not learn.
 
 Not reproduced, being bugs: everything was unfrozen once the adapters were in place; one
 model went through all folds, and the last rather than the best was tested; images of
@@ -135,7 +136,9 @@ def _demo(config: ConfigDict) -> None:
     config.data.image_size = 64
     config.data.batch_size = 16
     config.data.folds = 2
-    config.data.phantoms = 1024
+    config.data.phantoms = 2048
+    # Of each finding there are as many with it as without.
+    config.data.phantom_finding_share = 0.5
     config.data.workers = 0
     config.model.pretrained = PHANTOM_SD
     config.model.cache_latents = True
@@ -145,19 +148,19 @@ def _demo(config: ConfigDict) -> None:
     config.model.unet_lora.targets = ("*",)
     config.model.text_encoder_lora.rank = 16
     config.model.text_encoder_lora.targets = ("*",)
-    config.diffusion.timestep_bias_multiplier = 3.0
-    config.diffusion.timestep_bias_portion = 0.35
     config.optim.learning_rate = 2e-3
-    config.optim.text_encoder.learning_rate = 1e-3
+    config.optim.text_encoder.learning_rate = 2e-3
+    config.optim.clip_norm = 0.2
     config.optim.warmup_fraction = 0.05
     config.optim.ema_decay = 0.99
-    config.train.steps = 500
+    config.train.steps = 600
     config.train.log_every = 20
-    _validate_every(config, 125)
-    config.eval.sample_every = 250
+    _validate_every(config, 300)
+    config.eval.sample_every = 300
     config.eval.samples = 32
-    config.eval.sampler_steps = 20
-    config.eval.guidance_scale = 3.0
+    config.eval.sampler = "dpmpp_2m"
+    config.eval.sampler_steps = 30
+    config.eval.guidance_scale = 4.0
     config.eval.chest_findings = True
 
 
