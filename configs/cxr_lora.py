@@ -24,7 +24,8 @@ Variants:
 * ``demo``: on phantoms, upon phantom-SD, which has never seen a pneumothorax, nor the
   word: adapters teach it both, in two folds of some seven minutes on two slow cores.
   Of 200 images for held-out captions, 95% and 90% have one where it is asked for (3%
-  before), 10% and 14% where not (9% before); on which side, they do not learn.
+  before), 10% and 14% where not (9% before); on which side, they do not learn,
+  and many are dark, blurred apices of both lungs.
 
 Not reproduced, being bugs: everything was unfrozen once the adapters were in place; one
 model went through all folds, and the last rather than the best was tested; images of
