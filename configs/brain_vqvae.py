@@ -79,7 +79,7 @@ def _demo(config: ConfigDict) -> None:
     config.model.layers_per_block = 1
     config.model.mid_layers = 1
     config.model.norm_num_groups = 8
-    config.model.codebook_size = 512
+    config.model.codebook_size = 1024
     # Dead entries are found in 68 updates; by 0.99, in 350 of so few.
     config.model.codebook_decay = 0.95
     config.model.dtype = "float32"
@@ -87,7 +87,7 @@ def _demo(config: ConfigDict) -> None:
     config.optim.schedule = "cosine"
     config.optim.warmup_fraction = 0.05
     config.optim.ema_decay = 0.99
-    config.train.steps = 1200
+    config.train.steps = 1500
     config.train.log_every = 20
     config.train.checkpoint_every = 500
     config.eval.every = 100
