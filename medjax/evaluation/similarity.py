@@ -1,7 +1,7 @@
-"""How like its original an image is: PSNR and SSIM, by scikit-image.
+"""How like its original an image is: mean squared error, PSNR and SSIM.
 
 Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural
-Similarity", 2004, with its Gaussian window (SSIM).
+Similarity", 2004, with its Gaussian window (SSIM, by scikit-image).
 """
 
 import numpy as np
@@ -9,37 +9,60 @@ from jaxtyping import Float
 
 # Images are in [-1, 1].
 _RANGE = 2.0
+# Half the width of the window: 3.5 times its sigma.
+_SIGMA, _MARGIN = 1.5, 5
+
+Images = Float[np.ndarray, "b H W c"]
+Mask = Float[np.ndarray, "b H W 1"]
+Each = Float[np.ndarray, " b"]
 
 
-def psnr(
-    original: Float[np.ndarray, "b H W c"], image: Float[np.ndarray, "b H W c"]
-) -> Float[np.ndarray, " b"]:
+def likeness(
+    original: Images, image: Images, mask: Mask | None = None
+) -> dict[str, Each]:
+    """Return each image's ``mse``, ``psnr_db`` and ``ssim``, at most 1.
+
+    Args:
+        original: In [-1, 1], at least 11 pixels high and wide.
+        image: The same.
+        mask: 1 where the original is an image, 0 where it was padded, which does not
+            count. None counts everything.
+    """
+    mse = _mean(np.square(original - image), mask)
+    return {"mse": mse, "psnr_db": _decibels(mse), "ssim": _ssim(original, image, mask)}
+
+
+def psnr(original: Images, image: Images) -> Each:
     """Return each image's peak signal-to-noise ratio in dB; both in [-1, 1]."""
-    from skimage.metrics import peak_signal_noise_ratio
-
-    pairs = zip(original, image, strict=True)
-    return np.array(
-        [peak_signal_noise_ratio(a, b, data_range=_RANGE) for a, b in pairs]
-    )
+    return _decibels(_mean(np.square(original - image), None))
 
 
-def ssim(
-    original: Float[np.ndarray, "b H W c"], image: Float[np.ndarray, "b H W c"]
-) -> Float[np.ndarray, " b"]:
-    """Return each image's structural similarity, at most 1; both in [-1, 1]."""
+def _decibels(mse: Each) -> Each:
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(_RANGE**2 / mse)
+
+
+def _mean(values: Images, mask: Mask | None) -> Each:
+    weights = np.broadcast_to(1.0 if mask is None else mask, values.shape)
+    return np.average(values, axis=(1, 2, 3), weights=weights)
+
+
+def _ssim(original: Images, image: Images, mask: Mask | None) -> Each:
     from skimage.metrics import structural_similarity
 
-    return np.array(
-        [
-            structural_similarity(
-                a,
-                b,
-                data_range=_RANGE,
-                channel_axis=-1,
-                gaussian_weights=True,
-                sigma=1.5,
-                use_sample_covariance=False,
-            )
-            for a, b in zip(original, image, strict=True)
-        ]
-    )
+    maps = [
+        structural_similarity(
+            a,
+            b,
+            data_range=_RANGE,
+            channel_axis=-1,
+            gaussian_weights=True,
+            sigma=_SIGMA,
+            use_sample_covariance=False,
+            full=True,
+        )[1]
+        for a, b in zip(original, image, strict=True)
+    ]
+    # Where the window is wholly in the image, as scikit-image's own mean has it.
+    inside = np.s_[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+    return _mean(np.stack(maps)[inside], None if mask is None else mask[inside])

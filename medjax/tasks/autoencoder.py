@@ -15,7 +15,7 @@ from jaxtyping import Float, Key
 from medjax import trees
 from medjax.arrays import Array, Batch, Params
 from medjax.diffusion.objective import LossKind, errors
-from medjax.evaluation.similarity import psnr, ssim
+from medjax.evaluation.similarity import likeness
 from medjax.meshes import gather_params
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.vq_vae import VQVAE
@@ -114,7 +114,8 @@ def autoencoder_weights(weights: Params) -> Params:
 def measure_reconstruction(
     shown: Shown, data: Any, config: EvalConfig
 ) -> dict[str, float]:
-    """Return the mean PSNR and SSIM of a page's reconstructions."""
+    """Return the mean PSNR and SSIM of a page's reconstructions, without padding."""
     del data, config
     pair = shown.columns["original"], shown.columns["reconstruction"]
-    return {"psnr_db": float(psnr(*pair).mean()), "ssim": float(ssim(*pair).mean())}
+    measured = likeness(*pair, shown.batch.get("loss_mask"))
+    return {name: float(measured[name].mean()) for name in ("psnr_db", "ssim")}

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from medjax.arrays import Params
 from medjax.errors import UserError
 from medjax.evaluation.chest import findings
 from medjax.evaluation.frechet import frechet_distance
-from medjax.evaluation.similarity import psnr, ssim
+from medjax.evaluation.similarity import likeness
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import StableDiffusion
 from medjax.pretrained.efficientnet import check_efficientnet, efficientnet_features
@@ -132,11 +131,8 @@ def measure_likeness(
     """
     del data
     real, drawn = shown.columns["target"], shown.columns["generated"]
-    measured = {
-        "mse": float(np.square(real - drawn).mean()),
-        "psnr_db": float(psnr(real, drawn).mean()),
-        "ssim": float(ssim(real, drawn).mean()),
-    }
+    each = likeness(real, drawn, shown.batch.get("loss_mask"))
+    measured = {name: float(values.mean()) for name, values in each.items()}
     if config.frechet_distance:
         features = efficientnet_features(real), efficientnet_features(drawn)
         measured["frechet_distance"] = frechet_distance(*features)

@@ -17,7 +17,7 @@ from medjax.errors import UserError
 from medjax.evaluation.chest import matches, presence
 from medjax.evaluation.frechet import frechet_distance
 from medjax.evaluation.grids import image_page, save_png
-from medjax.evaluation.similarity import psnr, ssim
+from medjax.evaluation.similarity import Mask, likeness
 from medjax.pretrained.efficientnet import efficientnet_features
 from medjax.tasks.generation import Request, generate
 from medjax.tasks.sampling_config import SamplingConfig
@@ -83,16 +83,12 @@ def score_fold(
         each = {name: np.array(values) for name, values in known["each"].items()}
         return FoldScores(fold, step, best, each, known["all"])
     run = load_run(folder, step)
-    real, drawn = _drawn(run, test, count, config.eval.sampling())
+    real, drawn, mask = _drawn(run, test, count, config.eval.sampling())
     save_png(
         folder / "test.png",
         image_page({"real": real[:_AT_ONCE], "drawn": drawn[:_AT_ONCE]}),
     )
-    each = {
-        "mse": np.square(real - drawn).mean((1, 2, 3)),
-        "psnr_db": psnr(real, drawn),
-        "ssim": ssim(real, drawn),
-    }
+    each = likeness(real, drawn, mask)
     features = efficientnet_features(real), efficientnet_features(drawn)
     whole = {"frechet_distance": frechet_distance(*features)}
     if getattr(config.eval, "chest_findings", False):
@@ -129,13 +125,14 @@ def _check_kept(folder: Path, best: BestConfig, kept: float) -> None:
 
 def _drawn(
     run: Run, test: Source, count: int, sampling: SamplingConfig
-) -> tuple[Images, Images]:
-    """Return test images, and what the run draws for their captions and controls."""
+) -> tuple[Images, Images, Mask | None]:
+    """Return test images, what the run draws of their captions, and their mask."""
     data = dataclasses.replace(run.config.data, batch_size=1, workers=0)
     batches = validation_batches(test, run.sd.tokenizer, data)
-    real, requests = [], []
+    real, masks, requests = [], [], []
     for number, batch in zip(range(count), batches, strict=False):
         real.append(batch["images"][0])
+        masks += list(batch.get("loss_mask", ()))
         control = batch.get("conditioning_image")
         requests.append(
             Request(
@@ -153,4 +150,4 @@ def _drawn(
         meshes.make_mesh(meshes.MeshConfig(), jax.devices()),
         batch_size=_AT_ONCE * len(jax.devices()),
     )
-    return np.stack(real), np.stack(list(drawn))
+    return np.stack(real), np.stack(list(drawn)), np.stack(masks) if masks else None
