@@ -92,6 +92,8 @@ def _canny(values: Sequence[str] | None) -> dict[str, Any]:
 def _check_mode(asked: dict[str, Any], prompts: int) -> None:
     """Refuse what the mode does not draw."""
     mode, num = asked["mode"], asked["num"]
+    if asked["data"] is not None and mode != "umap":
+        raise UserError("--data is for --mode=umap, which alone reads real images")
     if mode == "single" and num * prompts > 1:
         raise UserError("--mode=single draws one image; --mode=generate draws several")
     if mode != "umap":
@@ -140,6 +142,11 @@ def define_flags() -> None:
     )
     string("weights", "auto", "ema, raw, or auto: the average, where the run kept one")
     string("base", None, "where the run's base lies now, if not where it lay")
+    string(
+        "data",
+        None,
+        "with --mode=umap: where the run's data lie now, if not where they lay",
+    )
     string("pretrained", None, "folder, hub id or file of a Stable Diffusion")
     string(
         "controlnet",
@@ -237,6 +244,9 @@ def main(_: Sequence[str]) -> None:
     source = load_source(
         **only("workdir", "step", "weights", "base", "pretrained", "controlnet")
     )
+    if asked["data"] is not None and source.data is not None:
+        there = dataclasses.replace(source.data, root=asked["data"])
+        source = dataclasses.replace(source, data=there)
     controlled = source.controlled
     if not source.captioned:
         _check_without_captions(asked, source.classes)

@@ -15,7 +15,7 @@ from medjax.errors import Stopped, UserError
 from medjax.training import runs, stages
 from medjax.training.config import parse
 from medjax.training.runs import AUTOENCODER, load_run
-from tests.commands import medjax
+from tests.commands import medjax, one_line
 
 FIRST = """
 from configs.brain_vqvae import get_config as demo
@@ -247,6 +247,9 @@ def test_what_was_trained_draws(trained):
         assert measures["classifier_accuracy_chance"] == 0.5
         assert (measures["steps"], measures["seed"], measures["num"]) == (3, 5, 3)
         assert (out / f"umap-{number:04d}.png").is_file()
+    done = medjax("sample", *unsized, f"--data={folder}/elsewhere")
+    assert done.returncode == 2
+    assert f"{folder}/elsewhere" in one_line(done)
     done = medjax("export", f"--workdir={folder}/run", f"--to={folder}/exported")
     assert done.returncode == 2
     assert "a run of task unconditional cannot be exported" in done.stderr
@@ -254,6 +257,7 @@ def test_what_was_trained_draws(trained):
         (("--prompt=AX",), "--prompt=AX: this model reads no captions; it knows AD"),
         (("--negative_prompt=AD",), "--negative_prompt is for models that read"),
         (("--mode=single", "--num=2"), "--mode=single draws one image"),
+        (("--data=x",), "--data is for --mode=umap"),
         (("--mode=umap",), "expected --num=100 or so of each class, not 1"),
         (("--mode=umap", "--num=2"), "expected no --size"),
     ):
