@@ -32,7 +32,7 @@ class UNet2D(nn.Module):
         block_out_channels: Of the levels.
         layers_per_block: Residual blocks of a level.
         attention_levels: Numbers of the levels that attend to themselves, 0 being the
-            finest; the middle always does.
+            finest. Where any does the middle does, too; () is without attention.
         attention_head_dim: Channels of an attention head.
         norm_num_groups: Of every norm.
         num_classes: Classes, beside which there is one for "none"; 0 is unconditional.
@@ -52,8 +52,9 @@ class UNet2D(nn.Module):
 
     def check(self) -> None:
         """Raise UserError for widths, groups, heads or levels that do not fit."""
+        heads = self.attention_head_dim if self.attention_levels else 1
         for width in self.block_out_channels:
-            if width % self.norm_num_groups or width % self.attention_head_dim:
+            if width % self.norm_num_groups or width % heads:
                 raise UserError(
                     f"block_out_channels has {width}, which is not divisible by "
                     f"norm_num_groups={self.norm_num_groups} and "
@@ -106,7 +107,8 @@ class UNet2D(nn.Module):
                 **self._level(i),
             )(x, temb, None)
             skips.extend(maps)
-        middle = self._level(last) | {"heads": self._heads(last)}
+        attends = self._heads(last) if self.attention_levels else None
+        middle = self._level(last) | {"heads": attends}
         x = MidLevel(layers=1, name="mid_block", **middle)(x, temb, None)
         layers = self.layers_per_block + 1
         for i in range(last + 1):

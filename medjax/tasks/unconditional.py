@@ -34,7 +34,8 @@ class UnconditionalConfig:
         channels: Of the images: 1 for gray ones, or 3.
         block_out_channels: Widths of the levels, from the finest.
         layers_per_block: Residual blocks of a level.
-        attention_levels: Of unet_2d: levels with self-attention, from 0, the finest.
+        attention_levels: Of unet_2d: levels with self-attention, from 0, the finest,
+            beside the middle; () is none at all.
         attention_head_dim: Of unet_2d: channels of an attention head.
         norm_num_groups: Of unet_2d: groups of every norm.
         residual: Of conv_unet: whether its blocks are residual.

@@ -21,18 +21,23 @@ SMALL = {
 }
 
 
-def test_unet_2d_is_that_of_diffusers():
+@pytest.mark.parametrize("levels", [(1,), ()])
+def test_unet_2d_is_that_of_diffusers(levels):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
-    ours = UNet2D(**SMALL, num_classes=2)
+    ours = UNet2D(**SMALL | {"attention_levels": levels}, num_classes=2)
     params, _ = ours.init_variables(jax.random.key(0))
     theirs = diffusers.UNet2DModel(
         in_channels=2,
         out_channels=2,
         block_out_channels=(8, 16),
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        down_block_types=(
+            "DownBlock2D",
+            "AttnDownBlock2D" if levels else "DownBlock2D",
+        ),
+        up_block_types=("AttnUpBlock2D" if levels else "UpBlock2D", "UpBlock2D"),
+        add_attention=bool(levels),
         attention_head_dim=4,
         norm_num_groups=4,
         norm_eps=1e-5,
