@@ -92,6 +92,16 @@ def test_min_snr_is_finite_at_zero_snr():
     assert jnp.isfinite(min_snr_weights(schedule, jnp.array([999]), 5.0)).all()
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("mse", (0.25, 4.0)), ("l1", (0.5, 2.0)), ("smooth_l1", (0.125, 1.5))],
+)
+def test_each_error_is_that_computed_by_hand(kind, expected):
+    target = jnp.array([0.5, -2.0]).reshape(2, 1, 1, 1)
+    both = errors(jnp.zeros((2, 1, 1, 1)), target, kind)
+    np.testing.assert_allclose(both, expected, rtol=1e-6)
+
+
 def test_masked_error_ignores_what_is_masked():
     output = jnp.zeros((1, 2, 2, 3)).at[0, 0, 0].set(100.0)
     target = jnp.ones((1, 2, 2, 3))

@@ -10,10 +10,11 @@ from medjax.data.captions import vocabulary
 from medjax.data.phantoms import FINDINGS
 from medjax.data.pipeline import open_dataset
 from medjax.evaluation.chest import agreement, presence
+from medjax.evaluation.similarity import psnr
 from medjax.pretrained import load_stable_diffusion
 from medjax.pretrained.phantom import FINDINGS as KNOWN
 from medjax.pretrained.sources import PHANTOM_SD, local_place
-from medjax.tasks.autoencoders import encode_mean
+from medjax.tasks.autoencoders import decode, encode_mean
 from medjax.tasks.generation import Request, generate
 from medjax.training.config import parse
 
@@ -63,6 +64,9 @@ def test_its_latents_have_unit_variance_and_show_the_image(sd):
     scale = sd.vae.module.scaling_factor
     # Over 64 of the 8192 images that it was measured on.
     assert (latents * scale).std() == pytest.approx(1, abs=0.05)
+    again = decode(sd.vae.module, weights, jax.numpy.asarray(latents))
+    # Ribs are of a few percent of the contrast.
+    assert psnr(images, np.asarray(again)).mean() > 32
 
 
 @pytest.mark.slow

@@ -15,8 +15,11 @@ from medjax.pretrained import load_autoencoder
 from medjax.pretrained.diffusers_format import save_network
 from medjax.pretrained.layout import STABLE_DIFFUSION
 from medjax.pretrained.tiny import tiny_stable_diffusion
-from medjax.tasks.assembly import Given
+from medjax.tasks.assembly import Given, Shown
+from medjax.tasks.autoencoder import measure_reconstruction
 from medjax.tasks.autoencoder_kl import AutoencoderKLConfig, make_autoencoder_kl_task
+from medjax.tasks.autoencoders import decode, encode_mean
+from medjax.tasks.eval_config import EvalConfig
 from medjax.tasks.vq_vae import VQVAEConfig
 from medjax.training.optimizer import OptimConfig, make_optimizer
 from medjax.training.step import example_keys, init_state, make_train_step
@@ -43,6 +46,40 @@ def outcome(assembly, batch):
     frozen = trees.merge(assembly.frozen, assembly.statistics)
     compute = jax.jit(assembly.task.loss, static_argnums=4)
     return compute(assembly.params, frozen, batch, keys, True)
+
+
+def test_what_is_decoded_is_the_codebooks():
+    book = scratch.trained(scratch.vq_vae())
+    codes = book.weights["codebook"]
+    numbers = jnp.arange(16).reshape(1, 4, 4)
+    apart = jnp.linalg.norm(codes[:, None] - codes, axis=-1)
+    near = 0.4 * jnp.min(apart + 1e9 * jnp.eye(len(codes)))
+    way = jax.random.normal(scratch.KEY, (1, 4, 4, codes.shape[-1]))
+    moved = near * way / jnp.linalg.norm(way, axis=-1, keepdims=True)
+    variables = {"params": book.weights["network"]}
+    expected = book.module.apply(variables, codes[numbers], method="decode")
+    got = decode(book.module, book.weights, codes[numbers] + moved)
+    np.testing.assert_allclose(got, jnp.clip(expected, -1, 1), atol=1e-5)
+
+
+def test_a_page_has_the_reconstructions_and_their_likeness():
+    assembly = scratch.vq_vae()
+    weights = assembly.params | assembly.statistics
+    batch = scratch.batch()
+    keys = example_keys(scratch.KEY, 0, 4)
+    columns = assembly.task.sample(weights, {}, batch, keys, None)
+    book = scratch.trained(assembly)
+    gray = batch["images"][..., :1]
+    again = decode(
+        book.module, book.weights, encode_mean(book.module, book.weights, gray)
+    )
+    np.testing.assert_allclose(columns["original"], gray, atol=1e-6)
+    np.testing.assert_allclose(columns["reconstruction"], again, atol=1e-5)
+    shown = Shown({name: np.asarray(x) for name, x in columns.items()}, {}, [])
+    measured = measure_reconstruction(shown, None, EvalConfig())
+    psnr = 10 * jnp.log10(4 / jnp.square(gray - again).mean((1, 2, 3)))
+    assert measured["psnr_db"] == pytest.approx(float(psnr.mean()), rel=1e-4)
+    assert -1 <= measured["ssim"] < 1
 
 
 @pytest.mark.parametrize("learning", ["ema", "gradient"])

@@ -174,7 +174,7 @@ def test_samples_are_a_pure_function_of_their_key(kind):
     assert jnp.abs(frames[0] - frames[1]).max() > 0.01
 
 
-def test_guidance_leads_away_from_no_class():
+def test_guidance_leads_away_from_no_class(monkeypatch):
     assembly = scratch.unconditional(classes=("a", "b"))
     nets = trees.merge(assembly.params, assembly.statistics)
     keys, labels = jax.random.split(scratch.KEY, 2), jnp.array([0, 1])
@@ -184,6 +184,17 @@ def test_guidance_leads_away_from_no_class():
         return assembly.task.draw(nets, keys, (16, 16), labels, sampling)
 
     assert jnp.abs(draw(1.0) - draw(5.0)).max() > 1e-4
+    # A network that says a number a class, last of none.
+    said = jnp.array([0.1, 0.3, -0.2])
+
+    def denoise(self, nets, z, timesteps, labels, train=False):
+        return jnp.ones_like(z) * said[labels][:, None, None, None], nets
+
+    monkeypatch.setattr(type(assembly.task), "_denoise", denoise)
+    guided = draw(3.0)
+    said = said[2] + 3 * (said - said[2])
+    np.testing.assert_allclose(guided, draw(1.0), atol=1e-6)
+    assert len(np.unique(guided)) > 2
 
 
 def test_pixels_are_clipped_at_each_step_and_latents_never(monkeypatch):
