@@ -64,15 +64,20 @@ def check_same_run(
             refused.append(f"{name} is {_described(now)}, was {_described(then)}")
     for key, then, now in differences(completed(saved["config"]), own["config"]):
         line = f"config.{key} is {now!r}, was {then!r}"
-        if any(fnmatch.fnmatch(key, pattern) for pattern in may_differ):
-            logger.warning("going on from %s with another config: %s", checkpoint, line)
-        else:
+        if matters(key, may_differ):
             refused.append(line)
+        else:
+            logger.warning("going on from %s with another config: %s", checkpoint, line)
     if refused:
         raise UserError(
             f"{checkpoint} is of another run: {'; '.join(refused)}. Set it back, or "
             f"give another --workdir. What may differ: {', '.join(may_differ)}"
         )
+
+
+def matters(key: str, may_differ: Sequence[str] = MAY_DIFFER) -> bool:
+    """Tell whether a key of the config, as ``train.steps``, decides what is trained."""
+    return not any(fnmatch.fnmatch(key, pattern) for pattern in may_differ)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

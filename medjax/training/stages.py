@@ -19,6 +19,7 @@ from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.tasks.text_to_image import check_autoencoder
 from medjax.tasks.unconditional import unconditional_task
 from medjax.tasks.vq_vae import vq_vae_module
+from medjax.training.compatibility import differences, matters
 from medjax.training.config import RunConfig, parse
 from medjax.training.integrity import saved_steps
 from medjax.training.loop import train
@@ -59,6 +60,7 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
     if not place and (run is None or run.step < run.config.train.steps):
         with _named_as_first(config.model.autoencoder_config):
             first = _first_stage(config)
+        logger.info("first the autoencoder, by %s", config.model.autoencoder_config)
         _check_second_stage(config, first)
         with stop_on_signals() as stop:
             with _named_as_first(config.model.autoencoder_config):
@@ -83,6 +85,8 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
         autoencoder = trained_autoencoder(load_done(folder))
     except UserError as error:
         raise UserError(f"config.model.autoencoder: {folder}: {error}") from error
+    if not place:
+        _tell_of_another_config(folder, run, config)
     plan = run.config.train
     if place and run.step < plan.steps and run.config.best.patience is None:
         logger.warning(
@@ -106,6 +110,23 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
 def _run(folder: Path) -> Run | None:
     """Return the newest checkpoint in a folder; None where there is none."""
     return load_run(folder) if saved_steps(folder / "checkpoints") else None
+
+
+def _tell_of_another_config(folder: Path, run: Run, config: RunConfig) -> None:
+    """Warn where an autoencoder is not what its config file describes by now."""
+    file = config.model.autoencoder_config
+    if file is None or not Path(file.partition(":")[0]).expanduser().is_file():
+        return
+    now = _first_stage(config)
+    for key, was, said in differences(
+        dataclasses.asdict(run.config), dataclasses.asdict(now)
+    ):
+        if key == "train.steps" or matters(key):
+            logger.warning(
+                "the autoencoder in %s is taken as it is, though by %s config.%s is "
+                "now %r, and was %r; to train another, give another --workdir",
+                *(folder, file, key, said, was),
+            )
 
 
 def _trained_on(dataset: Mapping[str, str], config: RunConfig) -> tuple[object, ...]:
@@ -144,7 +165,6 @@ def _first_stage(config: RunConfig) -> RunConfig:
             "config.model.autoencoder_config, by which, or the folder of its run"
         )
     first = parse(load_config("config.model.autoencoder_config", file))
-    logger.info("first the autoencoder, by %s", file)
     if first.task not in _AUTOENCODERS:
         raise UserError(
             f"config.model.autoencoder_config: {file} is of task {first.task}; "

@@ -95,6 +95,26 @@ def test_a_second_call_goes_on_with_what_is_there(trained, monkeypatch):
     assert asked == ["unconditional"]
 
 
+def test_one_that_is_there_is_told_of_where_its_config_has_changed(
+    trained, monkeypatch, caplog
+):
+    folder, config, state = trained
+    monkeypatch.setattr(stages, "train", lambda *_: state)
+    stages.train_stages(config, folder / "run")
+    assert "is taken as it is" not in caplog.text
+    first = (folder / "first.py").read_text()
+    changed = first.replace("steps = 2", "steps = 5").replace(
+        "_groups = 4", "_groups = 2"
+    )
+    (folder / "changed.py").write_text(changed)
+    model = dataclasses.replace(
+        config.model, autoencoder_config=str(folder / "changed.py")
+    )
+    stages.train_stages(dataclasses.replace(config, model=model), folder / "run")
+    assert "config.train.steps is now 5, and was 2" in caplog.text
+    assert "config.model.norm_num_groups is now 2, and was 4" in caplog.text
+
+
 def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
     folder, config, state = trained
     asked = []
