@@ -35,10 +35,15 @@ demo: $(STAMP)  ## teach phantom-SD to follow edges, by a ControlNet: minutes on
 		--config=configs/cxr_controlnet.py:demo --workdir=workdirs/demo
 
 # JAX_NUM_CPU_DEVICES: two devices of a core each train faster than one of both.
-phantom-sd: $(STAMP)  ## train the demo's Stable Diffusion anew: two hours on two cores
+phantom-sd: $(STAMP)  ## train the demo's Stable Diffusion anew: three hours on two cores
 	JAX_NUM_CPU_DEVICES=2 $(BIN)/python -m medjax.train \
-		--config=configs/phantom_sd.py --workdir=workdirs/phantom_sd
-	$(BIN)/python -m medjax.export --workdir=workdirs/phantom_sd --overwrite \
+		--config=configs/phantom_sd.py --workdir=workdirs/phantom_sd/first
+	$(BIN)/python -m medjax.export --workdir=workdirs/phantom_sd/first --overwrite \
+		--to=workdirs/phantom_sd/base --noparity
+	JAX_NUM_CPU_DEVICES=2 $(BIN)/python -m medjax.train \
+		--config=configs/phantom_sd.py:second --workdir=workdirs/phantom_sd/second \
+		--config.model.pretrained=workdirs/phantom_sd/base
+	$(BIN)/python -m medjax.export --workdir=workdirs/phantom_sd/second --overwrite \
 		--to=medjax/pretrained/phantom_sd --dtype=float16 --noparity
 
 test: $(STAMP)  ## run the tests that are fast

@@ -1,0 +1,81 @@
+r"""Text to chest X-ray by all weights of Stable Diffusion's U-Net and text encoder.
+
+    python -m medjax.prepare --dataset=nih_cxr --source=NIH --out=DATA
+    python -m medjax.train --config=configs/cxr_text_to_image.py --workdir=DIR \
+        --config.data.root=DATA
+
+`cxr_lora.py` trains adapters instead, which need less memory and fit a small file. To
+leave the text encoder as it is: ``--config.model.train_text_encoder=False
+--config.optim.text_encoder.learning_rate=None``.
+
+Variants:
+
+* none: 512², latents computed once, min-SNR weights, caption dropout, average of
+  weights; the text encoder learns at a fifth of the U-Net's rate.
+* ``demo``: on phantoms, upon phantom-SD, which has never seen a pneumothorax.
+
+Hardware: the recommended recipe takes its 16 images in microbatches of 4, and keeps
+weights, gradients, moments and average of a billion parameters: 20 GB in float32 before
+any activation. We have not run it, so there is no expected result to quote.
+
+Data: NIH ChestX-ray14 (Wang et al., CVPR 2017), free to use with attribution to the NIH
+Clinical Center. Weights: CreativeML Open RAIL-M.
+"""
+
+from ml_collections import ConfigDict
+
+from medjax.pretrained.sources import PHANTOM_SD
+from medjax.training.config import make_config, variant_error
+
+VARIANTS = ("demo",)
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the recommended config, or that of a variant."""
+    config = make_config("text_to_image")
+    config.model.train_text_encoder = True
+    config.model.cache_latents = True
+    config.optim.schedule = "cosine"
+    if variant == "demo":
+        _demo(config)
+    elif variant:
+        raise variant_error("configs/cxr_text_to_image.py", variant, VARIANTS)
+    else:
+        _recommended(config)
+    return config
+
+
+def _recommended(config: ConfigDict) -> None:
+    config.data.image_size = 512
+    config.data.batch_size = 16
+    config.model.remat = True
+    config.diffusion.min_snr_gamma = 5.0
+    config.optim.learning_rate = 1e-5
+    config.optim.text_encoder.learning_rate = 2e-6
+    config.optim.warmup_fraction = 0.02
+    config.optim.ema_decay = 0.999
+    config.train.steps = 20_000
+    config.train.gradient_accumulation_steps = 4
+
+
+def _demo(config: ConfigDict) -> None:
+    config.data.image_size = 64
+    config.data.batch_size = 16
+    config.data.phantoms = 2048
+    config.data.phantom_finding_share = 0.5
+    config.data.workers = 0
+    config.model.pretrained = PHANTOM_SD
+    config.model.dtype = "float32"
+    config.optim.learning_rate = 2e-4
+    config.optim.warmup_fraction = 0.05
+    config.optim.ema_decay = 0.99
+    config.train.steps = 600
+    config.train.log_every = 20
+    config.train.checkpoint_every = 300
+    config.eval.every = 100
+    config.eval.sample_every = 300
+    config.eval.samples = 32
+    config.eval.sampler = "dpmpp_2m"
+    config.eval.sampler_steps = 30
+    config.eval.guidance_scale = 4.0
+    config.eval.chest_findings = True
