@@ -52,12 +52,13 @@ measured area is on the class's side of the midpoint: chance is a half.
     "phantom-sd": """
 The share of images, drawn for held-out captions, whose heart and pleural effusions, as
 measured, are what the caption says, and (chance) what those of other images say. It
-comes with medjax, trained by `configs/phantom_sd.py`.
+comes with medjax; `configs/phantom_sd.py` tells how it was trained.
 """,
     "controlnet": """
 F1 of the edges of images with those asked for, less that with those of other images: of
 phantom-SD given the caption alone; with the demo's ControlNet; and of what its
-autoencoder makes of the real images, which is as near as it can come.
+autoencoder makes of the real images, which is as near as it can come. Beside it the
+share whose heart and effusions are as captioned, and (chance) as other captions say.
 """,
     "lora": """
 How often there is a pneumothorax where the caption asks for one, and where it does not;
@@ -148,13 +149,10 @@ def phantom_sd(asked: Asked) -> list[Row]:
     images, seconds = drawing.draw(sd, requests, config.eval.sampling(), config)
     drawing.show(images, asked.out / "demos-phantom-sd.png")
     scores = agreement(images, texts)
+    named = {"heart": "heart", "effusions": "effusion", "both": "caption"}
     shares = {
         f"{what} right (chance)": _beside_chance(scores, f"{name}_agreement")
-        for what, name in (
-            ("heart", "heart"),
-            ("effusions", "effusion"),
-            ("both", "caption"),
-        )
+        for what, name in named.items()
     }
     return [{"images": str(len(images)), **shares, "seconds per image": seconds}]
 
@@ -167,9 +165,9 @@ def controlnet(asked: Asked) -> list[Row]:
     records = drawing.records(config, asked.images)
     real = drawing.pixels(records)
     data = config.data
+    numbers = range(len(real))
     cannys: list[Any] = [
-        functools.partial(edges, config=data, key=(data.seed, i))
-        for i in range(len(real))
+        functools.partial(edges, config=data, key=(data.seed, i)) for i in numbers
     ]
     conditions = np.stack(
         [canny(record["image"]) for canny, record in zip(cannys, records, strict=True)]
@@ -179,12 +177,14 @@ def controlnet(asked: Asked) -> list[Row]:
     def row(what: str, images: np.ndarray) -> None:
         scores = edge_adherence(images, conditions[..., None] / 255, cannys)
         f1, chance = scores["edge_f1"], scores["edge_f1_chance"]
+        said = agreement(images, [record["text"] for record in records])
         rows.append(
             {
                 "images": f"{len(images)} {what}",
                 "edge F1": f1,
                 "of other images (chance)": chance,
                 "difference": f1 - chance,
+                "as captioned (chance)": _beside_chance(said, "caption_agreement"),
             }
         )
         drawing.show(images, asked.out / f"demos-controlnet-{len(rows)}.png")
@@ -217,15 +217,15 @@ def lora(asked: Asked) -> list[Row]:
     def row(what: str, sd: Any) -> None:
         images, _ = drawing.draw(sd, requests, config.eval.sampling(), config)
         drawing.show(images, asked.out / f"demos-lora-{len(rows)}.png")
-        shares = presence(images, texts)
+        shares = {
+            name: report.percent(x) for name, x in presence(images, texts).items()
+        }
         others = agreement(images[without], [texts[i] for i in without])
         rows.append(
             {
                 "images": f"{len(images)} by {what}",
-                "pneumothorax where asked for": report.percent(
-                    shares["pneumothorax_presence"]
-                ),
-                "where not": report.percent(shares["pneumothorax_presence_unasked"]),
+                "pneumothorax where asked for": shares["pneumothorax_presence"],
+                "where not": shares["pneumothorax_presence_unasked"],
                 "heart and effusions right (chance)": _beside_chance(
                     others, "caption_agreement"
                 ),
@@ -289,10 +289,8 @@ def main() -> list[Path]:
         rows = DEMOS[name](asked)
         print(name, rows, file=sys.stderr, flush=True)
         title, about = f"What the demo *{name}* is worth", _EACH + ABOUT[name]
-        page = report.write_results(
-            f"demos-{name}", title, about, {name: rows}, on, PACKAGES, flags.out
-        )
-        pages.append(page)
+        given = f"demos-{name}", title, about, {name: rows}, on, PACKAGES, flags.out
+        pages.append(report.write_results(*given))
     return pages
 
 
