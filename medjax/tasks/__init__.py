@@ -48,13 +48,17 @@ class Kind:
         make: Builds it.
         trained: Puts what it trained where it is used; see `medjax.tasks.trained`.
         measure: Measures a page of samples, by the sections ``data`` and ``eval``.
+        metrics: What validation gives beside the loss without being asked.
     """
 
     sections: Mapping[str, type]
     make: Callable[[Given], Assembly]
     trained: Callable[..., Any]
     measure: Callable[[Shown, Any, Any], dict[str, float]] = _nothing
+    metrics: tuple[str, ...] = ()
 
+
+_RECONSTRUCTED = ("reconstruction", "psnr_db", "ssim")
 
 TASKS: dict[str, Kind] = {
     "controlnet": Kind(
@@ -67,6 +71,7 @@ TASKS: dict[str, Kind] = {
         make_controlnet_task,
         trained_controlnet,
         measure_adherence,
+        ("edge_f1",),
     ),
     "text_to_image": Kind(
         {
@@ -78,6 +83,7 @@ TASKS: dict[str, Kind] = {
         make_text_to_image_task,
         trained_text_to_image,
         measure_likeness,
+        ("mse", "psnr_db", "ssim"),
     ),
     "unconditional": Kind(
         {
@@ -94,12 +100,14 @@ TASKS: dict[str, Kind] = {
         make_vq_vae_task,
         trained_autoencoder,
         measure_reconstruction,
+        (*_RECONSTRUCTED, "commitment", "codebook", "perplexity", "codebook_usage"),
     ),
     "autoencoder_kl": Kind(
         {"data": DataConfig, "model": AutoencoderKLConfig, "eval": EvalConfig},
         make_autoencoder_kl_task,
         trained_autoencoder,
         measure_reconstruction,
+        (*_RECONSTRUCTED, "kl"),
     ),
 }
 

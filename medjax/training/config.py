@@ -5,6 +5,7 @@ Config files build a `ConfigDict` with `make_config` and change what their track
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any, get_type_hints
@@ -100,6 +101,14 @@ class RunConfig:
                     f"config.best.metric is {self.best.metric}, which only "
                     f"config.eval.{switch}=True of task text_to_image measures"
                 )
+        known = [f"val/{name}" for name in ("loss", *TASKS[self.task].metrics)]
+        asked_for = metric.endswith(tuple(itertools.chain(*_MEASURED_IF.values())))
+        if self.best.metric not in known and not asked_for:
+            raise UserError(
+                f"config.best.metric is {self.best.metric}, which validation of task "
+                f"{self.task} does not measure; expected one of {', '.join(known)}"
+                + nearest(self.best.metric, known)
+            )
         accumulation = self.train.gradient_accumulation_steps
         if accumulation > 1 and getattr(self.model, "architecture", "") == "conv_unet":
             raise UserError(

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from medjax.errors import UserError
+from medjax.tasks import TASKS
 from medjax.training.config import make_config, parse
 from medjax.training.early_stopping import BestConfig, Patience
 
@@ -118,3 +119,27 @@ def test_what_nobody_measures_is_refused_before_training(metric, switch):
     config.best.metric = metric
     with pytest.raises(UserError, match=f"which only config.eval.{switch}=True"):
         parse(config)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "said"),
+    [
+        ("text_to_image", "val/sim", "did you mean 'val/ssim'"),
+        ("controlnet", "val/ssim", "expected one of val/loss, val/edge_f1"),
+        ("unconditional", "val/psnr_db", "expected one of val/loss"),
+        ("vq_vae", "val/usage", "val/codebook_usage"),
+    ],
+)
+def test_what_a_task_does_not_measure_is_refused_before_training(task, metric, said):
+    config = make_config(task)
+    config.best.metric = metric
+    with pytest.raises(UserError, match=said):
+        parse(config)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_a_task_measures_may_decide(task):
+    config = make_config(task)
+    for name in ("loss", *TASKS[task].metrics):
+        config.best.metric = f"val/{name}"
+        assert parse(config).best.metric == f"val/{name}"
