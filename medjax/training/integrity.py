@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 CHECKSUMS = "checksums.json"
 # Orbax writes the time of the commit into these afterwards.
 _VOLATILE = ("_CHECKPOINT_METADATA", "commit_success.txt")
-_SMALL = 2**20
+# Bytes of files that are quick to look at.
+SMALL = 2**20
 
 
 def write_checksums(folder: Path) -> None:
@@ -32,7 +33,7 @@ def damage(folder: Path, largest: float = math.inf) -> str | None:
     """Return what is wrong with a folder that has checksums; None if nothing is.
 
     Args:
-        folder: Of one checkpoint.
+        folder: Of one checkpoint, or of anything else.
         largest: Files of more bytes need only be there.
     """
     name = CHECKSUMS
@@ -75,7 +76,7 @@ def set_damaged_aside(folder: Path) -> None:
     whole = False
     for step in reversed(saved_steps(folder)):
         checkpoint = folder / str(step)
-        if reason := damage(checkpoint, _SMALL if whole else math.inf):
+        if reason := damage(checkpoint, SMALL if whole else math.inf):
             reasons[checkpoint] = reason
         else:
             whole = True

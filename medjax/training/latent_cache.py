@@ -30,6 +30,7 @@ from medjax.arrays import Array, Params
 from medjax.data.config import DataConfig
 from medjax.data.pipeline import Source, make_batches
 from medjax.errors import Stopped, UserError
+from medjax.training.integrity import damage, write_checksums
 from medjax.training.stopping import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -109,10 +110,14 @@ def cache_latents(
         )
     name = _name(source, data, inputs, jax.tree.leaves(frozen)[0].dtype)
     folder = home / name
+    if folder.is_dir() and (reason := damage(folder)):
+        logger.warning("latents in %s are computed again: %s", folder, reason)
+        shutil.rmtree(folder)
     if not folder.is_dir():
         begun = home / f"{name}.incomplete"
         begun.mkdir(parents=True, exist_ok=True)
         _write(source, data, posterior, frozen, mesh, begun, stop)
+        write_checksums(begun)
         begun.rename(folder)
     return CachedLatents(folder)
 

@@ -21,7 +21,7 @@ from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.tasks.trained import Checkpoint, TrainedUnconditional
 from medjax.training.config import RunConfig, completed, parse
 from medjax.training.early_stopping import BestConfig
-from medjax.training.integrity import damage, saved_steps
+from medjax.training.integrity import SMALL, damage, saved_steps
 from medjax.training.stored import read_about, read_metrics, read_tree, state_names
 
 logger = logging.getLogger(__name__)
@@ -161,10 +161,12 @@ def best_step(workdir: str | Path, best: BestConfig) -> tuple[int, float]:
         UserError: If no checkpoint has been measured by that.
     """
     home = Path(workdir).expanduser().absolute() / "checkpoints"
-    measured = {
-        step: read_metrics(home / str(step)).get(best.metric, math.nan)
-        for step in saved_steps(home)
-    }
+    measured: dict[int, float] = {}
+    for step in saved_steps(home):
+        if reason := damage(home / str(step), SMALL):
+            logger.warning("checkpoint %d is passed over: %s", step, reason)
+            continue
+        measured[step] = read_metrics(home / str(step)).get(best.metric, math.nan)
     finite = {step: value for step, value in measured.items() if math.isfinite(value)}
     if not finite:
         raise UserError(

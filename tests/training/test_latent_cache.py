@@ -94,6 +94,18 @@ def test_latents_are_computed_once_for_the_same_inputs(world):
     assert not list(folder.glob("*.incomplete"))
 
 
+def test_latents_that_were_damaged_are_computed_again(world, caplog):
+    _, _, cache, _ = world
+    file = cache().folder / "latents_mean.npy"
+    before = file.read_bytes()
+    for damaged in (before[:-8], before[:-8] + bytes(8)):
+        file.write_bytes(damaged)
+        cache()
+        assert file.read_bytes() == before
+        assert "latents_mean.npy is not what was written" in caplog.text
+        caplog.clear()
+
+
 def test_another_fold_has_latents_of_its_own(world):
     _, _, cache, _ = world
     folds = [dataclasses.replace(DATA, folds=2, fold=fold) for fold in (0, 1)]
