@@ -170,7 +170,7 @@ def _write(
     told = {"test_examples": len(groups), "steps": [one.step for one in scores]}
     text = json.dumps(told | {"metrics": summary}, indent=2)
     (workdir / "cross_validation.json").write_text(text + "\n", encoding="utf-8")
-    page = _page(config, scores, summary, len(groups))
+    page = _page(config, scores, summary, len(groups), workdir)
     (workdir / "cross_validation.md").write_text(page, encoding="utf-8")
     logger.info("%s", page)
 
@@ -180,6 +180,7 @@ def _page(
     scores: Sequence[FoldScores],
     summary: dict[str, dict[str, Any]],
     count: int,
+    workdir: Path,
 ) -> str:
     """Return the table in Markdown."""
     head = ["", *(f"fold {one.fold}" for one in scores), "mean ± sd", "95% interval"]
@@ -201,4 +202,11 @@ def _page(
         f"captions of {count} test examples, which no fold has seen. sd is over folds, "
         "the interval over test groups (patients or reports)."
     )
-    return "\n".join(["# Cross-validation", "", about, "", *lines, ""])
+    choose = min if config.best.mode == "min" else max
+    best = choose(scores, key=lambda one: one.best)
+    export = (
+        f"Fold {best.fold} came out best by {config.best.metric}:\n\n"
+        f"    python -m medjax.export --workdir={workdir}/fold-{best.fold} "
+        f"--step={best.step} --to=DIR"
+    )
+    return "\n".join(["# Cross-validation", "", about, "", *lines, "", export, ""])

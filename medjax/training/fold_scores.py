@@ -82,7 +82,10 @@ def score_fold(
     if file.is_file() and (known := json.loads(file.read_text("utf-8")))["of"] == asked:
         each = {name: np.array(values) for name, values in known["each"].items()}
         return FoldScores(fold, step, best, each, known["all"])
-    run = load_run(folder, step)
+    scratch = getattr(config.model, "autoencoder", None) is not None
+    # The base may have moved since the checkpoint was saved.
+    base = None if scratch else config.model.pretrained or None
+    run = load_run(folder, step, base=base)
     real, drawn, mask = _drawn(run, test, count, config.eval.sampling())
     save_png(
         folder / "test.png",

@@ -19,6 +19,7 @@ from medjax.training.config import make_config, parse
 from medjax.training.cross_validation import cross_validate, interval
 from medjax.training.early_stopping import BestConfig
 from medjax.training.fold_scores import FoldScores
+from medjax.training.integrity import write_checksums
 from medjax.training.runs import best_step, load_run
 
 
@@ -110,7 +111,7 @@ def test_a_signal_ends_all_of_it(stubs, tmp_path, monkeypatch, when):
     ("metric", "step"), [("val/loss", 2), ("val/ssim", 3), ("val/mse", None)]
 )
 def test_the_best_checkpoint_is_that_of_the_best_measure(
-    metric, step, tmp_path, monkeypatch
+    metric, step, tmp_path, monkeypatch, caplog
 ):
     kept = {
         1: {"val/loss": math.nan, "val/ssim": 0.1},
@@ -119,13 +120,18 @@ def test_the_best_checkpoint_is_that_of_the_best_measure(
         4: {"val/loss": 0.3, "val/ssim": 0.4},
         5: {},
     }
-    monkeypatch.setattr(runs, "saved_steps", lambda home: list(kept))
+    for number in (*kept, 6):
+        (tmp_path / "checkpoints" / str(number)).mkdir(parents=True)
+        (tmp_path / "checkpoints" / str(number) / "file").touch()
+        if number in kept:
+            write_checksums(tmp_path / "checkpoints" / str(number))
     monkeypatch.setattr(runs, "read_metrics", lambda folder: kept[int(folder.name)])
     if step is None:
         with pytest.raises(UserError, match="no checkpoint was measured by val/mse"):
             best_step(tmp_path, BestConfig(metric))
     else:
         assert best_step(tmp_path, BestConfig(metric)) == (step, kept[step][metric])
+    assert "checkpoint 6 is passed over: checksums.json is missing" in caplog.text
 
 
 def test_what_was_best_has_to_be_there(tmp_path, monkeypatch):
@@ -151,7 +157,9 @@ def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(
         fold_scores,
         "load_run",
-        lambda folder, step: loaded.append((folder.name, step)) or load(folder, step),
+        lambda folder, step, **more: (
+            loaded.append((folder.name, step)) or load(folder, step, **more)
+        ),
     )
     scores = cross_validate(config, tmp_path, images=3)
     assert loaded == [(f"fold-{one.fold}", one.step) for one in scores]
@@ -181,6 +189,8 @@ def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
     assert {"pneumothorax_agreement", "pneumothorax_presence_unasked"} <= measured
     page = (tmp_path / "cross_validation.md").read_text()
     assert "| psnr_db |" in page and "captions of 3 test examples" in page
+    best = min(scores, key=lambda one: one.best)
+    assert f"--workdir={tmp_path}/fold-{best.fold} --step={best.step} --to" in page
     # A second call trains and draws nothing, and finds the same.
     before = (tmp_path / "fold-1" / "metrics.csv").read_text()
     again = cross_validate(config, tmp_path, images=3)
