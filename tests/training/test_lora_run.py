@@ -65,6 +65,29 @@ def test_the_state_is_of_adapters_alone_and_rates_are_told(uninterrupted):
     assert float(rows[-1]["val/loss"]) > 0 and rows[-1]["val/ssim"]
 
 
+def test_clipping_and_schedule_change_a_run(uninterrupted, tmp_path):
+    whole = config(steps=2)
+    path = "unet/conv_in/kernel"
+    start = trees.flatten(tiny_stable_diffusion().unet.params)["conv_in/kernel"]
+
+    def moved(state):
+        return np.linalg.norm(trees.flatten(state.params)[path] - start)
+
+    changed = {
+        key: train(
+            dataclasses.replace(
+                whole, optim=dataclasses.replace(whole.optim, **{key: value})
+            ),
+            tmp_path / key,
+        )
+        # Adam takes a gradient for less only where it is below its ε.
+        for key, value in (("clip_norm", 1e-10), ("schedule", "constant"))
+    }
+    assert moved(changed["clip_norm"]) < 0.1 * moved(uninterrupted[1])
+    # The second update is at the whole rate rather than at half of it.
+    assert moved(changed["schedule"]) > 1.1 * moved(uninterrupted[1])
+
+
 def test_what_is_read_again_is_the_base_and_the_average(uninterrupted):
     workdir, state = uninterrupted
     base, sd = tiny_stable_diffusion(), load_run(workdir).sd
