@@ -130,8 +130,9 @@ class ImageDiffusion:
         _, height, width, _ = images.shape
         size, labels = (height, width), batch.get("labels")
         drawn = self.draw(nets, keys, size, labels, sampling)
-        target = autoencoders.with_channels(images, self.channels)
-        return {"generated": drawn[-1], "target": target}
+        # Of the same class, and else another's: nothing to be like.
+        real = autoencoders.with_channels(images, self.channels)
+        return {"generated": drawn[-1], "real": real}
 
     def draw(
         self,
