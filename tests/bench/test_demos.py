@@ -33,7 +33,9 @@ def test_every_demo_has_its_row(tmp_path, monkeypatch):
     monkeypatch.setattr(demos, "load_config", tiny)
     # And the autoencoder's, which is trained first.
     monkeypatch.setattr(stages, "load_config", tiny)
-    monkeypatch.setattr(demos, "SAMPLERS", (("ddim", 2), ("ddpm", 3)))
+    monkeypatch.setattr(
+        demos, "SAMPLERS", (("ddim", 2, 0.0), ("ddim", 2, 1.0), ("ddpm", 3, 0.0))
+    )
     monkeypatch.setattr(demos, "FOLD_IMAGES", 4)
     flags = f"--images=24 --workdirs={tmp_path / 'runs'} --out={tmp_path / 'out'}"
     monkeypatch.setattr("sys.argv", ["demos", *flags.split()])
@@ -42,7 +44,7 @@ def test_every_demo_has_its_row(tmp_path, monkeypatch):
         tables |= json.loads(page.with_suffix(".json").read_text())["tables"]
     assert tables.keys() == demos.DEMOS.keys()
     real, *drawn = tables["knee"]
-    assert len(drawn) == 2
+    assert len(drawn) == 3
     # What two steps taught is no knee.
     assert all(row["Fréchet distance"] > real["Fréchet distance"] for row in drawn)
     # An autoencoder that was really trained keeps edges; a ControlNet of two steps is
@@ -52,7 +54,7 @@ def test_every_demo_has_its_row(tmp_path, monkeypatch):
     # phantom-SD itself, and each fold's adapters.
     assert len(tables["lora"]) == 3
     assert (tmp_path / "runs" / "lora" / "cross_validation.md").is_file()
-    assert len(list((tmp_path / "out").glob("*.png"))) == 10
+    assert len(list((tmp_path / "out").glob("*.png"))) == 11
 
 
 @pytest.mark.parametrize(
