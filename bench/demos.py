@@ -66,7 +66,7 @@ and how often hearts and effusions are right where it does not. Of phantom-SD, w
 never seen one, and of the demo's adapters upon it, each fold's.
 """,
 }
-# By name, steps and η: fresh noise, which DDPM has, mends what the network gets wrong.
+# By name, steps and η, the share of fresh noise in the steps of DDIM.
 SAMPLERS = (("ddim", 50, 0.0), ("ddim", 50, 1.0), ("ddpm", 1000, 0.0))
 FOLD_IMAGES = 64
 

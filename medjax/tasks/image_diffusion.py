@@ -130,7 +130,7 @@ class ImageDiffusion:
         _, height, width, _ = images.shape
         size, labels = (height, width), batch.get("labels")
         drawn = self.draw(nets, keys, size, labels, sampling)
-        # Of the same class, and else another's: nothing to be like.
+        # Other images, of the same class where there are classes; not to be matched.
         real = autoencoders.with_channels(images, self.channels)
         return {"generated": drawn[-1], "real": real}
 
