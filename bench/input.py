@@ -24,6 +24,8 @@ from bench.pipelines import READY, Batch, Pipelines, Stream, make_pipelines
 from bench.report import Row, Spread
 from medjax.errors import UserError
 
+# Of which the waiting is measured.
+_STEPS = 8
 PACKAGES = ("grain", "array-record", "torch", "pillow", "opencv-python-headless")
 ABOUT = """
 Images a second of the input pipeline, without a network that uses them. Both do the
@@ -34,6 +36,9 @@ CLIP tokenizer makes 77 ids. That the batches are equal was checked.
   out its first batches, and times the others.
 * **first batch**: seconds until the workers run and gave the first one; once a run.
 * **medjax / it**: our rate divided by this one's; above 1 means that medjax is faster.
+* **waited**: the share of the time spent waiting for batches when each is followed by
+  so many seconds of matrix products on all cores, as by a short step on the CPU. The
+  goal is under 1%.
 
 Training waits for data only where this rate is below the images a second of its step
 (see `step-*.md`), and more workers raise it as long as there are cores.
@@ -70,14 +75,37 @@ def one_turn(
         return first, time.perf_counter() - start
 
 
+def waited(make: Callable[[bool], Stream], count: int, seconds: float) -> float:
+    """Return the percentage of time spent waiting for `count` batches after the first.
+
+    Args:
+        make: Starts the pipeline.
+        count: Batches.
+        seconds: What is computed after each takes.
+    """
+    matrix = np.ones((1024, 1024), np.float32)
+    waiting = 0.0
+    with contextlib.closing(make(True)) as stream:
+        _draw(stream, 1)
+        begin = time.perf_counter()
+        for _ in range(count):
+            start = time.perf_counter()
+            while time.perf_counter() < start + seconds:
+                matrix @ matrix
+            start = time.perf_counter()
+            _draw(stream, 1)
+            waiting += time.perf_counter() - start
+        return 100 * waiting / (time.perf_counter() - begin)
+
+
 def _draw(stream: Iterator[Batch], count: int) -> None:
     for batch in itertools.islice(stream, count):
         # Touched, as a copy to a device would.
         np.asarray(batch["images"]).max()
 
 
-def measure(pipelines: Pipelines, repeats: int) -> list[Row]:
-    """Return one row a pipeline."""
+def measure(pipelines: Pipelines, repeats: int, seconds: float) -> list[Row]:
+    """Return one row a pipeline; `seconds` is what a step takes."""
     skip = READY * max(pipelines.workers, 1)
     count = 8 * skip
     makers = {"medjax": pipelines.medjax, "torch": pipelines.torch}
@@ -85,6 +113,10 @@ def measure(pipelines: Pipelines, repeats: int) -> list[Row]:
     for i in range(repeats):
         print(f"turn {i + 1} of {repeats} …", file=sys.stderr, flush=True)
         turns.append({name: one_turn(m, count, skip) for name, m in makers.items()})
+    shares = {
+        name: Spread(tuple(waited(m, _STEPS, seconds) for _ in range(repeats)))
+        for name, m in makers.items()
+    }
     drawn = count * pipelines.batch
     columns = {name: [turn[name] for turn in turns] for name in makers}
     rates = {
@@ -97,6 +129,7 @@ def measure(pipelines: Pipelines, repeats: int) -> list[Row]:
             "images/s": rates[name],
             "images/s per worker": rates[name].median / max(pipelines.workers, 1),
             "medjax / it": rates["medjax"] / rates[name],
+            f"waited, % (step of {seconds:g} s)": shares[name],
             "first batch, s": Spread(tuple(first for first, _ in columns[name])),
         }
         for name in makers
@@ -116,6 +149,9 @@ def main() -> Path:
     ):
         help_ = f"{text} (%(default)s)"
         flags.add_argument(f"--{name}", type=int, default=default, help=help_)
+    flags.add_argument(
+        "--step_seconds", type=float, default=1.0, help="of a step (%(default)s)"
+    )
     given = flags.parse_args()
     report.need(("torch",), "the DataLoader")
     if given.images < given.batch:
@@ -131,7 +167,7 @@ def main() -> Path:
             given.workers,
         )
         check_equal(pipelines)
-        rows = measure(pipelines, given.repeats)
+        rows = measure(pipelines, given.repeats, given.step_seconds)
     caption = (
         f"{given.source_size}² PNG to {given.size}², batches of {given.batch}, "
         f"{given.workers} workers"

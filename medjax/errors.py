@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,6 +27,18 @@ class UserError(ValueError):
 
 class Stopped(Exception):
     """A run was asked to stop before its end; its message says where it stands."""
+
+
+def disk_error(error: BaseException) -> str | None:
+    """Return why the disk refused, if that is what an error, or its cause, is about."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in DISK_REFUSES:
+            return seen.strerror
+        seen = seen.__cause__ or seen.__context__
+    # Tensorstore says it only in words.
+    words = map(os.strerror, DISK_REFUSES)
+    return next((reason for reason in words if reason in str(error)), None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ Each step's folder is complete or absent (orbax writes beside it and renames), a
 
 * ``state``: the trained parameters, their average, the optimiser's state, the step;
 * ``about``: the resolved config, and source and fingerprint of the inputs, as JSON;
-* ``metrics``: what validation measured, as JSON;
+* ``metrics``: what was measured, as JSON; missing where a signal came before that;
 * ``checksums.json``: a digest of every file, see `medjax.training.integrity`.
 
 The inputs, which are the frozen base and the data, are not saved: resuming with others
@@ -15,7 +15,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.checkpoint_utils import construct_restore_args
 from orbax.checkpoint.type_handlers import (
@@ -34,9 +34,10 @@ from orbax.checkpoint.type_handlers import (
 
 from medjax import trees
 from medjax.arrays import PyTree
-from medjax.errors import DISK_REFUSES, UserError
+from medjax.errors import UserError, disk_error
 from medjax.training.compatibility import check_same_run
 from medjax.training.integrity import set_damaged_aside, write_checksums
+from medjax.training.stored import write_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Checkpoints:
         Args:
             step: Updates done.
             state: Any pytree of arrays; None counts as an empty subtree.
-            metrics: What validation measured at this step, if anything.
+            metrics: What was measured at it; None if `add_metrics` is to say later.
 
         Returns:
             Whether a save was started.
@@ -161,9 +162,21 @@ class Checkpoints:
                     state=ocp.args.PyTreeSave(trees.unflatten(_by_path(state))),
                     about=ocp.args.JsonSave(self._about),
                 ),
-                metrics={name: float(value) for name, value in (metrics or {}).items()},
+                metrics=metrics,
                 force=True,
             )
+
+    def has_metrics(self, step: int) -> bool:
+        """Tell whether what was to be measured at a saved step was."""
+        return self._manager.metrics(step) is not None
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep what was measured at a step that was saved before; on every host."""
+        self.wait()
+        if jax.process_index() == 0:
+            write_metrics(self._folder / str(step), metrics)
+        multihost_utils.sync_global_devices(f"metrics of step {step}")
+        self._manager.reload()
 
     def restore(self, like: PyTree, step: int | None = None) -> PyTree:
         """Return the state of `step`, laid out as `like`.
@@ -250,7 +263,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            reason = _disk_error(error)
+            reason = disk_error(error)
             if reason is None or not self._saving:
                 raise
             whole = [s for s in self._manager.all_steps() if s != self._saving]
@@ -285,15 +298,3 @@ def _by_path(tree: PyTree) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree.leaves_with_path(tree)
     }
-
-
-def _disk_error(error: BaseException) -> str | None:
-    """Return why the disk refused, if that is what an error of orbax is about."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in DISK_REFUSES:
-            return seen.strerror
-        seen = seen.__cause__ or seen.__context__
-    # Tensorstore says it only in words.
-    words = map(os.strerror, DISK_REFUSES)
-    return next((reason for reason in words if reason in str(error)), None)

@@ -29,6 +29,15 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text(json.dumps(digests, indent=1) + "\n")
 
 
+def add_checksum(folder: Path, file: Path) -> None:
+    """Add the digest of a file that came to `folder` later."""
+    digests = json.loads((folder / CHECKSUMS).read_text())
+    digests[str(file.relative_to(folder))] = _digest(file)
+    beside = (folder / CHECKSUMS).with_suffix(".tmp")
+    beside.write_text(json.dumps(digests, indent=1) + "\n")
+    beside.replace(folder / CHECKSUMS)
+
+
 def damage(folder: Path, largest: float = math.inf) -> str | None:
     """Return what is wrong with a folder that has checksums; None if nothing is.
 

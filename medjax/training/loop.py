@@ -19,15 +19,13 @@ from medjax.data.pipeline import (
     record_ids,
 )
 from medjax.errors import Stopped
-from medjax.evaluation.curves import save_curves
-from medjax.evaluation.grids import save_png
 from medjax.tasks import TASKS
 from medjax.tasks.assembly import Given
 from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.training import about
 from medjax.training.checkpoints import Checkpoints
 from medjax.training.config import RunConfig
-from medjax.training.early_stopping import Patience
+from medjax.training.evaluations import Evaluations
 from medjax.training.latent_cache import cache_latents
 from medjax.training.metrics import MetricsWriter
 from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
@@ -58,8 +56,9 @@ def train(
     """Train until `config.train.steps`, from the newest checkpoint in `workdir` on.
 
     The last step always validates, samples and saves. SIGTERM or Ctrl-C saves after the
-    update under way, and waits for what is being saved. The workdir gets `config.json`,
-    `metrics.csv`, `curves.png`, `tensorboard/`, `samples/` and `checkpoints/`.
+    update under way, or the batch of an evaluation, which the next call then begins
+    with. The workdir gets `config.json`, `metrics.csv`, `curves.png`, `tensorboard/`,
+    `samples/` and `checkpoints/`.
 
     Args:
         config: The run's.
@@ -132,14 +131,17 @@ def _train(
         ema_decay=ema_decay,
         max_skipped=plan.max_skipped_updates,
     )
+    # Its own votes: one that training has not heard yet must not end here.
+    evaluation_votes = distributed.Agreement()
+
+    def asked_to_stop() -> bool:
+        return evaluation_votes.largest(int(stop.made)) > 0
+
+    how = (tokenizer, microbatch, config.eval, mesh, eval_key)
     validate = None
     if unseen is not None:
-        validate = make_validate(
-            task, unseen, tokenizer, microbatch, config.eval, mesh, eval_key
-        )
-    sample = make_sample(
-        task, shown, tokenizer, microbatch, config.eval, mesh, eval_key, kind.measure
-    )
+        validate = make_validate(task, unseen, *how, asked_to_stop)
+    sample = make_sample(task, shown, *how, kind.measure, asked_to_stop)
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         dataclasses.asdict(config),
@@ -186,17 +188,25 @@ def _train(
             Profile(plan, workdir / "profile") as profile,
         ):
             votes = distributed.Agreement()
-            patience = Patience(config.best, writer.history(config.best.metric))
+            evaluate = Evaluations(config, workdir, validate, sample, writer)
 
             def vote(late: bool) -> int:
                 if stop.made:
                     return _ASKED_TO_STOP
-                going_on = _NO_BETTER if patience.exhausted else _GO_ON
+                going_on = _NO_BETTER if evaluate.patience.exhausted else _GO_ON
                 return _TIME_IS_UP if late else going_on
 
             # Of several hosts, what one call hears the next one gives.
             verdict = max(votes.largest(vote(late=False)), votes.largest(_GO_ON))
             stopping = step >= plan.steps or verdict != _GO_ON
+            owing = start is not None and not checkpoints.has_metrics(start)
+            if owing and verdict != _ASKED_TO_STOP:
+                measured = evaluate(state.eval_params, frozen, step, last=stopping)
+                if measured is None:
+                    verdict, stopping = _ASKED_TO_STOP, True
+                else:
+                    checkpoints.add_metrics(step, measured)
+                    owing = False
             while not stopping:
                 step += 1
                 profile.before(step)
@@ -220,28 +230,16 @@ def _train(
                     row = {f"train/{name}": float(x) for name, x in metrics.items()}
                     row |= {f"train/{n}": float(f(step - 1)) for n, f in rates.items()}
                     row |= rate.read() | memory()
+                    writer.write(step, row)
                 with rate.paused():
-                    draws = last or step % config.eval.sample_every == 0
-                    measures = last or step % config.eval.every == 0
-                    if validate and measures:
-                        measured = validate(state.eval_params, frozen)
-                        row |= {f"val/{name}": x for name, x in measured.items()}
-                    if draws:
-                        samples = sample(state.eval_params, frozen)
-                        of = "val" if unseen is not None else "train"
-                        row |= {f"{of}/{n}": x for n, x in samples.metrics.items()}
-                        if first:
-                            save_png(workdir / f"samples/{step:07d}.png", samples.grid)
-                        writer.write_image(step, "samples", samples.grid)
-                    patience.look_at(row, complete=draws and measures)
-                    if row:
-                        writer.write(step, row)
-                    if first and draws:
-                        save_curves(workdir / "metrics.csv", workdir / "curves.png")
-                    if saves:
-                        checkpoints.save(step, state, row)
+                    measured = evaluate(state.eval_params, frozen, step, last)
+                    if measured is None:
+                        verdict, stopping, owing = _ASKED_TO_STOP, True, True
+                        checkpoints.save(step, state)
+                    elif saves:
+                        checkpoints.save(step, state, row | measured)
                 progress.update(step, row)
-        if verdict == _ASKED_TO_STOP and step < plan.steps:
+        if verdict == _ASKED_TO_STOP and (step < plan.steps or owing):
             asked = (
                 stop.signal.name if stop.signal else "another host was asked to stop"
             )
@@ -255,7 +253,7 @@ def _train(
                 "stopped at step %d of %d: %s brought nothing better",
                 step,
                 plan.steps,
-                patience,
+                evaluate.patience,
             )
         elif step < plan.steps:
             logger.info(

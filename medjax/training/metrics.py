@@ -63,7 +63,8 @@ class MetricsWriter:
 
         Args:
             step: Updates done.
-            scalars: Numbers by name, e.g. ``train/loss``; all of one step together.
+            scalars: Numbers by name, e.g. ``train/loss``; what comes later of the same
+                step is added to its row.
         """
         if not self._enabled:
             return
@@ -73,9 +74,9 @@ class MetricsWriter:
             self._events.add_scalar(name, value, step)
         logger.info(format_line(step, values))
 
-    def history(self, name: str) -> list[float]:
-        """Return all values of a scalar, those before a resumption too."""
-        return [float(row[name]) for row in self._rows if name in row]
+    def history(self, name: str) -> dict[int, float]:
+        """Return all values of a scalar by step, those before a resumption too."""
+        return {int(r["step"]): float(r[name]) for r in self._rows if name in r}
 
     def write_image(
         self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]
@@ -109,9 +110,13 @@ class MetricsWriter:
         self.close()
 
     def _append(self, row: Row) -> None:
-        self._rows.append(row)
+        earlier = bool(self._rows) and self._rows[-1]["step"] == row["step"]
+        if earlier:
+            self._rows[-1] |= row
+        else:
+            self._rows.append(row)
         new = [name for name in row if name not in self._columns]
-        if new:
+        if new or earlier:
             self._columns += new
             self._file.close()
             self._rewrite()

@@ -57,7 +57,7 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
     start = time.monotonic()
     folder = Path(place).expanduser() if place else Path(workdir) / AUTOENCODER
     run = _run(folder)
-    if not place and (run is None or run.step < run.config.train.steps):
+    if not place and (run is None or _unfinished(run)):
         with _named_as_first(config.model.autoencoder_config):
             first = _first_stage(config)
         logger.info("first the autoencoder, by %s", config.model.autoencoder_config)
@@ -110,6 +110,11 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
 def _run(folder: Path) -> Run | None:
     """Return the newest checkpoint in a folder; None where there is none."""
     return load_run(folder) if saved_steps(folder / "checkpoints") else None
+
+
+def _unfinished(run: Run) -> bool:
+    """Tell whether updates are missing, or the evaluation after the last one."""
+    return run.step < run.config.train.steps or not run.metrics
 
 
 def _tell_of_another_config(folder: Path, run: Run, config: RunConfig) -> None:

@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import orbax.checkpoint as ocp
 
 from medjax.arrays import Params
 from medjax.errors import UserError
+from medjax.training.integrity import add_checksum
+
+# Where orbax keeps them.
+_METRICS = Path("metrics", "metrics")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -23,8 +28,18 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
-    """Return what validation measured at this step, perhaps nothing."""
-    return json.loads((folder / "metrics" / "metrics").read_text())
+    """Return what was measured at this step: nothing if a signal came before that."""
+    file = folder / _METRICS
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
+    """Add what was measured to a checkpoint that was saved without it."""
+    beside = folder / "metrics.tmp"
+    beside.mkdir(exist_ok=True)
+    (beside / _METRICS.name).write_text(json.dumps(metrics))
+    beside.rename(folder / _METRICS.parent)
+    add_checksum(folder, folder / _METRICS)
 
 
 def state_names(folder: Path) -> tuple[str, ...]:

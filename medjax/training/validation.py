@@ -1,7 +1,8 @@
 """How good is it now? The validation loss, and a page of samples with their measures.
 
 Both use fixed examples, noise and timesteps, so that numbers and pictures of different
-steps can be compared.
+steps can be compared. Both may take long, so they ask between two batches whether to
+stop.
 """
 
 import dataclasses
@@ -80,10 +81,12 @@ def make_validate(
     config: EvalConfig,
     mesh: Mesh,
     key: Array,
-) -> Callable[[Params, Params], dict[str, float]]:
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> Callable[[Params, Params], dict[str, float] | None]:
     """Return ``(params, frozen) -> {"loss": …}``: means over the first examples.
 
-    Besides the loss there is what else the task says.
+    Besides the loss there is what else the task says. Where it was asked to stop it
+    returns None.
 
     Args:
         task: Gives the loss.
@@ -93,6 +96,7 @@ def make_validate(
         config: How many examples.
         mesh: Where arrays lie.
         key: Fixes noise and timesteps.
+        asked_to_stop: Called before each batch; on several hosts, all say the same.
     """
     first = FirstExamples(source, config.examples)
 
@@ -113,12 +117,16 @@ def make_validate(
     # One an example, whatever the batches are; a whole number of batches.
     all_keys = example_keys(key, 0, -(-len(first) // size) * size)
 
-    def validate(params: Params, frozen: Params) -> dict[str, float]:
+    def validate(params: Params, frozen: Params) -> dict[str, float] | None:
         total: Any = None
         for i, batch in enumerate(_batches(first, tokenizer, data, mesh)):
+            if asked_to_stop():
+                return None
             keys = all_keys[i * size : (i + 1) * size]
             placed = meshes.place_batch(batch, mesh)
             new = totals(params, frozen, placed, keys)
+            # Two under way are enough; with all of them nobody could be asked.
+            jax.block_until_ready(total)
             total = new if total is None else jax.tree.map(jnp.add, total, new)
         means, observed = jax.tree.map(lambda x: x / len(first), total)
         _, said = task.follow({}, observed, key)
@@ -149,11 +157,13 @@ def make_sample(
     mesh: Mesh,
     key: Array,
     measure: Callable[[Shown, Any, Any], dict[str, float]],
-) -> Callable[[Params, Params], Samples]:
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> Callable[[Params, Params], Samples | None]:
     """Return ``(params, frozen) -> Samples`` for the first validation examples.
 
     Arguments are those of `make_validate`, and the task's own measure. As many images
-    are drawn at a time as `data.batch_size` says; the page shows the first 32.
+    are drawn at a time as `data.batch_size` says; the page shows the first 32. Where it
+    was asked to stop it returns None.
     """
     first = FirstExamples(source, config.samples)
     shards = meshes.batch_shards(mesh)
@@ -177,9 +187,11 @@ def make_sample(
             name: np.asarray(one.addressable_data(0)) for name, one in whole.items()
         }
 
-    def sample(params: Params, frozen: Params) -> Samples:
+    def sample(params: Params, frozen: Params) -> Samples | None:
         drawn, given = [], []
         for number, batch in enumerate(batches):
+            if asked_to_stop():
+                return None
             placed: Any = meshes.place_batch(batch, mesh)
             keys = all_keys[number * size : (number + 1) * size]
             drawn.append(on_host(generate(params, frozen, placed, keys)))

@@ -1,7 +1,9 @@
 """Both pipelines give the same batches, and both are measured."""
 
 import dataclasses
+import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -31,6 +33,22 @@ def test_pipelines_that_differ_are_refused(pipelines, monkeypatch):
 
 
 def test_both_are_timed_over_several_epochs(pipelines):
-    rows = bench_input.measure(pipelines, repeats=2)
+    rows = bench_input.measure(pipelines, repeats=2, seconds=0.01)
     assert [row["pipeline"] for row in rows] == ["medjax", "torch"]
     assert all(min(row["images/s"].values) > 1 for row in rows)
+    for row in rows:
+        assert 0 < row["waited, % (step of 0.01 s)"].median < 100
+
+
+def test_waiting_is_what_is_not_computing():
+    def slow(shuffle):
+        while True:
+            time.sleep(0.03)
+            yield {"images": np.zeros(1)}
+
+    def quick(shuffle):
+        while True:
+            yield {"images": np.zeros(1)}
+
+    assert 35 < bench_input.waited(slow, 4, 0.03) < 75
+    assert bench_input.waited(quick, 4, 0.03) < 5

@@ -18,6 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from medjax.errors import UserError
 from medjax.meshes import MeshConfig, make_mesh
 from medjax.training.checkpoints import Checkpoints
+from medjax.training.integrity import damage
+from medjax.training.stored import read_metrics
 
 BASE = {"source": "some/base", "fingerprint": "aaaa"}
 
@@ -102,6 +104,30 @@ def test_checkpoints_without_the_metric_are_never_the_best(tmp_path):
         assert checkpoints.best_step == 1
     kept = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
     assert kept == {1, 3, 4}
+
+
+def test_what_is_measured_after_saving_counts_as_if_before(tmp_path):
+    with opened(tmp_path, keep_last=1, keep_best=1) as checkpoints:
+        checkpoints.save(1, make_state(1))
+        assert not checkpoints.has_metrics(1)
+        assert checkpoints.best_step is None
+    assert read_metrics(tmp_path / "1") == {}
+    with opened(tmp_path, keep_last=1, keep_best=1) as checkpoints:
+        assert not checkpoints.has_metrics(1)
+        checkpoints.add_metrics(1, {"val/loss": 0.5})
+        assert checkpoints.has_metrics(1)
+        checkpoints.save(2, make_state(2), {"val/loss": 0.7})
+        checkpoints.save(3, make_state(3), {})
+        assert checkpoints.has_metrics(3)
+        assert checkpoints.best_step == 1
+    assert read_metrics(tmp_path / "1") == {"val/loss": 0.5}
+    assert damage(tmp_path / "1") is None
+    with opened(tmp_path, keep_last=1, keep_best=1) as checkpoints:
+        assert checkpoints.best_step == 1
+        assert_same(checkpoints.restore(make_state(0), 1), make_state(1))
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "3"}
+    (tmp_path / "1" / "metrics" / "metrics").write_text("{")
+    assert damage(tmp_path / "1") == "metrics/metrics is not what was written"
 
 
 def test_no_metric_at_all_has_no_best(tmp_path):

@@ -18,6 +18,7 @@ from medjax.training.config import parse
 from medjax.training.early_stopping import BestConfig
 from medjax.training.integrity import damage
 from medjax.training.loop import train
+from medjax.training.stored import read_metrics
 from tests.tiny_demo import get_config
 
 
@@ -79,6 +80,50 @@ def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(uninterrupted, tmp
         got = trees.flatten(getattr(state, name))
         for path, leaf in trees.flatten(getattr(expected, name)).items():
             np.testing.assert_array_equal(got[path], leaf, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("make", "step"),
+    [("make_validate", 2), pytest.param("make_sample", 4, marks=pytest.mark.slow)],
+)
+def test_an_evaluation_that_a_signal_ends_is_made_up_for(
+    uninterrupted, tmp_path, monkeypatch, make, step
+):
+    reference, expected = uninterrupted
+    original = getattr(loop, make)
+
+    def signalled(*args):
+        evaluate = original(*args)
+
+        def call(params, frozen):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(params, frozen)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, make, signalled)
+        with pytest.raises(Stopped, match=f"SIGTERM at step {step} of 4, saved in"):
+            train(small_config(), tmp_path)
+    # What training did is there, what was not evaluated to its end is not.
+    assert rows(tmp_path)[step]["train/loss"]
+    assert not rows(tmp_path)[step]["val/loss"]
+    assert read_metrics(tmp_path / "checkpoints" / str(step)) == {}
+    state = train(small_config(), tmp_path)
+    ours, theirs = rows(tmp_path), rows(reference)
+    assert list(ours) == [1, 2, 3, 4]
+    for name in ("train/loss", "val/loss", "val/edge_f1"):
+        assert [r[name] for r in ours.values()] == [r[name] for r in theirs.values()]
+    for saved in ("2", "4"):
+        mine, other = (
+            read_metrics(folder / "checkpoints" / saved)
+            for folder in (tmp_path, reference)
+        )
+        assert mine["val/loss"] == other["val/loss"]
+    pages = [folder / "samples" / "0000004.png" for folder in (tmp_path, reference)]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+    for path, leaf in trees.flatten(expected.params).items():
+        np.testing.assert_array_equal(trees.flatten(state.params)[path], leaf, path)
 
 
 @pytest.mark.slow

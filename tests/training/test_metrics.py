@@ -65,6 +65,21 @@ def test_resuming_drops_the_rows_after_the_restored_step(tmp_path):
     assert (rows[0]["lr"], rows[2]["lr"], rows[2]["new"]) == ("1.0", "", "1.0")
 
 
+def test_what_comes_later_of_a_step_joins_its_row(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(10, {"train/loss": 0.5})
+        writer.write(20, {"train/loss": 0.4})
+    with MetricsWriter(tmp_path, restored_step=20) as writer:
+        writer.write(20, {"val/loss": 0.6, "new": 1.0})
+        writer.write(30, {"train/loss": 0.3})
+        assert writer.history("val/loss") == {20: 0.6}
+        assert writer.history("train/loss") == {10: 0.5, 20: 0.4, 30: 0.3}
+    first, second, third = read(tmp_path)
+    assert (first["step"], second["step"], third["step"]) == ("10", "20", "30")
+    assert (second["train/loss"], second["val/loss"]) == ("0.4", "0.6")
+    assert (first["new"], second["new"]) == ("", "1.0")
+
+
 def test_starting_anew_forgets_the_old_rows(tmp_path):
     for _ in range(2):
         with MetricsWriter(tmp_path) as writer:

@@ -95,6 +95,17 @@ def test_a_second_call_goes_on_with_what_is_there(trained, monkeypatch):
     assert asked == ["unconditional"]
 
 
+def test_one_that_was_not_evaluated_to_its_end_is_gone_on_with(trained, monkeypatch):
+    folder, config, state = trained
+    asked = []
+    monkeypatch.setattr(
+        stages, "train", lambda config, *_: asked.append(config.task) or state
+    )
+    monkeypatch.setattr(runs, "read_metrics", lambda folder: {})
+    stages.train_stages(config, folder / "run")
+    assert asked == ["vq_vae", "unconditional"]
+
+
 def test_one_that_is_there_is_told_of_where_its_config_has_changed(
     trained, monkeypatch, caplog
 ):

@@ -87,6 +87,24 @@ def test_a_page_is_the_same_in_batches():
         np.testing.assert_allclose(few, many, rtol=1e-6)
 
 
+def test_both_stop_between_two_batches():
+    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
+    source = PhantomSource("validation", 16, 7, seed=0)
+    data = DataConfig(image_size=16, batch_size=2, workers=0)
+    config = EvalConfig(examples=7, samples=7)
+    how = (source, tiny_tokenizer(), data, config, mesh, jax.random.key(0))
+    answers: list[bool] = []
+    validate = make_validate(Draws(), *how, lambda: answers.pop(0))
+    sample = make_sample(Brightness(), *how, lambda *_: {}, lambda: answers.pop(0))
+    for evaluate in (validate, sample):
+        answers += [False, False, True]
+        assert evaluate({}, {}) is None
+        # Asked before each of the four batches.
+        answers += [False] * 4
+        assert evaluate({}, {}) is not None
+        assert not answers
+
+
 def test_data_may_have_no_validation_split(monkeypatch, caplog):
     data = DataConfig(image_size=16, phantoms=16, workers=0)
     assert len(held_out(data)) == 2
