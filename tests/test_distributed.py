@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -293,6 +294,14 @@ def test_hosts_that_are_killed_or_stopped_go_on_as_if_nothing_was(two_hosts, tmp
     assert [code for code, _, _ in done] == [STOPPED_EXIT_CODE] * 2, done
     assert "another host was asked to stop at step" in done[0][2]
     assert "stopped: SIGTERM at step" in done[1][2]
+
+    # One host of eight devices goes on with the same batches.
+    alone = tmp_path.with_name("alone")
+    shutil.copytree(tmp_path, alone)
+    ((code, _, err),) = hosts.finish([hosts.start_one(command(alone), devices=8)])
+    assert code == 0, err
+    assert "resuming after step" in err
+    assert_close(result(alone), result(two_hosts[0]), 1e-5)
 
     done = hosts.finish(hosts.start(command(tmp_path)))
     assert [code for code, _, _ in done] == [0, 0], done

@@ -56,10 +56,13 @@ def test_copy_is_exact_and_complete(networks):
 def test_residuals_are_exactly_zero_at_the_start(networks):
     unet, unet_params, controlnet, params = networks
     latents, timesteps, text, picture = inputs()
-    down, mid = controlnet.apply({"params": params}, latents, timesteps, text, picture)
+    down, mid = jax.jit(controlnet.apply)(
+        {"params": params}, latents, timesteps, text, picture
+    )
     assert all((x == 0).all() for x in [*down, mid])
-    without = unet.apply({"params": unet_params}, latents, timesteps, text)
-    given = unet.apply({"params": unet_params}, latents, timesteps, text, down, mid)
+    apply = jax.jit(unet.apply)
+    without = apply({"params": unet_params}, latents, timesteps, text)
+    given = apply({"params": unet_params}, latents, timesteps, text, down, mid)
     np.testing.assert_array_equal(without, given)
 
 
@@ -101,7 +104,7 @@ def test_scale_multiplies_and_bgr_reverses(networks):
     assert (each[2][1] == 0).all()
     np.testing.assert_allclose(half_mid, 0.5 * mid, rtol=1e-6)
     bgr = controlnet.clone(controlnet_conditioning_channel_order="bgr")
-    _, reversed_mid = bgr.apply(
+    _, reversed_mid = jax.jit(bgr.apply)(
         {"params": params}, latents, timesteps, text, picture[..., ::-1]
     )
     np.testing.assert_allclose(reversed_mid, mid, rtol=1e-5, atol=1e-6)

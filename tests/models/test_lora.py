@@ -124,7 +124,7 @@ def test_adapters_reach_layers_whose_activations_are_computed_again():
             output = module.apply({"params": params, "lora": extra}, x, text)
             return jnp.square(output).sum()
 
-        return jax.value_and_grad(loss, allow_int=True)(extra)
+        return jax.jit(jax.value_and_grad(loss, allow_int=True))(extra)
 
     value, plain = total(block)
     again, remat = total(nn.remat(TransformerBlock)(2, name="block"))

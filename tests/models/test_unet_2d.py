@@ -53,7 +53,7 @@ def test_unet_2d_is_that_of_diffusers(levels):
     images = rng.standard_normal((2, 8, 12, 2)).astype(np.float32)
     timesteps, labels = np.array([3, 801]), np.array([0, 2])
     given = (jnp.asarray(x) for x in (images, timesteps, labels))
-    got = ours.apply({"params": params}, *given)
+    got = jax.jit(ours.apply)({"params": params}, *given)
     with torch.no_grad():
         expected = theirs(
             torch.from_numpy(images.transpose(0, 3, 1, 2)),
@@ -83,52 +83,44 @@ def test_the_published_networks_have_their_size(fields, count):
 def conv_unet():
     unet = ConvUNet(block_out_channels=(4, 8, 8), residual=True, num_classes=2)
     params, stats = unet.init_variables(jax.random.key(0))
-    return unet, {"params": params, "batch_stats": stats}
+    apply = jax.jit(unet.apply, static_argnames=("train", "mutable"))
+    return apply, {"params": params, "batch_stats": stats}
 
 
 def test_evaluation_normalises_by_running_averages(conv_unet):
-    unet, variables = conv_unet
+    apply, variables = conv_unet
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.standard_normal((4, 8, 8, 1)), jnp.float32)
     times, labels = jnp.arange(4), jnp.array([0, 1, 2, 0])
-    alone = unet.apply(variables, images[:1], times[:1], labels[:1])
-    together = unet.apply(variables, images, times, labels)
+    alone = apply(variables, images[:1], times[:1], labels[:1])
+    together = apply(variables, images, times, labels)
     # In training mode an example's result depends on the others of its batch.
     np.testing.assert_allclose(alone, together[:1], atol=1e-5)
-    trained, _ = unet.apply(
-        variables, images, times, labels, True, mutable=["batch_stats"]
+    trained, _ = apply(
+        variables, images, times, labels, train=True, mutable="batch_stats"
     )
     assert jnp.abs(trained - together).max() > 1e-2
 
 
 def test_running_averages_approach_the_batches(conv_unet):
-    unet, variables = conv_unet
+    apply, variables = conv_unet
     rng = np.random.default_rng(0)
     images = jnp.asarray(3 + 2 * rng.standard_normal((8, 8, 8, 1)), jnp.float32)
     times, labels = jnp.zeros(8), jnp.zeros(8, jnp.int32)
 
-    @jax.jit
-    def renew(stats):
-        given = {**variables, "batch_stats": stats}
-        _, renewed = unet.apply(
-            given, images, times, labels, True, mutable=["batch_stats"]
-        )
-        return renewed["batch_stats"]
-
-    stats = variables["batch_stats"]
+    given = variables
     for _ in range(100):
-        stats = renew(stats)
-    given = {**variables, "batch_stats": stats}
-    trained, _ = unet.apply(given, images, times, labels, True, mutable=["batch_stats"])
-    np.testing.assert_allclose(
-        unet.apply(given, images, times, labels), trained, atol=1e-3
-    )
+        trained, renewed = apply(
+            given, images, times, labels, train=True, mutable="batch_stats"
+        )
+        given = {**variables, **renewed}
+    np.testing.assert_allclose(apply(given, images, times, labels), trained, atol=1e-3)
 
 
 def test_a_class_changes_the_output(conv_unet):
-    unet, variables = conv_unet
+    apply, variables = conv_unet
     images, times = jnp.zeros((3, 8, 8, 1)), jnp.zeros(3)
-    outputs = unet.apply(variables, images, times, jnp.arange(3))
+    outputs = apply(variables, images, times, jnp.arange(3))
     for one, other in ((0, 1), (1, 2), (0, 2)):
         assert jnp.abs(outputs[one] - outputs[other]).max() > 0
 

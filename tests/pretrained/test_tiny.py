@@ -1,5 +1,6 @@
 """The embedded default: small, the same every time, with an autoencoder that works."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,8 +35,9 @@ def test_the_autoencoder_gives_back_gray_images(sd, dtype):
     vae = AutoencoderKL.from_config(sd.vae.config, dtype=dtype)
     params = {"params": trees.cast(sd.vae.params, dtype)}
     images = radiographs()
-    mean, logvar = vae.apply(params, images, method="encode")
-    decoded = vae.apply(params, mean, method="decode").astype(jnp.float32)
+    apply = jax.jit(vae.apply, static_argnames="method")
+    mean, logvar = apply(params, images, method="encode")
+    decoded = apply(params, mean, method="decode").astype(jnp.float32)
     assert psnr(decoded, images) > 33
     inside = (slice(None), slice(4, -4), slice(4, -4))
     assert psnr(decoded[inside], images[inside]) > 38
@@ -47,7 +49,8 @@ def test_latents_are_what_the_module_says(sd):
     x = np.asarray(images[:, :, 6, 0] + images[:, :, 7, 0]) / 2
     across = jnp.repeat(jnp.asarray(x)[:, :, None, None], 16, axis=2)
     rows = jnp.repeat(across, 3, axis=-1)
-    latents, _ = sd.vae.module.apply({"params": sd.vae.params}, rows, method="encode")
+    apply = jax.jit(sd.vae.module.apply, static_argnames="method")
+    latents, _ = apply({"params": sd.vae.params}, rows, method="encode")
     # Rows vary, columns do not: (1) and (2) along the first axis.
     before, here, after, second = x[:, 1:-4:2], x[:, 2:-3:2], x[:, 3:-2:2], x[:, 4:-1:2]
     m = 0.8 * (here + after) - 0.3 * (before + second)
@@ -60,7 +63,8 @@ def test_latents_are_what_the_module_says(sd):
 
 def test_latents_have_about_unit_variance(sd):
     params = {"params": sd.vae.params}
-    latents, _ = sd.vae.module.apply(params, radiographs(), method="encode")
+    apply = jax.jit(sd.vae.module.apply, static_argnames="method")
+    latents, _ = apply(params, radiographs(), method="encode")
     deviation = np.asarray(latents).std(axis=(0, 1, 2))
     assert ((deviation > 0.3) & (deviation < 3)).all()
 
@@ -74,11 +78,11 @@ def test_the_seed_decides(sd):
 
 def test_sizes_fit_together_and_are_small(sd):
     text_ids = jnp.array([sd.tokenizer("a chest x-ray")["input_ids"]])
-    text = sd.text_encoder.module.apply({"params": sd.text_encoder.params}, text_ids)
+    params = {"params": sd.text_encoder.params}
+    text = jax.eval_shape(sd.text_encoder.module.apply, params, text_ids)
     latents = jnp.zeros((1, 8, 8, sd.vae.module.latent_channels))
-    output = sd.unet.module.apply(
-        {"params": sd.unet.params}, latents, jnp.array([500]), text
-    )
+    params, timesteps = {"params": sd.unet.params}, jnp.array([500])
+    output = jax.eval_shape(sd.unet.module.apply, params, latents, timesteps, text)
     assert output.shape == latents.shape
     assert sd.schedule.num_timesteps == 1000
     assert trees.count(sd.unet.params) < 1_500_000

@@ -48,6 +48,15 @@ def outcome(assembly, batch):
     return compute(assembly.params, frozen, batch, keys, True)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def encoded(module, network, images):
+    """Return what the module makes of images' first channel."""
+    return module.apply({"params": network}, images[..., :1], method="encode")
+
+
+compiled_decode = jax.jit(decode, static_argnums=0)
+
+
 def test_what_is_decoded_is_the_codebooks():
     book = scratch.trained(scratch.vq_vae())
     codes = book.weights["codebook"]
@@ -57,8 +66,9 @@ def test_what_is_decoded_is_the_codebooks():
     way = jax.random.normal(scratch.KEY, (1, 4, 4, codes.shape[-1]))
     moved = near * way / jnp.linalg.norm(way, axis=-1, keepdims=True)
     variables = {"params": book.weights["network"]}
-    expected = book.module.apply(variables, codes[numbers], method="decode")
-    got = decode(book.module, book.weights, codes[numbers] + moved)
+    apply = jax.jit(book.module.apply, static_argnames="method")
+    expected = apply(variables, codes[numbers], method="decode")
+    got = compiled_decode(book.module, book.weights, codes[numbers] + moved)
     np.testing.assert_allclose(got, jnp.clip(expected, -1, 1), atol=1e-5)
 
 
@@ -67,12 +77,13 @@ def test_a_page_has_the_reconstructions_and_their_likeness():
     weights = assembly.params | assembly.statistics
     batch = scratch.batch()
     keys = example_keys(scratch.KEY, 0, 4)
-    columns = assembly.task.sample(weights, {}, batch, keys, None)
+    columns = jax.jit(lambda w, b: assembly.task.sample(w, {}, b, keys, None))(
+        weights, batch
+    )
     book = scratch.trained(assembly)
     gray = batch["images"][..., :1]
-    again = decode(
-        book.module, book.weights, encode_mean(book.module, book.weights, gray)
-    )
+    latents = jax.jit(encode_mean, static_argnums=0)(book.module, book.weights, gray)
+    again = compiled_decode(book.module, book.weights, latents)
     np.testing.assert_allclose(columns["original"], gray, atol=1e-6)
     np.testing.assert_allclose(columns["reconstruction"], again, atol=1e-5)
     shown = Shown({name: np.asarray(x) for name, x in columns.items()}, {}, [])
@@ -94,9 +105,7 @@ def test_the_loss_is_the_sum_of_its_parts(learning):
         np.testing.assert_allclose(parts["codebook"], parts["commitment"], rtol=1e-6)
     np.testing.assert_allclose(got.losses, expected, rtol=1e-6)
     weights = assembly.params | assembly.statistics
-    latents = assembly.task.module.apply(
-        {"params": weights["network"]}, batch["images"][..., :1], method="encode"
-    )
+    latents = encoded(assembly.task.module, weights["network"], batch["images"])
     codes = weights["codebook"]["codes"]
     nearest = codes[nearest_codes(latents, codes)]
     np.testing.assert_allclose(
@@ -111,10 +120,11 @@ def test_each_part_of_the_loss_moves_what_it_should():
     batch, keys = scratch.batch(), example_keys(scratch.KEY, 0, 4)
     images = batch["images"][..., :1]
     codes = params["codebook"]["codes"]
-    got = jax.grad(
-        lambda params: assembly.task.loss(params, {}, batch, keys, True).losses.sum()
+    got = jax.jit(
+        jax.grad(lambda p: assembly.task.loss(p, {}, batch, keys, True).losses.sum())
     )(params)
 
+    @jax.jit
     def encode(network):
         return module.apply({"params": network}, images, method="encode")
 
@@ -128,7 +138,8 @@ def test_each_part_of_the_loss_moves_what_it_should():
     pulled = 2 * (chosen - latents) / latents[0].size
     by_code = jnp.zeros_like(codes).at[numbers].add(pulled)
     np.testing.assert_allclose(got["codebook"]["codes"], by_code, atol=1e-6)
-    of_decoder, at_codes = jax.grad(reconstruction, (0, 1))(params["network"], chosen)
+    gradient = jax.jit(jax.grad(reconstruction, (0, 1)))
+    of_decoder, at_codes = gradient(params["network"], chosen)
     (of_encoder,) = back(at_codes - 0.3 * pulled)
     for name, expected in (("encoder", of_encoder), ("decoder", of_decoder)):
         assert_close = functools.partial(np.testing.assert_allclose, atol=1e-5)
@@ -146,10 +157,8 @@ def test_the_codebook_learns_one_way_or_the_other(learning):
 def test_kl_is_that_of_normal_distributions():
     assembly = kl_task()
     got = outcome(assembly, scratch.batch())
-    mean, logvar = assembly.task.module.apply(
-        {"params": assembly.params["network"]},
-        scratch.batch()["images"][..., :1],
-        method="encode",
+    mean, logvar = encoded(
+        assembly.task.module, assembly.params["network"], scratch.batch()["images"]
     )
     kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar).mean((1, 2, 3))
     np.testing.assert_allclose(got.metrics["kl"], kl, rtol=1e-5)

@@ -1,6 +1,7 @@
 """Diffusion without a text: its latents, its norms, its classes, its samples."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,18 @@ from medjax.tasks.unconditional import UnconditionalConfig
 from medjax.training.step import example_keys
 from tests.tasks import scratch
 
+encode = jax.jit(autoencoders.encode, static_argnums=0)
+decode = jax.jit(autoencoders.decode, static_argnums=0)
+
+
+@functools.cache
+def compiled(task, train):
+    return jax.jit(lambda p, f, b, k: task.loss(p, f, b, k, train))
+
 
 def loss(assembly, batch, keys, train=False):
     frozen = trees.merge(assembly.frozen, assembly.statistics)
-
-    @jax.jit
-    def compute(params):
-        return assembly.task.loss(params, frozen, batch, keys, train)
-
-    return compute(assembly.params)
+    return compiled(assembly.task, train)(assembly.params, frozen, batch, keys)
 
 
 def test_an_examples_loss_depends_on_it_and_its_key_alone():
@@ -52,16 +56,14 @@ def test_latents_have_unit_variance_on_the_training_set():
     records = np.stack([source[i]["image"] for i in range(len(source))])
     images = jnp.asarray(records / 127.5 - 1, jnp.float32)
     nets = trees.merge(assembly.frozen, assembly.statistics)
-    latents = assembly.task.encode(nets, images, jax.random.split(scratch.KEY, 40))
+    keys = jax.random.split(scratch.KEY, 40)
+    latents = jax.jit(assembly.task.encode)(nets, images, keys)
     axes = (0, 1, 2)
     np.testing.assert_allclose(latents.var(axes), 1.0, atol=0.01)
     np.testing.assert_allclose(latents.mean(axes), 0.0, atol=0.01)
     # The original did not scale them.
-    unscaled = autoencoders.encode(
-        trained.module,
-        trained.weights,
-        autoencoders.with_channels(images, 1),
-        jax.random.split(scratch.KEY, 40),
+    unscaled = encode(
+        trained.module, trained.weights, autoencoders.with_channels(images, 1), keys
     )
     assert (jnp.abs(unscaled.mean(axes)) > 0.1).all()
 
@@ -82,9 +84,15 @@ def test_the_loss_is_of_scaled_latents(monkeypatch):
     images = jnp.asarray(records / 127.5 - 1, jnp.float32)
     frozen = trees.merge(assembly.frozen, assembly.statistics)
     keys = jax.random.split(scratch.KEY, 40)
-    assembly.task.loss(assembly.params, frozen, {"images": images}, keys, False)
-    np.testing.assert_allclose(seen[0].var((0, 1, 2)), 1.0, atol=0.01)
-    np.testing.assert_allclose(seen[0].mean((0, 1, 2)), 0.0, atol=0.01)
+
+    @jax.jit
+    def latents(params, frozen, images):
+        assembly.task.loss(params, frozen, {"images": images}, keys, False)
+        return seen.pop()
+
+    found = latents(assembly.params, frozen, images)
+    np.testing.assert_allclose(found.var((0, 1, 2)), 1.0, atol=0.01)
+    np.testing.assert_allclose(found.mean((0, 1, 2)), 0.0, atol=0.01)
 
 
 def test_an_autoencoder_that_collapsed_is_told():
@@ -104,12 +112,12 @@ def test_what_is_encoded_is_decoded_to_the_same():
     nets = trees.merge(assembly.frozen, assembly.statistics)
     images = scratch.batch()["images"]
     keys = jax.random.split(scratch.KEY, 4)
-    latents = assembly.task.encode(nets, images, keys)
+    latents = jax.jit(assembly.task.encode)(nets, images, keys)
     gray = autoencoders.with_channels(images, 1)
-    own = autoencoders.encode(trained.module, trained.weights, gray, keys)
+    own = encode(trained.module, trained.weights, gray, keys)
     np.testing.assert_allclose(
-        assembly.task.decode(nets, latents),
-        autoencoders.decode(trained.module, trained.weights, own),
+        jax.jit(assembly.task.decode)(nets, latents),
+        decode(trained.module, trained.weights, own),
         atol=1e-4,
     )
 
@@ -160,8 +168,12 @@ def test_samples_are_a_pure_function_of_their_key(kind):
     keys = jax.random.split(scratch.KEY, 3)
     sampling = SamplingConfig(sampler="ddpm", steps=4, guidance_scale=1.0)
 
-    def draw(keys, frames=1):
+    @functools.partial(jax.jit, static_argnames="frames")
+    def drawn(nets, keys, frames):
         return assembly.task.draw(nets, keys, (16, 16), None, sampling, frames)
+
+    def draw(keys, frames=1):
+        return drawn(nets, keys, frames)
 
     images = draw(keys)
     assert images.shape == (1, 3, 16, 16, 1)
@@ -181,7 +193,9 @@ def test_guidance_leads_away_from_no_class(monkeypatch):
 
     def draw(scale):
         sampling = SamplingConfig(steps=2, guidance_scale=scale)
-        return assembly.task.draw(nets, keys, (16, 16), labels, sampling)
+        return jax.jit(
+            lambda nets: assembly.task.draw(nets, keys, (16, 16), labels, sampling)
+        )(nets)
 
     assert jnp.abs(draw(1.0) - draw(5.0)).max() > 1e-4
     # A network that says a number a class, last of none.
@@ -203,13 +217,15 @@ def test_pixels_are_clipped_at_each_step_and_latents_never(monkeypatch):
     monkeypatch.setattr(
         samplers, "trace", lambda plan, *rest: seen.append(plan) or trace(plan, *rest)
     )
+    sampling = SamplingConfig(steps=2)
     for autoencoder in (None, scratch.trained(scratch.vq_vae())):
         assembly = scratch.unconditional(autoencoder=autoencoder)
         nets = trees.merge(
             assembly.params, trees.merge(assembly.frozen, assembly.statistics)
         )
         keys = jax.random.split(scratch.KEY, 1)
-        assembly.task.draw(nets, keys, (16, 16), None, SamplingConfig(steps=2))
+        draw = functools.partial(assembly.task.draw, labels=None, sampling=sampling)
+        jax.eval_shape(functools.partial(draw, size=(16, 16)), nets, keys)
     # The original clamped its latents to ±1, and began with noise of another size.
     assert [plan.clip for plan in seen] == [1.0, None]
     assert [plan.noise_scale for plan in seen] == [1.0, 1.0]

@@ -5,7 +5,11 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -21,6 +25,7 @@ from medjax.training.early_stopping import BestConfig
 from medjax.training.fold_scores import FoldScores
 from medjax.training.integrity import write_checksums
 from medjax.training.runs import best_step, load_run
+from tests.commands import REPOSITORY
 
 
 def small():
@@ -198,6 +203,57 @@ def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
     assert len(loaded) == 2
     for one, other in zip(scores, again, strict=True):
         np.testing.assert_array_equal(one.each["ssim"], other.each["ssim"])
+
+
+def start(folder, steps):
+    """Cross-validate the tiny adapters in two folds, in a process of its own."""
+    flags = {
+        "data.folds": 2,
+        "data.phantoms": 24,
+        "train.steps": steps,
+        "train.checkpoint_every": 1,
+        "train.log_every": 1,
+        "eval.every": 1,
+        "eval.sample_every": steps,
+    }
+    command = ("-m", "medjax.cross_validate", "--config=tests/tiny_lora.py")
+    given = [f"--config.{name}={value}" for name, value in flags.items()]
+    with folder.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, *command, *given, f"--workdir={folder}", "--images=3"],
+            cwd=REPOSITORY,
+            stderr=log,
+        )
+
+
+@pytest.mark.slow
+def test_what_is_killed_in_its_second_fold_goes_on_there(tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="efficientnet absent")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole, steps=6).wait() == 0, whole.with_suffix(".log").read_text()
+    process = start(killed, steps=6)
+    while len(list((killed / "fold-1" / "checkpoints").glob("[0-9]"))) < 2:
+        assert process.poll() is None, killed.with_suffix(".log").read_text()
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (killed / "cross_validation.json").exists()
+    assert start(killed, steps=6).wait() == 0
+    *_, resumed = re.findall(
+        r"resuming after step (\d) of 6", killed.with_suffix(".log").read_text()
+    )
+    assert 1 <= int(resumed) < 6
+    both = [
+        (folder / "cross_validation.json").read_text() for folder in (whole, killed)
+    ]
+    ours, theirs = (json.loads(text)["metrics"] for text in both)
+    assert ours == theirs
+    tables = []
+    for folder in (whole, killed):
+        with (folder / "fold-1" / "metrics.csv").open() as file:
+            names = ("step", "train/loss", "val/loss", "val/ssim")
+            tables.append([[row[n] for n in names] for row in csv.DictReader(file)])
+    assert tables[0] == tables[1]
 
 
 def test_an_interval_is_of_groups():
