@@ -24,8 +24,6 @@ from bench.pipelines import READY, Batch, Pipelines, Stream, make_pipelines
 from bench.report import Row, Spread
 from medjax.errors import UserError
 
-# Of which the waiting is measured.
-_STEPS = 8
 PACKAGES = ("grain", "array-record", "torch", "pillow", "opencv-python-headless")
 ABOUT = """
 Images a second of the input pipeline, without a network that uses them. Both do the
@@ -75,18 +73,21 @@ def one_turn(
         return first, time.perf_counter() - start
 
 
-def waited(make: Callable[[bool], Stream], count: int, seconds: float) -> float:
-    """Return the percentage of time spent waiting for `count` batches after the first.
+def waited(
+    make: Callable[[bool], Stream], count: int, skip: int, seconds: float
+) -> float:
+    """Return the percentage of time spent waiting for `count` batches after `skip`.
 
     Args:
         make: Starts the pipeline.
-        count: Batches.
-        seconds: What is computed after each takes.
+        count: Batches that count; several times what the workers hold ready.
+        skip: Batches before these.
+        seconds: What is computed before each takes.
     """
-    matrix = np.ones((1024, 1024), np.float32)
+    matrix = np.ones((512, 512), np.float32)
     waiting = 0.0
     with contextlib.closing(make(True)) as stream:
-        _draw(stream, 1)
+        _draw(stream, skip)
         begin = time.perf_counter()
         for _ in range(count):
             start = time.perf_counter()
@@ -113,10 +114,10 @@ def measure(pipelines: Pipelines, repeats: int, seconds: float) -> list[Row]:
     for i in range(repeats):
         print(f"turn {i + 1} of {repeats} …", file=sys.stderr, flush=True)
         turns.append({name: one_turn(m, count, skip) for name, m in makers.items()})
-    shares = {
-        name: Spread(tuple(waited(m, _STEPS, seconds) for _ in range(repeats)))
-        for name, m in makers.items()
-    }
+    shares: dict[str, list[float]] = {name: [] for name in makers}
+    for _ in range(repeats):
+        for name, maker in makers.items():
+            shares[name].append(waited(maker, 4 * skip, skip, seconds))
     drawn = count * pipelines.batch
     columns = {name: [turn[name] for turn in turns] for name in makers}
     rates = {
@@ -129,7 +130,7 @@ def measure(pipelines: Pipelines, repeats: int, seconds: float) -> list[Row]:
             "images/s": rates[name],
             "images/s per worker": rates[name].median / max(pipelines.workers, 1),
             "medjax / it": rates["medjax"] / rates[name],
-            f"waited, % (step of {seconds:g} s)": shares[name],
+            f"waited, % (step of {seconds:g} s)": Spread(tuple(shares[name])),
             "first batch, s": Spread(tuple(first for first, _ in columns[name])),
         }
         for name in makers
@@ -150,7 +151,7 @@ def main() -> Path:
         help_ = f"{text} (%(default)s)"
         flags.add_argument(f"--{name}", type=int, default=default, help=help_)
     flags.add_argument(
-        "--step_seconds", type=float, default=1.0, help="of a step (%(default)s)"
+        "--step_seconds", type=float, default=0.5, help="of a step (%(default)s)"
     )
     given = flags.parse_args()
     report.need(("torch",), "the DataLoader")

@@ -43,13 +43,12 @@ class Evaluations:
         self._of = "train" if validate is None else "val"
         self._every = (config.eval.every, config.eval.sample_every)
         self._steps = config.train.steps
-        history = writer.history(config.best.metric).items()
-        self.patience = Patience(
-            config.best, [value for step, value in history if self._planned(step)]
-        )
+        history = writer.history(config.best.metric)
+        self._seen = [step for step in history if self.planned(step)]
+        self.patience = Patience(config.best, [history[step] for step in self._seen])
 
-    def _planned(self, step: int) -> bool:
-        """Tell whether something is due; what `train.max_hours` adds is not."""
+    def planned(self, step: int) -> bool:
+        """Tell whether the schedule has something, as it has not for `max_hours`."""
         return step == self._steps or not all(step % every for every in self._every)
 
     def __call__(
@@ -83,7 +82,7 @@ class Evaluations:
             if samples is None:
                 return None
             row |= {f"{self._of}/{name}": x for name, x in samples.metrics.items()}
-        if self._planned(step):
+        if self.planned(step) and step not in self._seen:
             self.patience.look_at(row, complete=draws and measures)
         if row:
             self._writer.write(step, row)

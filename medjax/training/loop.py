@@ -196,16 +196,22 @@ def _train(
                 going_on = _NO_BETTER if evaluate.patience.exhausted else _GO_ON
                 return _TIME_IS_UP if late else going_on
 
-            # Of several hosts, what one call hears the next one gives.
-            verdict = max(votes.largest(vote(late=False)), votes.largest(_GO_ON))
+            def agreed(number: int) -> int:
+                # Of several hosts, what one call hears the next one gives.
+                return max(votes.largest(number), votes.largest(_GO_ON))
+
+            verdict = agreed(vote(late=False))
             stopping = step >= plan.steps or verdict != _GO_ON
-            owing = start is not None and not checkpoints.has_metrics(start)
+            bare = start is not None and not checkpoints.has_metrics(start)
+            owing = bool(agreed(int(bare)))
             if owing and verdict != _ASKED_TO_STOP:
                 measured = evaluate(state.eval_params, frozen, step, last=stopping)
                 if measured is None:
                     verdict, stopping = _ASKED_TO_STOP, True
                 else:
-                    checkpoints.add_metrics(step, measured)
+                    # Saved out of turn, it is not to be the best.
+                    in_turn = stopping or step % plan.checkpoint_every == 0
+                    checkpoints.add_metrics(step, measured if in_turn else {})
                     owing = False
             while not stopping:
                 step += 1
@@ -223,7 +229,8 @@ def _train(
                 stopping = last or verdict == _ASKED_TO_STOP
                 logs = last or step == 1 or step % plan.log_every == 0
                 saves = stopping or step % plan.checkpoint_every == 0
-                watch.look(step, batch, metrics, now=logs or saves)
+                pauses = logs or saves or evaluate.planned(step)
+                watch.look(step, batch, metrics, now=pauses)
 
                 row: dict[str, float] = {}
                 if logs:

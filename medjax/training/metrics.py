@@ -1,9 +1,9 @@
 """Metrics of a run: ``metrics.csv``, TensorBoard's event files, and the console.
 
-``metrics.csv`` has one row per call of `MetricsWriter.write`. Its columns grow as new
-metrics appear; the file is then rewritten beside itself and renamed, so that a reader
-never sees half of it. A run that resumes at step s drops the rows after s, and those
-that a crash cut short, so that the file reads as if nothing had happened.
+``metrics.csv`` has a row for each step that something was written of. Its columns grow
+as new metrics appear; the file is then rewritten beside itself and renamed, so that a
+reader never sees half of it. A run that resumes at step s drops the rows after s, and
+those that a crash cut short, so that the file reads as if nothing had happened.
 """
 
 import csv

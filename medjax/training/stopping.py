@@ -1,4 +1,4 @@
-"""Stopping between two updates when asked to: a preempted machine, or Ctrl-C."""
+"""Being asked to stop: a preempted machine, or Ctrl-C."""
 
 import logging
 import signal

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
     """Add what was measured to a checkpoint that was saved without it."""
     beside = folder / "metrics.tmp"
     beside.mkdir(exist_ok=True)
-    (beside / _METRICS.name).write_text(json.dumps(metrics))
+    with (beside / _METRICS.name).open("w") as file:
+        json.dump(metrics, file)
+        file.flush()
+        os.fsync(file.fileno())
     beside.rename(folder / _METRICS.parent)
     add_checksum(folder, folder / _METRICS)
 

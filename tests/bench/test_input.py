@@ -43,12 +43,12 @@ def test_both_are_timed_over_several_epochs(pipelines):
 def test_waiting_is_what_is_not_computing():
     def slow(shuffle):
         while True:
-            time.sleep(0.03)
+            time.sleep(0.2)
             yield {"images": np.zeros(1)}
 
     def quick(shuffle):
         while True:
             yield {"images": np.zeros(1)}
 
-    assert 35 < bench_input.waited(slow, 4, 0.03) < 75
-    assert bench_input.waited(quick, 4, 0.03) < 5
+    assert 35 < bench_input.waited(slow, 4, 1, 0.1) < 70
+    assert bench_input.waited(quick, 4, 1, 0.1) < 5

@@ -75,8 +75,18 @@ def test_what_time_asks_for_is_nothing_to_patience(tmp_path):
         assert opened(writer, tmp_path, config).patience.exhausted
 
 
+def test_what_is_measured_again_counts_once(tmp_path):
+    """Killed between the row and the checkpoint that is to have it, too."""
+    config = small_config(BestConfig(patience=1))
+    for _ in range(3):
+        with MetricsWriter(tmp_path, restored_step=2) as writer:
+            evaluate = opened(writer, tmp_path, config)
+            assert evaluate({}, {}, 2, last=False) == {"val/loss": 1.0}
+            assert not evaluate.patience.exhausted
+
+
 def test_a_metric_that_nothing_measures_is_refused(tmp_path):
-    config = small_config(BestConfig(metric="val/psnr_db"))
+    config = small_config(BestConfig(metric="val/edge_f1"))
     with MetricsWriter(tmp_path) as writer:
         evaluate = opened(writer, tmp_path, config)
         with pytest.raises(UserError, match="validation measures val/loss, val/ssim"):

@@ -64,6 +64,7 @@ def test_the_workdir_holds_what_scripts_rely_on(uninterrupted):
     assert "controlnet/conv_in/kernel" in (workdir / "parameters.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(uninterrupted, tmp_path):
     reference, expected = uninterrupted
     # The clock stops it after its first step, which then validates, samples and saves.

@@ -169,6 +169,7 @@ def test_one_that_is_not_trained_to_its_end_is_not_stood_on(
     assert "has done 1 of its 2 updates" in caplog.text
 
 
+@pytest.mark.slow
 def test_one_that_gets_no_better_is_stood_on(tmp_path, monkeypatch):
     """Its end is not its last step, nor need that be its best."""
     # As if it had got worse, and worse.
