@@ -195,12 +195,19 @@ def test_training_lowers_the_loss_and_tells_of_the_codebook():
     assert 1 <= history[-1]["perplexity"] <= 16
 
 
+@pytest.fixture(scope="module")
+def one_update():
+    """One update on one device; after more, rounding may choose another entry."""
+    return train(scratch.vq_vae(), 1)
+
+
 @pytest.mark.parametrize(
     ("sizes", "accumulation"), [((8, 1, 1), 1), ((1, 1, 1), 4), ((2, 2, 2), 2)]
 )
-def test_the_codebook_follows_all_devices_and_microbatches(sizes, accumulation):
-    # One update: after it, rounding may send a latent to another entry.
-    one, first = train(scratch.vq_vae(), 1)
+def test_the_codebook_follows_all_devices_and_microbatches(
+    sizes, accumulation, one_update
+):
+    one, first = one_update
     other, second = train(scratch.vq_vae(), 1, sizes, accumulation)
     assert one[0] == pytest.approx(other[0], rel=1e-4)
     jax.tree.map(
@@ -210,7 +217,7 @@ def test_the_codebook_follows_all_devices_and_microbatches(sizes, accumulation):
     )
 
 
-def test_averaged_weights_meet_an_averaged_codebook():
+def test_averaged_weights_meet_an_averaged_codebook(one_update):
     assembly = scratch.vq_vae()
     _, state = train(assembly, 1, ema_decay=0.9)
     begin, end = (
@@ -222,7 +229,7 @@ def test_averaged_weights_meet_an_averaged_codebook():
         # The first decay of the warm-up is 1/10.
         expected = begin[path] + 0.9 * (leaf - begin[path])
         np.testing.assert_allclose(average[path], expected, rtol=1e-4, atol=1e-6)
-    _, alone = train(assembly, 1)
+    _, alone = one_update
     for path, leaf in trees.flatten(alone.eval_params).items():
         own = trees.flatten(alone.params | alone.statistics)[path]
         np.testing.assert_array_equal(leaf, own)

@@ -67,8 +67,15 @@ def losses(task, params, frozen, train=True):
     return np.asarray(loss(params, frozen))
 
 
-@pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "train"),
+    [
+        ("float32", False),
+        ("bfloat16", True),
+        pytest.param("float32", True, marks=pytest.mark.slow),
+        pytest.param("bfloat16", False, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.usefixtures("optimized")
 def test_at_first_the_base_is_what_it_was(train, dtype):
     task, params, frozen = made()
@@ -100,7 +107,10 @@ def test_only_adapters_and_named_layers_train(reference):
         assert (np.asarray(leaf) != flat[path]).any(), path
 
 
-@pytest.mark.parametrize(("mesh", "accumulation"), [((1, 1, 1), 4), ((2, 2, 2), 2)])
+@pytest.mark.parametrize(
+    ("mesh", "accumulation"),
+    [pytest.param((1, 1, 1), 4, marks=pytest.mark.slow), ((2, 2, 2), 2)],
+)
 def test_masks_do_not_depend_on_mesh_or_accumulation(reference, mesh, accumulation):
     found, state, _ = run(mesh, accumulation)
     np.testing.assert_allclose(found, reference[0], rtol=1e-5)

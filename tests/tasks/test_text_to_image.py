@@ -70,6 +70,7 @@ def trained(tmp_path_factory):
     return folder / "vae", folder / "sd", train_stages(parse(config), folder / "sd")
 
 
+@pytest.mark.slow
 def test_all_but_the_autoencoder_trains(trained):
     vae, sd, state = trained
     run = load_run(sd)

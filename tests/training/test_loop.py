@@ -83,10 +83,8 @@ def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(uninterrupted, tmp
             np.testing.assert_array_equal(got[path], leaf, err_msg=path)
 
 
-@pytest.mark.parametrize(
-    ("make", "step"),
-    [("make_validate", 2), pytest.param("make_sample", 4, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "step"), [("make_validate", 2), ("make_sample", 4)])
 def test_an_evaluation_that_a_signal_ends_is_made_up_for(
     uninterrupted, tmp_path, monkeypatch, make, step
 ):
@@ -206,6 +204,7 @@ def test_a_signal_while_loading_stops_before_the_first_step(tmp_path, signal_at)
         train(small_config(), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_last_checkpoint_is_written_waits_for_it(
     tmp_path, signal_at
 ):
