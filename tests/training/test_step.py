@@ -58,7 +58,7 @@ def assert_same(got, reference):
     assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize("accumulation", [2, 8])
+@pytest.mark.parametrize("accumulation", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_accumulation_equals_the_whole_batch(reference, accumulation):
     assert_same(run(accumulation=accumulation), reference)
 
