@@ -194,7 +194,9 @@ def define_flags() -> None:
         "samples, else 7.5",
     )
     number("guidance_rescale", 0, "how far to undo guidance's contrast, 0 to 1")
-    number("eta", 0, "fresh noise in DDIM's steps, 0 to 1")
+    number(
+        "eta", None, "fresh noise in DDIM's steps, 0 to 1; by default 0, or likewise"
+    )
     number("conditioning_scale", 1, "weight of the ControlNet")
     number("control_start", 0, "fraction of the steps before the ControlNet is heard")
     number(
@@ -255,6 +257,8 @@ def main(_: Sequence[str]) -> None:
         "steps": source.steps,
         "guidance_scale": source.guidance_scale,
     }
+    if given.get("sampler", own["sampler"]) == own["sampler"]:
+        own["eta"] = source.eta
     sampling = SamplingConfig(**(own | given))
     if asked["negative_prompt"] and sampling.guidance_scale == 1:
         raise UserError("--negative_prompt needs guidance: a --guidance_scale above 1")

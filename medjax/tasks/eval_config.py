@@ -38,11 +38,13 @@ class SamplingEvalConfig(EvalConfig):
     Attributes:
         sampler: One of `medjax.diffusion.schedulers.SAMPLERS`.
         sampler_steps: Its steps.
+        sampler_eta: Fresh noise in DDIM's steps, in [0, 1].
         guidance_scale: Weight of the caption or class; 1 is no guidance.
     """
 
     sampler: str = "ddim"
     sampler_steps: int = 50
+    sampler_eta: float = 0.0
     guidance_scale: float = 7.5
 
     def __post_init__(self) -> None:
@@ -57,5 +59,6 @@ class SamplingEvalConfig(EvalConfig):
         return SamplingConfig(
             sampler=self.sampler,
             steps=self.sampler_steps,
+            eta=self.sampler_eta,
             guidance_scale=self.guidance_scale,
         )

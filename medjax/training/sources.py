@@ -32,6 +32,7 @@ class Source:
         guidance_scale: By default, which is as in the run's own samples.
         sampler: By default; None for the one that the schedule names.
         steps: By default.
+        eta: Of that sampler, by default.
         classes: What a model that reads no captions may be asked for instead.
         data: What a run was trained on.
     """
@@ -43,6 +44,7 @@ class Source:
     guidance_scale: float = 7.5
     sampler: str | None = None
     steps: int = 30
+    eta: float = 0.0
     classes: tuple[str, ...] = ()
     data: DataConfig | None = None
 
@@ -133,5 +135,9 @@ def load_source(
     # Its schedule names no sampler: its own samples have one.
     guidance = drawn.guidance_scale if source.classes else 1.0
     return dataclasses.replace(
-        source, sampler=drawn.sampler, steps=drawn.steps, guidance_scale=guidance
+        source,
+        sampler=drawn.sampler,
+        steps=drawn.steps,
+        eta=drawn.eta,
+        guidance_scale=guidance,
     )

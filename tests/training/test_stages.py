@@ -49,6 +49,7 @@ def small(folder, **changes):
     config.eval.examples = 4
     config.eval.samples = 2
     config.eval.sampler_steps = 2
+    config.eval.sampler_eta = 0.5
     for key, value in changes.items():
         section, _, name = key.partition("__")
         config[section][name] = value
@@ -256,7 +257,7 @@ def test_what_was_trained_draws(trained):
     }
     done = medjax("sample", *common, "--mode=illustrate", "--prompt=AD")
     assert done.returncode == 0, done.stderr
-    done = medjax("sample", *common, "--mode=gif", "--prompt=NC")
+    done = medjax("sample", *common, "--mode=gif", "--prompt=NC", "--sampler=ddpm")
     assert done.returncode == 0, done.stderr
     assert (out / "0005.gif").read_bytes().startswith(b"GIF")
 
@@ -270,6 +271,8 @@ def test_what_was_trained_draws(trained):
     assert classes == [*config.data.classes] * 2
     assert (told("0004.png")["prompt"], told("0005.gif")["prompt"]) == ("AD", "NC")
     assert told("0000.png")["sampler"] == config.eval.sampler
+    # Whose fresh noise is its own, too.
+    assert (told("0000.png")["eta"], told("0005.gif")["eta"]) == (0.5, 0)
     pytest.importorskip("umap")
     for number in range(2):
         unsized = (*common[:-1], "--mode=umap", "--num=3", "--seed=5")
