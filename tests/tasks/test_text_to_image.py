@@ -80,6 +80,7 @@ def test_all_but_the_autoencoder_trains(trained):
     assert_same(run.sd.vae.params, load_run(vae).model.weights["network"])
 
 
+@pytest.mark.slow
 def test_latents_have_unit_variance(trained):
     _, sd, state = trained
     deviation = float(state.statistics["vae"]["deviation"])
@@ -112,11 +113,13 @@ def test_an_export_has_all_of_it(trained, tmp_path):
         assert report["image"]["psnr_db"] >= 50
 
 
+@pytest.mark.slow
 def test_formats_of_controlnets_are_refused(trained, tmp_path):
     with pytest.raises(UserError, match="--format=controlnet is not for runs"):
         export(trained[1], tmp_path / "x", format="controlnet")
 
 
+@pytest.mark.slow
 def test_another_autoencoder_is_refused(trained, monkeypatch):
     other = dataclasses.replace(load_run(trained[0]).model, weights={"network": {}})
     monkeypatch.setattr(runs, "trained_autoencoder", lambda run: other)
@@ -153,6 +156,7 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
         TextToImageConfig(**settings)
 
 
+@pytest.mark.slow
 def test_every_weight_differs_after_training(trained):
     _, _, state = trained
     still = [
