@@ -163,11 +163,19 @@ def test_a_trained_bias_goes_out_merged_alone(format, tmp_path):
     assert (bias != tiny_stable_diffusion().unet.params["conv_in"]["bias"]).all()
 
 
-def test_formats_and_parity_that_do_not_apply_are_refused(adapted, tmp_path):
+@pytest.mark.parametrize("format", [None, "lora"])
+@pytest.mark.parametrize("missing", [[], ["torch"]])
+def test_parity_of_a_file_is_refused_with_and_without_torch(
+    missing, format, adapted, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("medjax.pretrained.parity.missing_libraries", lambda: missing)
+    with pytest.raises(UserError, match="--parity: .*not --format=lora"):
+        export(adapted[0], tmp_path / "x", format=format, parity=True)
+
+
+def test_formats_that_do_not_apply_are_refused(adapted, tmp_path):
     with pytest.raises(UserError, match="expected --format=lora or kohya or pipeline"):
         export(adapted[0], tmp_path / "x", format="controlnet")
-    with pytest.raises(UserError, match="--parity: .*not --format=lora"):
-        export(adapted[0], tmp_path / "x", parity=True)
 
 
 def test_a_card_says_what_the_base_does_not_know(adapted, tmp_path):
