@@ -95,7 +95,7 @@ def example_keys(
 
 def make_train_step(
     task: Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     mesh: Mesh,
     *,
     accumulation_steps: int = 1,
@@ -112,7 +112,7 @@ def make_train_step(
 
     Args:
         task: Gives the loss.
-        optimizer: Takes the mean gradient.
+        optimizer: Takes the mean gradient, and its norm as `grad_norm`.
         mesh: Where arrays lie.
         accumulation_steps: Microbatches of one update.
         ema_decay: Of the average, where the state has one.
@@ -146,23 +146,30 @@ def make_train_step(
             )
         (loss, about), gradients = compute(state.params, fixed, batch, keys)
         metrics, observed = about
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         # No example has this key: their numbers begin at 0.
         follow_key = jax.random.fold_in(jax.random.fold_in(key, state.step), count)
         statistics, said = task.follow(state.statistics, observed, follow_key)
-        ema_params = state.ema_params
-        if ema_params is not None and ema_decay is not None:
-            new = trees.merge(params, statistics)
-            ema_params = update_ema(ema_params, new, ema_decay, state.step)
         grad_norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        def update() -> tuple[PyTree, ...]:
+            updates, opt_state = optimizer.update(
+                gradients, state.opt_state, state.params, grad_norm=grad_norm
+            )
+            params = optax.apply_updates(state.params, updates)
+            ema_params = state.ema_params
+            if ema_params is not None and ema_decay is not None:
+                new = trees.merge(params, statistics)
+                ema_params = update_ema(ema_params, new, ema_decay, state.step)
+            return params, statistics, ema_params, opt_state
+
+        def keep() -> tuple[PyTree, ...]:
+            return state.params, state.statistics, state.ema_params, state.opt_state
+
+        # Not chosen leaf by leaf: on the CPU the old moments would be copied, to be
+        # there still for the parameters when they are overwritten.
         applies = finite & (state.skipped <= max_skipped)
-        params, statistics, ema_params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(applies, new, old),
-            (params, statistics, ema_params, opt_state),
-            (state.params, state.statistics, state.ema_params, state.opt_state),
-        )
+        params, statistics, ema_params, opt_state = jax.lax.cond(applies, update, keep)
         skipped = state.skipped + jnp.int32(~finite)
         own = {"loss": loss, "grad_norm": grad_norm, "skipped_updates": skipped}
         state = TrainState(

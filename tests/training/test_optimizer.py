@@ -28,7 +28,8 @@ def updated(config, params, grads, steps=1):
     optimizer = make_optimizer(config, steps, params)
     state = optimizer.init(params)
     for _ in range(steps):
-        updates, state = optimizer.update(grads, state, params)
+        norm = optax.tree.norm(grads)
+        updates, state = optimizer.update(grads, state, params, grad_norm=norm)
         params = optax.apply_updates(params, updates)
     return params, state
 
