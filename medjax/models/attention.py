@@ -10,12 +10,12 @@ Sources: Vaswani et al., 2017 (1); Shazeer, "GLU Variants Improve Transformer", 
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from medjax.arrays import Array
 from medjax.meshes import split_activations
+from medjax.models import contractions
 from medjax.models.layers import GroupNorm, conv, dense
 
 
@@ -43,7 +43,7 @@ class Attention(nn.Module):
             heads = y.reshape(*y.shape[:2], self.heads, -1)
             return split_activations(heads, None, "tensor")
 
-        attended = jax.nn.dot_product_attention(
+        attended = contractions.attention(
             project("to_q", x), project("to_k", context), project("to_v", context)
         )
         return dense(channels, dtype=self.dtype, name="to_out_0")(
@@ -78,7 +78,7 @@ class SelfAttention2D(nn.Module):
 
         y = GroupNorm(self.norm_groups, self.epsilon, self.dtype, name="group_norm")(x)
         y = y.reshape(batch, height * width, channels)
-        y = jax.nn.dot_product_attention(
+        y = contractions.attention(
             *(project(name, y) for name in ("to_q", "to_k", "to_v"))
         )
         y = dense(channels, dtype=self.dtype, name="to_out_0")(

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from medjax.arrays import Array, Params
 from medjax.meshes import split_activations
+from medjax.models import contractions
 from medjax.models.blocks import ResnetBlock, Upsample
 from medjax.models.configs import module_fields
 from medjax.models.initial import draw_params, param_shapes
@@ -131,7 +131,7 @@ class _SelfAttention(nn.Module):
         query, key, value = (
             project(name, y)[:, :, None, :] for name in ("query", "key", "value")
         )
-        y = jax.nn.dot_product_attention(query, key, value)[:, :, 0, :]
+        y = contractions.attention(query, key, value)[:, :, 0, :]
         return split_activations(x + project("proj_attn", y).reshape(x.shape))
 
 

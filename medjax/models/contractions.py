@@ -1,6 +1,6 @@
-"""Products with kernels, dense and convolutional, in the form each platform is fast at.
+"""Products with kernels, and attention, in the form each platform is fast at.
 
-Everywhere but on the CPU these are XLA's own operations. There (jax 0.10) two of them
+Everywhere but on the CPU these are XLA's own operations. There (jax 0.10) three of them
 are several times slower than the same arithmetic written otherwise:
 
 * A bfloat16 product with a bfloat16 result converts both sides to float32 first; with a
@@ -13,6 +13,12 @@ are several times slower than the same arithmetic written otherwise:
 
   reads the kernel once, as it lies. Where the patches would be the larger part, the
   nine taps of the kernel are summed instead in bfloat16; in float32 XLA is faster.
+* Attention writes out the scores of all queries and keys, more than caches hold, and
+  keeps the softmax for its gradient. Where there are many, some queries at a time are
+  attended from, and once more for the gradient; the sum divides what is weighed, not
+  the weights:
+
+      softmax(S) V = e^S V / Σ e^S                                                (2)
 
 `bench/step.py` measures what this is worth.
 """
@@ -33,6 +39,8 @@ from medjax.arrays import Array
 _LEAST_KERNEL = 3 * 3 * 64 * 64
 # Pixels up to which an image's taps are summed, in bfloat16.
 _MOST_FOR_TAPS = 64 * 64
+# Queries at a time, at most and at least, and keys from which that is worth while.
+_MOST_QUERIES, _LEAST_QUERIES, _LEAST_KEYS = 256, 64, 512
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -70,6 +78,59 @@ def conv_general_dilated(
     )
 
 
+@jax.custom_vjp
+def attention(
+    query: Float[Array, "b n heads d"],
+    key: Float[Array, "b l heads d"],
+    value: Float[Array, "b l heads d"],
+) -> Float[Array, "b n heads d"]:
+    """Return ``softmax(Q Kᵀ / √d) V`` of each head, with the softmax in float32."""
+    native = jax.nn.dot_product_attention
+    return _by_platform(_attention_on_cpu, native, query, key, value)
+
+
+def _attention_forward(*operands: Array) -> tuple[Array, tuple[Array, ...]]:
+    return attention(*operands), operands
+
+
+def _attention_backward(
+    saved: tuple[Array, ...], gradient: Array
+) -> tuple[Array, Array, Array]:
+    cpu = _gradients(_attention_on_cpu)
+    return _by_platform(cpu, _gradients(jax.nn.dot_product_attention), *saved, gradient)
+
+
+attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _attention_on_cpu(query: Array, key: Array, value: Array) -> Array:
+    """Attend from some queries at a time, where there are many (eq. 2)."""
+    count, width = query.shape[1], query.shape[-1]
+    at_once = max(n for n in range(1, _MOST_QUERIES + 1) if count % n == 0)
+    if key.shape[1] < _LEAST_KEYS or at_once < _LEAST_QUERIES:
+        return jax.nn.dot_product_attention(query, key, value)
+    # As the products read them.
+    query, value = (jnp.swapaxes(x, 1, 2) for x in (query, value))
+    key = jnp.transpose(key, (0, 2, 3, 1))
+
+    @jax.checkpoint
+    def attend(query: Float[Array, "b heads n d"]) -> Float[Array, "b heads n d"]:
+        scores = jnp.matmul(query, key, preferred_element_type=jnp.float32)
+        scores = scores / math.sqrt(width)
+        # Of no account to the result, and so without a gradient.
+        largest = lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+        weights = jnp.exp(scores - largest)
+        total = weights.sum(axis=-1, keepdims=True)
+        weights = weights.astype(value.dtype)
+        attended = jnp.matmul(weights, value, preferred_element_type=jnp.float32)
+        return (attended / total).astype(query.dtype)
+
+    parts = query.reshape(*query.shape[:2], -1, at_once, width)
+    attended = lax.map(attend, jnp.moveaxis(parts, 2, 0))
+    attended = jnp.moveaxis(attended, 0, 2).reshape(query.shape)
+    return jnp.swapaxes(attended, 1, 2)
+
+
 def _contract(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
     """Sum over one axis of each, with a float32 result."""
     axes = ((a_axis % a.ndim,), (b_axis % b.ndim,))
@@ -82,9 +143,9 @@ def _by_platform(
     return lax.platform_dependent(*operands, cpu=cpu, default=native)
 
 
-def _gradients(function: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
-    """Return ``(x, kernel, gradient) -> (∂x, ∂kernel)`` as XLA would compute them."""
-    return lambda x, kernel, gradient: jax.vjp(function, x, kernel)[1](gradient)
+def _gradients(function: Callable[..., Array]) -> Callable[..., tuple[Array, ...]]:
+    """Return ``(*operands, gradient) -> their gradients`` as XLA would compute them."""
+    return lambda *given: jax.vjp(function, *given[:-1])[1](given[-1])
 
 
 @jax.custom_vjp

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 
 from medjax.arrays import Array, Params
 from medjax.meshes import split_activations
+from medjax.models import contractions
 from medjax.models.initial import draw_params, param_shapes
 from medjax.models.layers import GroupNorm, conv, dense
 
@@ -135,7 +136,7 @@ class _SelfAttention(nn.Module):
         y = y.reshape(batch, height * width, channels)
         packed = dense(3 * channels, dtype=self.dtype, name="to_qkv")(y)
         packed = packed.reshape(batch, height * width, 3, self.heads, -1)
-        y = jax.nn.dot_product_attention(*(packed[:, :, i] for i in range(3)))
+        y = contractions.attention(*(packed[:, :, i] for i in range(3)))
         y = dense(channels, dtype=self.dtype, name="to_out_0")(
             y.reshape(batch, height * width, channels)
         )

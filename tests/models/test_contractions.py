@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from medjax import meshes
-from medjax.models.contractions import conv_general_dilated, dot_general
+from medjax.models.contractions import attention, conv_general_dilated, dot_general
 
 DTYPES = [jnp.float32, jnp.bfloat16]
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -70,6 +70,36 @@ def test_convolution(side, kernel, stride, pad, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("queries", "keys"),
+    [(5, 5), (64, 7), (1024, 77), (512, 512), (600, 520), (521, 521)],
+)
+def test_attention(queries, keys, dtype):
+    # Scores far from 0, which overflow if the largest is not taken off.
+    query = 40 * drawn(2, queries, 3, 8, dtype=dtype)
+    key, value = (drawn(2, keys, 3, 8, dtype=dtype, seed=seed) for seed in (1, 2))
+    ours = with_gradients(attention, query, key, value)
+    exact = (x.astype(jnp.float32) for x in (query, key, value))
+    theirs = with_gradients(jax.nn.dot_product_attention, *exact)
+    assert_same(ours, (x.astype(dtype) for x in theirs), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_split_attention(dtype):
+    mesh = meshes.make_mesh(meshes.MeshConfig(2, 2, 2))
+    operands = [drawn(4, 512, 2, 8, dtype=dtype, seed=seed) for seed in range(3)]
+
+    def attend(*operands):
+        return attention(
+            *(meshes.split_activations(x, None, "tensor") for x in operands)
+        )
+
+    split = jax.device_put(operands, meshes.batch_sharding(mesh))
+    compute = jax.jit(meshes.on_mesh(mesh, lambda *xs: with_gradients(attend, *xs)))
+    assert_same(compute(*split), with_gradients(attention, *operands), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_split_convolution(dtype):
     mesh = meshes.make_mesh(meshes.MeshConfig(2, 2, 2))
     x, weights = drawn(4, 6, 6, 64, dtype=dtype), drawn(3, 3, 64, 64, dtype=dtype)
@@ -105,3 +135,14 @@ def test_other_platforms_keep_their_own_operations(platform):
     assert "stablehlo.dot_general" not in text
     here = traced.lower(lowering_platforms=("cpu",)).as_text()
     assert "stablehlo.dot_general" in here
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_other_platforms_keep_their_own_attention(platform):
+    operands = [drawn(1, 512, 2, 8, dtype=jnp.float32, seed=seed) for seed in range(3)]
+    traced = jax.jit(lambda *xs: with_gradients(attention, *xs)).trace(*operands)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.while" not in text
+    here = traced.lower(lowering_platforms=("cpu",)).as_text()
+    # One loop for the result, one for the gradient.
+    assert "stablehlo.while" in here
