@@ -53,7 +53,7 @@ test-slow: $(STAMP)  ## run the tests that are slow or large, up to 10 GB each
 	$(BIN)/python -m pytest -n $(JOBS) -m slow $(PYTEST_ARGS)
 
 bench: $(STAMP)  ## measure against the peers, over an hour on a quiet machine; see bench/README.md
-	for b in step "step --trains=lora" input startup "startup --network=sd15" checkpoints sample; do \
+	for b in step "step --trains=lora" breakdown input startup "startup --network=sd15" checkpoints sample; do \
 		$(BIN)/python -m bench.$$b || exit 1; done
 
 lint: $(STAMP)  ## check style and format
