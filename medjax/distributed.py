@@ -9,7 +9,8 @@ needs all of them. So what only one host knows, the others must hear of:
 * that it is about to train something else: `check_same`.
 
 A host that dies without a word is noticed by jax, from its missing heartbeat or the
-broken connection, and jax then ends the processes of the others.
+broken connection, and jax then ends the processes of the others; between CPUs, gloo may
+be the first to notice and end them.
 """
 
 import json

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -172,13 +173,22 @@ def test_a_mistake_of_all_is_everyones_own():
         assert errors(err) == ["error: a mistake of both"]
 
 
+def assert_lost(code, err):
+    """Check how a host ended whose other died: by jax, or by gloo if that was first.
+
+    gloo, by which the CPUs of several hosts talk, aborts the process, too, now and then
+    (1 in 15 here): it takes what is left of the broken update for a mismatch.
+    """
+    assert code != 0
+    assert re.search("another task died|gloo::|Gloo .* failed", err), err
+
+
 def test_a_host_that_dies_ends_the_others():
     begin = time.monotonic()
     (survivor, _, err), (killed, _, _) = act("die", timeout=5)
     assert time.monotonic() - begin < 60
     assert killed == -signal.SIGKILL
-    assert survivor != 0
-    assert "another task died" in err
+    assert_lost(survivor, err)
 
 
 def test_a_host_that_never_comes_is_an_error_in_time():
@@ -284,8 +294,7 @@ def test_hosts_that_are_killed_or_stopped_go_on_as_if_nothing_was(two_hosts, tmp
     running[1].kill()
     (survivor, _, err), (killed, _, _) = hosts.finish(running, 60)
     assert killed == -signal.SIGKILL
-    assert survivor != 0
-    assert "another task died" in err
+    assert_lost(survivor, err)
 
     running = hosts.start(command(tmp_path))
     wait_for(tmp_path / "checkpoints" / "4", running)
