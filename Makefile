@@ -54,7 +54,8 @@ test-slow: $(STAMP)  ## run the tests that are slow or large, up to 10 GB each
 
 bench: $(STAMP)  ## measure against the peers, over an hour on a quiet machine; see bench/README.md
 	for b in step "step --trains=lora" breakdown input startup "startup --network=sd15" checkpoints sample; do \
-		$(BIN)/python -m bench.$$b || exit 1; done
+		on=; case $$b in breakdown) on="JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES=";; esac; \
+		env $$on $(BIN)/python -m bench.$$b || exit 1; done
 
 lint: $(STAMP)  ## check style and format
 	$(BIN)/ruff check .

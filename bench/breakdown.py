@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench import report
 from bench.competitors import make_medjax, make_torch
-from bench.networks import DTYPES, UNETS, Settings
+from bench.networks import DTYPES, UNETS, Settings, check_choices
 from bench.report import Row, Spread
 from bench.workers import WARM_UP
 from medjax.errors import UserError
@@ -227,6 +227,7 @@ def main() -> Path:
     flags.add_argument("--turns", type=int, default=3, help="of each (%(default)s)")
     given = flags.parse_args()
     report.check_counts(given, "size", "steps", "turns")
+    check_choices(given.network, given.size, DTYPES)
     report.need(("torch", "diffusers"), "the comparison")
     on = report.machine()
     if on.accelerated:
@@ -237,7 +238,7 @@ def main() -> Path:
         caption = f"{given.network}, {given.size}², batch 1, {dtype}"
         tables[caption] = measure(settings, given.steps, given.turns)
     return report.write_results(
-        "breakdown",
+        "breakdown" if given.network == "sd15" else f"breakdown-{given.network}",
         "What the time of a training step goes to",
         ABOUT,
         tables,

@@ -13,6 +13,7 @@ broken connection, and jax then ends the processes of the others; between CPUs, 
 be the first to notice and end them.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 LOST_EXIT_CODE = 1
 _FAILURE = "medjax/failure"
+# All hosts check the same subjects in the same order, some of them again.
+_CHECKS = itertools.count()
 _LONGEST_WAIT_MS = 10 * 24 * 3600 * 1000
 # A host that fails in the same way at the same time shall tell of it itself.
 _SECONDS_TO_FAIL_TOO = 3.0
@@ -80,7 +83,7 @@ def check_same(subject: str, facts: Mapping[str, Any]) -> None:
     """Check that every host gives the same facts; waits for all of them.
 
     Args:
-        subject: What they are about; another one at each call.
+        subject: What they are about.
         facts: JSON-able, by name.
 
     Raises:
@@ -88,7 +91,7 @@ def check_same(subject: str, facts: Mapping[str, Any]) -> None:
     """
     if jax.process_count() == 1:
         return
-    folder = f"medjax/{subject}"
+    folder = f"medjax/check/{next(_CHECKS)}"
     _store().key_value_set(f"{folder}/{jax.process_index()}", json.dumps(facts))
     first: dict[str, Any] = {}
     found = []

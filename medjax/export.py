@@ -96,9 +96,8 @@ def export(
 
     if push_to:
         hub.check_upload(push_to)
-    if format is not None:
-        # Here already, for reading a run may take a minute.
-        _parity(parity, format)
+    # Here already, for reading a run may take a minute.
+    _parity(parity, format)
     run = load_run(workdir, step, weights, base)
     kind = format_for(run, format)
     name = Path(workdir).expanduser().resolve().name

@@ -17,10 +17,7 @@ def start(
 
     ``{host}`` in an argument becomes the number of the host.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = [f"--coordinator_address={address}", f"--num_processes={hosts}"]
+    flags = [f"--coordinator_address={free_address()}", f"--num_processes={hosts}"]
     flags += [f"--host_timeout={timeout}"]
     return [
         start_one(
@@ -33,6 +30,13 @@ def start(
         )
         for host in range(hosts)
     ]
+
+
+def free_address() -> str:
+    """Return a HOST:PORT of this machine at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def start_one(

@@ -58,6 +58,8 @@ def place():
 def differ():
     """Bring a fact that the other host does not have."""
     distributed.check_same("first", {"dataset": "abc"})
+    # As by the second stage of a run.
+    distributed.check_same("first", {"dataset": "def"})
     distributed.check_same("second", {"dataset": f"abc{jax.process_index()}", "b": 1})
 
 

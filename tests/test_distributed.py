@@ -193,12 +193,13 @@ def test_a_host_that_dies_ends_the_others():
 
 def test_a_host_that_never_comes_is_an_error_in_time():
     begin = time.monotonic()
-    flags = [f"--coordinator_address={ADDRESS}", "--num_processes=2", "--process_id=0"]
+    address = hosts.free_address()
+    flags = [f"--coordinator_address={address}", "--num_processes=2", "--process_id=0"]
     arguments = ["-m", "tests.one_host", "--act=agree", "--host_timeout=3", *flags]
     ((code, _, err),) = hosts.finish([hosts.start_one(arguments)], 100)
     assert time.monotonic() - begin < 60
     assert code != 0
-    assert f"waiting for 2 processes at {ADDRESS}, at most 3 s" in err
+    assert f"waiting for 2 processes at {address}, at most 3 s" in err
 
 
 def test_a_port_that_is_taken_is_one_line():

@@ -8,6 +8,7 @@ from its own key k_i, so they do not depend on microbatches, mesh or hosts.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -95,7 +96,7 @@ def example_keys(
 
 def make_train_step(
     task: Task,
-    optimizer: optax.GradientTransformationExtraArgs,
+    optimizer: optax.GradientTransformation,
     mesh: Mesh,
     *,
     accumulation_steps: int = 1,
@@ -112,12 +113,13 @@ def make_train_step(
 
     Args:
         task: Gives the loss.
-        optimizer: Takes the mean gradient, and its norm as `grad_norm`.
+        optimizer: Takes the mean gradient, and its norm as `grad_norm` if it wants it.
         mesh: Where arrays lie.
         accumulation_steps: Microbatches of one update.
         ema_decay: Of the average, where the state has one.
         max_skipped: Updates that may be skipped for not being finite.
     """
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def gradient(
         params: Params, frozen: Params, batch: Batch, keys: Array
@@ -166,10 +168,8 @@ def make_train_step(
         def keep() -> tuple[PyTree, ...]:
             return state.params, state.statistics, state.ema_params, state.opt_state
 
-        # Not chosen leaf by leaf: on the CPU the old moments would be copied, to be
-        # there still for the parameters when they are overwritten.
         applies = finite & (state.skipped <= max_skipped)
-        params, statistics, ema_params, opt_state = jax.lax.cond(applies, update, keep)
+        params, statistics, ema_params, opt_state = _either(applies, update, keep)
         skipped = state.skipped + jnp.int32(~finite)
         own = {"loss": loss, "grad_norm": grad_norm, "skipped_updates": skipped}
         state = TrainState(
@@ -185,6 +185,23 @@ def make_train_step(
         return jax.lax.with_sharding_constraint(state, shardings), metrics
 
     return jax.jit(meshes.on_mesh(mesh, sharded_step), donate_argnums=0)
+
+
+def _either(
+    first: Array, one: Callable[[], PyTree], other: Callable[[], PyTree]
+) -> PyTree:
+    """Return what the one gives if `first`, else what the other gives.
+
+    On the CPU by a branch: chosen leaf by leaf, the old moments would be copied, to be
+    there still for the parameters when they are overwritten. A GPU would wait at a
+    branch until the host has read which it is.
+    """
+    return jax.lax.platform_dependent(
+        cpu=lambda: jax.lax.cond(first, one, other),
+        default=lambda: jax.tree.map(
+            functools.partial(jnp.where, first), one(), other()
+        ),
+    )
 
 
 def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
