@@ -4,7 +4,8 @@ Everywhere but on the CPU these are XLA's own operations. There (jax 0.10) three
 are several times slower than the same arithmetic written otherwise:
 
 * A bfloat16 product with a bfloat16 result converts both sides to float32 first; with a
-  float32 result it takes the processor's bfloat16 instructions.
+  float32 result it takes the processor's bfloat16 instructions. (Attention's gradient
+  is left to jax, and its products are float32 ones.)
 * A 3×3 convolution of few small images is bound by its kernel, where that is larger
   than they are, and the gradient transposes it. With P(x), the 3×3 patches of x as
   rows,
@@ -78,7 +79,6 @@ def conv_general_dilated(
     )
 
 
-@jax.custom_vjp
 def attention(
     query: Float[Array, "b n heads d"],
     key: Float[Array, "b l heads d"],
@@ -89,32 +89,20 @@ def attention(
     return _by_platform(_attention_on_cpu, native, query, key, value)
 
 
-def _attention_forward(*operands: Array) -> tuple[Array, tuple[Array, ...]]:
-    return attention(*operands), operands
-
-
-def _attention_backward(
-    saved: tuple[Array, ...], gradient: Array
-) -> tuple[Array, Array, Array]:
-    cpu = _gradients(_attention_on_cpu)
-    return _by_platform(cpu, _gradients(jax.nn.dot_product_attention), *saved, gradient)
-
-
-attention.defvjp(_attention_forward, _attention_backward)
-
-
 def _attention_on_cpu(query: Array, key: Array, value: Array) -> Array:
     """Attend from some queries at a time, where there are many (eq. 2)."""
     count, width = query.shape[1], query.shape[-1]
     at_once = max(n for n in range(1, _MOST_QUERIES + 1) if count % n == 0)
     if key.shape[1] < _LEAST_KEYS or at_once < _LEAST_QUERIES:
         return jax.nn.dot_product_attention(query, key, value)
-    # As the products read them.
+    # As the products read them; in float32, as their gradients are summed.
     query, value = (jnp.swapaxes(x, 1, 2) for x in (query, value))
     key = jnp.transpose(key, (0, 2, 3, 1))
+    whole = key.astype(jnp.float32), value.astype(jnp.float32)
 
     @jax.checkpoint
     def attend(query: Float[Array, "b heads n d"]) -> Float[Array, "b heads n d"]:
+        key, value = (x.astype(query.dtype) for x in whole)
         scores = jnp.matmul(query, key, preferred_element_type=jnp.float32)
         scores = scores / math.sqrt(width)
         # Of no account to the result, and so without a gradient.
