@@ -19,6 +19,7 @@ from medjax.cli import STOPPED_EXIT_CODE
 from medjax.errors import UserError
 from medjax.hosts import Hosts
 from tests import hosts
+from tests.training.test_stages import FIRST
 
 ADDRESS = "127.0.0.1:1234"
 STEPS = 8
@@ -325,3 +326,29 @@ def test_a_folder_that_is_not_shared_is_refused(tmp_path):
         assert code == 2
         (line,) = errors(err)
         assert "do not have the same --workdir" in line
+
+
+@pytest.mark.slow
+def test_hosts_train_an_autoencoder_and_then_upon_it(tmp_path):
+    (tmp_path / "first.py").write_text(FIRST)
+    small = {
+        "data.image_size": 16,
+        "data.batch_size": 8,
+        "data.phantoms": 24,
+        "model.autoencoder_config": tmp_path / "first.py",
+        "model.block_out_channels": (8, 16),
+        "model.attention_head_dim": 4,
+        "model.norm_num_groups": 4,
+        "model.layers_per_block": 1,
+        "train.steps": 2,
+        "eval.examples": 4,
+        "eval.samples": 2,
+        "eval.sampler_steps": 2,
+    }
+    flags = [f"--config.{name}={value}" for name, value in small.items()]
+    config, workdir = "--config=configs/brain_ldm.py:demo", tmp_path / "run"
+    arguments = ["-m", "medjax.train", config, f"--workdir={workdir}", *flags]
+    for code, _, err in hosts.finish(hosts.start(arguments)):
+        assert code == 0, err
+    for stage in (workdir / "autoencoder", workdir):
+        assert (stage / "checkpoints" / "2").is_dir()
