@@ -16,7 +16,8 @@ Variants:
   Not reproduced, being a bug: training and test images in one set, so that nothing was
   held out.
 * ``demo``: a quarter of an hour on two slow CPU cores, at 64², with brain phantoms:
-  27.4 dB over 200 held-out ones, with 99% of the codebook in use.
+  27.4 dB over 200 held-out ones, with 99% of the codebook in use. Of 192 real slices of
+  12 subjects, without their skulls, it makes 30.4 dB (SSIM 0.92) on 32 of two others.
 
 Hardware: the recommended recipe is meant for one device of 24 GB. We have not run it to
 its end, so there is no expected result to quote.

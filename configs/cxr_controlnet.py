@@ -99,4 +99,5 @@ def _demo(config: ConfigDict) -> None:
     config.eval.sample_every = 200
     config.eval.samples = 16
     config.eval.sampler_steps = 20
-    config.eval.guidance_scale = 2.0
+    # As its base is drawn from: by 2, fewer hearts and effusions are as captioned.
+    config.eval.guidance_scale = 4.0
