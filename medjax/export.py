@@ -96,8 +96,9 @@ def export(
 
     if push_to:
         hub.check_upload(push_to)
-    # Here already, for reading a run may take a minute.
-    _parity(parity, format)
+    if format is not None:
+        # Here already, for reading a run may take a minute; it tells any other.
+        _parity(parity, format)
     run = load_run(workdir, step, weights, base)
     kind = format_for(run, format)
     name = Path(workdir).expanduser().resolve().name
