@@ -1,10 +1,12 @@
 """The command, from raw files to a data set that training reads."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,6 +17,10 @@ from medjax.data.roots import find_prepared
 from medjax.data.splits import SPLITS, split_of
 from medjax.errors import UserError
 from medjax.prepare import prepare, summary
+from medjax.tasks.assembly import Given
+from medjax.tasks.controlnet import ControlNetConfig, make_controlnet_task
+from medjax.training.config import make_config, parse
+from medjax.training.stages import train_stages
 from tests.images import write_image
 
 PATIENTS = 24
@@ -129,6 +135,49 @@ def test_all_unreadable_is_an_error(source, tmp_path):
     with pytest.raises(UserError, match=r"none of 48 images .*\.png: not a readable"):
         prepare("folder", source, tmp_path / "out", group_column="patient")
     assert find_prepared(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(("captioned", "stored"), [(0, False), (1, True), (48, True)])
+def test_captions_are_counted_and_stored_where_there_are_any(
+    source, tmp_path, captioned, stored
+):
+    rows = [json.loads(x) for x in (source / "metadata.jsonl").read_text().split("\n")]
+    for number, row in enumerate(rows):
+        row["text"] = "a chest" if number < captioned else " "
+    write_metadata(source, rows)
+    report = prepare("folder", source, tmp_path / "out")
+    said = summary(report, tmp_path / "out")
+    assert f"captions: {captioned} of 48 images have one" in said
+    data = DataConfig(root=str(tmp_path / "out"))
+    assert ("text" in dataset_metadata(data).features) == stored
+    texts = [x["text"] for split in read_all(tmp_path / "out").values() for x in split]
+    assert texts.count("a chest") == captioned
+
+
+def test_without_captions_text_to_image_refuses_and_controlnet_says_so(
+    source, tmp_path, caplog
+):
+    (source / "metadata.jsonl").unlink()
+    prepare("folder", source, tmp_path / "out")
+    data = DataConfig(root=str(tmp_path / "out"))
+    config = make_config("text_to_image")
+    config.data.root, config.data.batch_size = data.root, 8
+    config.model.pretrained = ""
+    with pytest.raises(UserError, match="out: no image has a caption, .*csv"):
+        train_stages(parse(config), tmp_path / "run")
+    config.model.autoencoder = ""
+    config.model.train_text_encoder = True
+    config.model.autoencoder_config = "configs/phantom_vae.py"
+    with pytest.raises(UserError, match="no image has a caption"):
+        train_stages(parse(config), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    given = Given(ControlNetConfig(pretrained=""), data, None, jax.random.key(0))
+    with (
+        caplog.at_level(logging.WARNING, "medjax"),
+        pytest.raises(AttributeError),  # There is no diffusion, to end it here.
+    ):
+        make_controlnet_task(given)
+    assert "has no captions: the ControlNet is trained for" in caplog.text
 
 
 def test_stored_conditions_are_checked_and_kept(tmp_path):

@@ -7,12 +7,14 @@ Source: Zhang et al., 2023, section 3.2 (sd_locked, only_mid_control).
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from medjax.arrays import Array, Params
 from medjax.data.config import ControlDataConfig
 from medjax.data.examples import edges
+from medjax.data.pipeline import dataset_metadata
 from medjax.errors import check_least
 from medjax.evaluation.adherence import Canny, edge_adherence
 from medjax.models.controlnet import ControlNet, config_from_unet
@@ -20,6 +22,8 @@ from medjax.pretrained import Network, StableDiffusion, load_controlnet
 from medjax.tasks.assembly import Assembly, Given, Shown
 from medjax.tasks.captioned import BaseConfig, assemble_captioned, load_base
 from medjax.tasks.eval_config import SamplingEvalConfig
+
+logger = logging.getLogger(__name__)
 
 # What `sd_locked=False` trains: the half of the U-Net that ControlNet does not copy.
 DECODER = ("up_blocks_", "conv_norm_out", "conv_out")
@@ -67,6 +71,11 @@ def make_controlnet_task(given: Given) -> Assembly:
         UserError: If weights are not found or do not fit.
     """
     model: ControlNetConfig = given.model
+    if "text" not in dataset_metadata(given.data).features:
+        logger.warning(
+            "%s has no captions: the ControlNet is trained for the empty one",
+            given.data.root,
+        )
     sd = load_base(model.pretrained, model.vae, model.route)
     config, weights = _controlnet(model, sd, given.key)
     controlnet = Network(ControlNet.from_config(config), weights, config)

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 
 from medjax.arrays import Params
+from medjax.data.config import DataConfig
+from medjax.data.pipeline import dataset_metadata
 from medjax.errors import UserError
 from medjax.evaluation.chest import findings
 from medjax.evaluation.frechet import frechet_distance
@@ -148,6 +150,7 @@ def make_text_to_image_task(given: Given) -> Assembly:
         UserError: If weights are not found or do not fit.
     """
     model: TextToImageConfig = given.model
+    check_captions(given.data)
     statistics: Params = {}
     if given.autoencoder is None:
         sd = load_base(model.pretrained, model.vae, model.route)
@@ -187,6 +190,16 @@ def _trains(model: TextToImageConfig, base: Params) -> Callable[[str], bool]:
         return saved.__contains__
     networks = ("unet", "text_encoder") if model.train_text_encoder else ("unet",)
     return lambda path: path.partition("/")[0] in networks
+
+
+def check_captions(data: DataConfig) -> None:
+    """Raise UserError if the data have none to train by."""
+    if "text" not in dataset_metadata(data).features:
+        raise UserError(
+            f"config.data.root={data.root}: no image has a caption, which task "
+            "text_to_image trains by; medjax.prepare reads them from metadata.csv or "
+            "metadata.jsonl beside the images (file_name, text)"
+        )
 
 
 def check_autoencoder(trained: TrainedAutoencoder) -> None:

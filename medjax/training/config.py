@@ -92,7 +92,7 @@ class RunConfig:
         if getattr(self.eval, "chest_findings", False) and not computed:
             raise UserError(
                 "config.eval.chest_findings is True, but the data are no computed "
-                "chests; expected False"
+                "chests; add --config.eval.chest_findings=False"
             )
         metric = self.best.metric.removeprefix("val/")
         for switch, measured in _MEASURED_IF.items():

@@ -16,7 +16,7 @@ from medjax.models.vq_vae import VQVAE
 from medjax.pretrained import load_autoencoder
 from medjax.tasks.autoencoder_kl import autoencoder_kl_module
 from medjax.tasks.autoencoders import TrainedAutoencoder
-from medjax.tasks.text_to_image import check_autoencoder
+from medjax.tasks.text_to_image import check_autoencoder, check_captions
 from medjax.tasks.unconditional import unconditional_task
 from medjax.tasks.vq_vae import vq_vae_module
 from medjax.training.compatibility import differences, matters
@@ -204,6 +204,7 @@ def _check_second_stage(config: RunConfig, first: RunConfig) -> None:
     )
     untrained = TrainedAutoencoder(_module(first), {}, "")
     if config.task != "unconditional":
+        check_captions(config.data)
         check_autoencoder(untrained)
         return
     task = unconditional_task(config.model, config.data, config.diffusion, untrained)

@@ -207,6 +207,21 @@ def test_folder_metadata_faults_are_said(tmp_path, content, message):
         survey_folder(tmp_path)
 
 
+def test_folder_names_tables_that_it_does_not_read(tmp_path):
+    write_image(tmp_path / "a.png")
+    assert not any("not read" in note for note in survey_folder(tmp_path).notes)
+    for name in ("captions.csv", "list.xlsx", ".hidden.csv", "README.md"):
+        (tmp_path / name).write_text("file_name,text\na.png,x\n")
+    survey = survey_folder(tmp_path)
+    assert survey.captions == 0
+    assert "not read: captions.csv, list.xlsx; captions are read" in survey.notes[0]
+    (tmp_path / "captions.csv").rename(tmp_path / "metadata.csv")
+    survey = survey_folder(tmp_path)
+    assert survey.captions == 1
+    assert survey.counts["other_files"] == 3
+    assert not any("not read" in note for note in survey.notes)
+
+
 def test_folder_group_column_must_exist(tmp_path):
     write_image(tmp_path / "a.png")
     with pytest.raises(UserError, match="so no columns"):

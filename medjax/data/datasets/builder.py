@@ -109,7 +109,7 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
     def _generate_examples(
         self, name: str, entries: list[Entry]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        encode = functools.partial(_encode, group_name=self.survey.group_name)
+        encode = functools.partial(_encode, survey=self.survey)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for start in range(0, len(entries), _CHUNK):
                 chunk = entries[start : start + _CHUNK]
@@ -143,10 +143,11 @@ def _features(survey: Survey) -> tfds.features.FeaturesDict:
     features = {
         "id": tfds.features.Text(),
         "image": tfds.features.Image(doc="as published; gray or colour"),
-        "text": tfds.features.Text(doc="caption"),
         "labels": tfds.features.Sequence(label),
         survey.group_name: tfds.features.Text(doc="kept together by the split"),
     }
+    if survey.captions:
+        features["text"] = tfds.features.Text(doc="caption")
     first = survey.entries[0]
     if first.conditioning_image is not None:
         features["conditioning_image"] = tfds.features.Image(doc="control")
@@ -158,7 +159,7 @@ def _features(survey: Survey) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(features)
 
 
-def _encode(entry: Entry, group_name: str) -> dict[str, Any] | Skipped:
+def _encode(entry: Entry, survey: Survey) -> dict[str, Any] | Skipped:
     """Return one example, or why there is none."""
     try:
         encoded = entry.image.read_bytes()
@@ -166,11 +167,12 @@ def _encode(entry: Entry, group_name: str) -> dict[str, Any] | Skipped:
         example: dict[str, Any] = {
             "id": entry.id,
             "image": io.BytesIO(encoded),
-            "text": entry.text,
             "labels": list(entry.labels),
-            group_name: entry.group,
+            survey.group_name: entry.group,
             **entry.attributes,
         }
+        if survey.captions:
+            example["text"] = entry.text
         if entry.conditioning_image is not None:
             control = entry.conditioning_image.read_bytes()
             name = f"{entry.id} (conditioning_image {entry.conditioning_image.name})"

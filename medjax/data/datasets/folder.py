@@ -31,7 +31,9 @@ from medjax.data.readers import SUFFIXES
 from medjax.errors import UserError
 
 _READERS = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl}
-
+# What captions under another name may stand in, and how many of them are named.
+_NAMED = 3
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet")
 
 _NOTE = (
     "split image by image: a patient's may fall into several splits; --group_column "
@@ -56,7 +58,7 @@ def survey_folder(
     folder = Path(source)
     survey = _survey(folder, group_column)
     if not group_column:
-        survey = dataclasses.replace(survey, notes=(_NOTE,))
+        survey = dataclasses.replace(survey, notes=(*survey.notes, _NOTE))
     return with_classes(survey, folder) if classes_from_folders else survey
 
 
@@ -89,7 +91,23 @@ def _without_captions(folder: Path, found: Found) -> Survey:
         skipped=(),
         damaged=tuple(found.damaged),
         counts=found.counts,
+        notes=_unread_tables(folder),
         description=_description(folder),
+    )
+
+
+def _unread_tables(folder: Path) -> tuple[str, ...]:
+    """Return a note on what may have been meant for captions."""
+    tables = sorted(
+        shown(path, folder)
+        for path in folder.iterdir()
+        if path.suffix.lower() in _TABLES and not path.name.startswith(".")
+    )
+    if not tables:
+        return ()
+    return (
+        f"not read: {', '.join(tables[:_NAMED])}{' …' if tables[_NAMED:] else ''}; "
+        f"captions are read from {' or '.join(_READERS)} (file_name, text)",
     )
 
 
@@ -129,7 +147,8 @@ def _with_captions(
         entries=tuple(entries),
         skipped=(*unmatched, *spare),
         damaged=(*found.damaged, *table.damaged),
-        counts=found.counts | {"rows_found": table.count},
+        counts=found.counts
+        | {"other_files": found.others - 1, "rows_found": table.count},
         description=_description(folder),
     )
 

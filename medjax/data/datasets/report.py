@@ -52,6 +52,7 @@ def _split(survey: Survey, entries: Sequence[Entry]) -> dict[str, Any]:
     return {
         "examples": len(entries),
         "groups": len({entry.group for entry in entries}),
+        "captions": sum(bool(entry.text.strip()) for entry in entries),
         "labels": {name: counts[name] for name in survey.label_names},
     }
 
@@ -70,6 +71,11 @@ def summary(report: Mapping[str, Any], out: str | Path) -> str:
             "training measures nothing on unseen images: larger shares "
             "(--split_percent) or more data make it"
         )
+    examples, captions = (
+        sum(split[what] for split in report["splits"].values())
+        for what in ("examples", "captions")
+    )
+    lines.append(f"  captions: {captions} of {examples} images have one")
     lines += _label_table(report["splits"])
     lines += [f"  {note}" for note in report["notes"]]
     for name, count in report["counts"].items():

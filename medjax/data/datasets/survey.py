@@ -1,6 +1,7 @@
 """What a source folder holds, before any image is read: the input of the builder."""
 
 import dataclasses
+import functools
 import os
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
@@ -76,6 +77,11 @@ class Survey:
     licence: str = ""
     citation: str = ""
     homepage: str = ""
+
+    @functools.cached_property
+    def captions(self) -> int:
+        """How many entries have a caption."""
+        return sum(bool(entry.text.strip()) for entry in self.entries)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,8 @@ def test_the_published_test_split_stays_and_train_is_divided(tmp_path):
     assert not held["train"] & held["validation"]
     assert not report["notes"]
     labels = {"AD": 4, "NC": 2}
-    assert report["splits"]["test"] == {"examples": 6, "groups": 3, "labels": labels}
+    expected = {"examples": 6, "groups": 3, "captions": 6, "labels": labels}
+    assert report["splits"]["test"] == expected
     assert {record["labels"] for record in records["test"]} == {("AD",), ("NC",)}
 
 

@@ -84,7 +84,8 @@ def test_no_subject_is_on_two_sides(tmp_path):
 
 def test_real_slices_of_one_subject_are_never_divided(shared_data, tmp_path):
     report = prepare("oai_akoa", shared_data / "knee", tmp_path / "out")
-    assert report["splits"] == {"train": {"examples": 234, "groups": 1, "labels": {}}}
+    expected = {"examples": 234, "groups": 1, "captions": 234, "labels": {}}
+    assert report["splits"] == {"train": expected}
     assert not report["skipped"]
     assert not report["quarantine"]
     said = summary(report, tmp_path / "out")
