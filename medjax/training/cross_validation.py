@@ -22,6 +22,7 @@ from medjax.errors import Stopped, UserError
 from medjax.pretrained.efficientnet import check_efficientnet
 from medjax.training.config import RunConfig
 from medjax.training.fold_scores import FoldScores, score_fold
+from medjax.training.integrity import saved_steps
 from medjax.training.stages import train_stages
 from medjax.training.stopping import stop_on_signals
 
@@ -29,6 +30,13 @@ logger = logging.getLogger(__name__)
 
 _TASKS = ("text_to_image", "controlnet")
 _RESAMPLINGS, _COVERED = 2000, 95
+_FINDINGS = (
+    "`…_agreement` is the share of images that show what their captions say (of the "
+    "heart, of a finding and its side; `caption` is heart and effusion together), and "
+    "`…_agreement_chance` what the other images' captions would give. `…_presence` is "
+    "the share that shows the finding, on any side, of the images whose captions name "
+    "it, and `…_presence_unasked` of those whose captions do not."
+)
 
 
 def cross_validate(
@@ -46,7 +54,13 @@ def cross_validate(
             split is too small, or a run cannot train.
         Stopped: If a signal ended a run; the same call goes on from there.
     """
+    workdir = Path(workdir)
     _check(config)
+    if saved_steps(workdir / "checkpoints"):
+        raise UserError(
+            f"--workdir={workdir}: holds a run of medjax.train, which is no fold; "
+            "expected a folder of its own"
+        )
     test = open_dataset(config.data, "test")
     if not 2 <= images <= len(test):
         raise UserError(
@@ -61,7 +75,6 @@ def cross_validate(
         )
     everything = [open_dataset(config.data, name) for name in ("train", "validation")]
     check_disjoint([g for one in everything for g in _groups(one)], _groups(test))
-    workdir = Path(workdir)
     scores = []
     with stop_on_signals() as stop:
         for fold in range(config.data.folds):
@@ -165,7 +178,8 @@ def _write(
             "sd": float(np.std(values, ddof=1)),
             "interval_95": intervals.get(name),
         }
-        for name, values in table.items()
+        # By name, so that what is by chance follows what it belongs to.
+        for name, values in sorted(table.items())
     }
     told = {"test_examples": len(groups), "steps": [one.step for one in scores]}
     text = json.dumps(told | {"metrics": summary}, indent=2)
@@ -202,6 +216,8 @@ def _page(
         f"captions of {count} test examples, which no fold has seen. sd is over folds, "
         "the interval over test groups (patients or reports)."
     )
+    if getattr(config.eval, "chest_findings", False):
+        about += f"\n\n{_FINDINGS}"
     choose = min if config.best.mode == "min" else max
     best = choose(scores, key=lambda one: one.best)
     export = (

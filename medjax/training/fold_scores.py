@@ -14,7 +14,7 @@ from jaxtyping import Float
 from medjax import meshes
 from medjax.data.pipeline import Source, dataset_identity, validation_batches
 from medjax.errors import UserError
-from medjax.evaluation.chest import matches, presence
+from medjax.evaluation.chest import findings, matches
 from medjax.evaluation.frechet import frechet_distance
 from medjax.evaluation.grids import image_page, save_png
 from medjax.evaluation.similarity import Mask, likeness
@@ -42,7 +42,7 @@ class FoldScores:
             against the real one; images in [-1, 1]. Of computed chests also whether
             it is as its caption says, see `medjax.evaluation.chest.matches`.
         all: ``frechet_distance`` of all those to the real ones; of computed chests also
-            `medjax.evaluation.chest.presence`.
+            by chance and `presence` of `medjax.evaluation.chest.findings`.
     """
 
     fold: int
@@ -98,9 +98,12 @@ def score_fold(
         texts = [test[number]["text"] for number in range(count)]
         for name, agrees in matches(drawn, texts).items():
             each[f"{name}_agreement"] = np.diagonal(agrees).astype(float)
-        # What no caption asks for has no share.
-        shares = presence(drawn, texts)
-        whole |= {name: one for name, one in shares.items() if not np.isnan(one)}
+        whole |= {
+            name: share
+            for name, share in findings(drawn, texts).items()
+            # What no caption asks for has no share.
+            if name not in each and not np.isnan(share)
+        }
     kept = {name: values.tolist() for name, values in each.items()}
     text = json.dumps({"of": asked, "each": kept, "all": whole})
     # Whole or not at all.

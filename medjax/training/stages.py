@@ -48,9 +48,16 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
     Arguments, result and errors are those of `loop.train`.
 
     Raises:
-        UserError: If the autoencoder is neither there nor can be trained.
+        UserError: If the autoencoder is neither there nor can be trained, or the folder
+            is a cross-validation's.
         Stopped: Also between the two.
     """
+    if folds := sorted(one.name for one in Path(workdir).glob("fold-[0-9]*")):
+        raise UserError(
+            f"--workdir={workdir}: holds a cross-validation ({', '.join(folds)}); "
+            "medjax.cross_validate goes on with it, and another run needs a folder of "
+            "its own"
+        )
     place = getattr(config.model, "autoencoder", None)
     if place is None:
         return train(config, workdir)

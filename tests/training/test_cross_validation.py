@@ -25,6 +25,7 @@ from medjax.training.early_stopping import BestConfig
 from medjax.training.fold_scores import FoldScores
 from medjax.training.integrity import write_checksums
 from medjax.training.runs import best_step, load_run
+from medjax.training.stages import train_stages
 from tests.commands import REPOSITORY
 
 
@@ -85,6 +86,18 @@ def test_who_is_on_two_sides_is_refused(stubs, tmp_path):
     splits["test"] = Stub("x", "b")
     with pytest.raises(UserError, match="are among both"):
         cross_validate(parse(small()), tmp_path, images=2)
+    assert not trained
+
+
+def test_folds_and_a_run_do_not_share_a_folder(stubs, tmp_path):
+    _, trained, _ = stubs
+    (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
+    with pytest.raises(UserError, match="run: holds a run of medjax.train"):
+        cross_validate(parse(small()), tmp_path / "run", images=3)
+    for fold in range(2):
+        (tmp_path / "folds" / f"fold-{fold}").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"\(fold-0, fold-1\); medjax.cross_validate"):
+        train_stages(parse(small()), tmp_path / "folds")
     assert not trained
 
 
@@ -191,8 +204,11 @@ def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
             low, high = found["interval_95"]
             assert low <= found["mean"] <= high
     measured = told["metrics"].keys()
-    assert {"pneumothorax_agreement", "pneumothorax_presence_unasked"} <= measured
+    expected = ["agreement", "agreement_chance", "presence_unasked"]
+    assert {f"pneumothorax_{one}" for one in expected} <= measured
     page = (tmp_path / "cross_validation.md").read_text()
+    rows = [line.split()[1] for line in page.splitlines() if line[:2] == "| "][2:]
+    assert rows == sorted(measured) and "`…_agreement_chance`" in page
     assert "| psnr_db |" in page and "captions of 3 test examples" in page
     best = min(scores, key=lambda one: one.best)
     assert f"--workdir={tmp_path}/fold-{best.fold} --step={best.step} --to" in page
