@@ -1,5 +1,6 @@
 """Pages of samples: what was asked for, what was made, what was there."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def image_page(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Return a page of images, with the columns' names above them.
 
+    What would be much higher than wide goes on beside itself, so that it can be seen.
+
     Args:
         columns: By name; in [-1, 1], of 1 or 3 channels, all of one number and size.
         captions: One text a row, wrapped under it and cut where it is too long.
@@ -53,22 +56,26 @@ def image_page(
     size = min(max(12, width // 14), 28)
     font = ImageFont.load_default(size)
     line = round(size * 1.3)
-    page_width = len(tiles) * width + (len(tiles) + 1) * gap
-    texts = [_wrap(text, font, page_width - 4 * gap) for text in captions or ()]
+    block = len(tiles) * width + (len(tiles) + 1) * gap
+    texts = [_wrap(text, font, block - 4 * gap) for text in captions or ()]
     text_height = line * max(map(len, texts), default=0) + (gap * 3 if texts else 0)
-    head = line + gap
+    head = line + 2 * gap
     row = height + text_height + gap
-    page = Image.new("RGB", (page_width, head + gap + rows * row), BACKGROUND)
+    deep = -(-rows // max(1, round(math.sqrt(rows * row / block))))
+    size_px = (-(-rows // deep) * block, head + deep * row)
+    page = Image.new("RGB", size_px, BACKGROUND)
     draw = ImageDraw.Draw(page)
-    for index, (name, column) in enumerate(tiles.items()):
-        left = gap + index * (width + gap)
-        draw.text((left + width // 2, head // 2 + gap), name, _INK, font, anchor="mm")
-        for number, tile in enumerate(column):
-            page.paste(Image.fromarray(tile), (left, head + gap + number * row))
-    for number, lines in enumerate(texts):
-        top = head + 2 * gap + number * row + height
-        for offset, text in enumerate(lines):
-            draw.text((2 * gap, top + offset * line), text, _FAINT_INK, font)
+    for number in range(rows):
+        start, top = number // deep * block, head + number % deep * row
+        for index, (name, column) in enumerate(tiles.items()):
+            left = start + gap + index * (width + gap)
+            if number % deep == 0:
+                middle = (left + width // 2, (head + gap) // 2)
+                draw.text(middle, name, _INK, font, anchor="mm")
+            page.paste(Image.fromarray(column[number]), (left, top))
+        for offset, text in enumerate(texts[number] if texts else ()):
+            below = top + height + gap + offset * line
+            draw.text((start + 2 * gap, below), text, _FAINT_INK, font)
     return np.asarray(page)
 
 

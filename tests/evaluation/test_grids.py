@@ -92,3 +92,23 @@ def test_reconstructions_stand_beside_their_originals():
     )
     np.testing.assert_array_equal(shown, to_uint8(images)[..., 0])
     np.testing.assert_array_equal(mirrored, to_uint8(-images)[..., 0])
+
+
+@pytest.mark.parametrize("count", [5, 31, 32])
+def test_many_examples_stand_beside_one_another(count):
+    values = np.linspace(-1, 1, count).astype(np.float32)
+    images = np.broadcast_to(values[:, None, None, None], (count, 192, 192, 1))
+    page = image_page({"drawn": images, "real": -images}, ["a caption"] * count)
+    height, width, _ = page.shape
+    assert 0.5 < height / width < 2
+    # Pairs are found one below the other, then to the right.
+    block = 2 * 192 + 3 * 3
+    drawn, real = (
+        page[:, left::block][:, : width // block, 0].T.ravel() for left in (99, 294)
+    )
+    for column, shown in ((drawn, images), (real, -images)):
+        expected = to_uint8(shown)[:, 0, 0, 0]
+        changes = np.flatnonzero(np.diff(column)) + 1
+        runs = np.split(column, changes)
+        tiles = [run[0] for run in runs if len(run) >= 192][:count]
+        np.testing.assert_array_equal(tiles, expected)
