@@ -250,6 +250,8 @@ def main(_: Sequence[str]) -> None:
         there = dataclasses.replace(source.data, root=asked["data"])
         source = dataclasses.replace(source, data=there)
     controlled = source.controlled
+    if source.captioned and prompts == [""]:
+        _LOGGER.info("no --prompt: images for the empty caption")
     if not source.captioned:
         _check_without_captions(asked, source.classes)
     own: dict[str, Any] = {

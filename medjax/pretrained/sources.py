@@ -76,6 +76,12 @@ def read_json(file: Path) -> dict[str, Any]:
         UserError: If it is missing or no JSON object.
     """
     if not file.is_file():
+        for folder in file.parents[:2]:
+            if (folder / "pytorch_lora_weights.safetensors").is_file():
+                raise UserError(
+                    f"{folder} holds adapters (LoRA) alone; expected a whole model, as "
+                    "medjax.export --format=pipeline makes of a run and its base"
+                )
         raise UserError(
             f"{file} is missing; expected a folder in the diffusers layout, as "
             "diffusers' save_pretrained writes it"

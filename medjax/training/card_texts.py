@@ -43,6 +43,7 @@ the command is
 {metrics}
 """
 
+PLACES = "\n\nA folder in the code stands for its path on your machine."
 CAPTIONS = " Captions are worded as those of the data."
 WHAT = {
     "autoencoder_kl": (

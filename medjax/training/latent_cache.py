@@ -119,6 +119,7 @@ def cache_latents(
         _write(source, data, posterior, frozen, mesh, begun, stop)
         write_checksums(begun)
         begun.rename(folder)
+        logger.info("kept the latents of %d images in %s", len(source), folder)
     return CachedLatents(folder)
 
 
@@ -184,7 +185,6 @@ def _write(
                 lines.write(json.dumps(heard.records.pop(index)) + "\n")
             count += found
             bar.update(found)
-    logger.info("kept the latents of %d images in %s", len(source), folder)
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

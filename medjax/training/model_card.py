@@ -70,25 +70,28 @@ class Export:
 
 def model_card(run: Run, export: Export) -> str:
     """Return the text of ``README.md``."""
-    task = run.config.task
-    alone = ("lora", "kohya")
-    kind = export.format if task == "controlnet" or export.format in alone else task
+    task, size = run.config.task, run.config.data.image_size
+    alone = task == "controlnet" or export.format in ("lora", "kohya")
+    kind = export.format if alone else task
+    base = _named(run.base["source"]) or "BASE"
+    use = card_texts.USE[kind].format(
+        name=export.name,
+        file=export.file,
+        dtype=export.dtype,
+        base=base,
+        guidance=getattr(run.config.eval, "guidance_scale", None),
+        size=size,
+        run=export.file.removeprefix("lora_").removesuffix(".safetensors"),
+        changes=_upon(run, export.dtype),
+    )
+    named = [name for name in (export.name, base) if f'"{name}' in use]
     return card_texts.CARD.format(
         metadata=_metadata(run),
         title=export.name.rpartition("/")[2],
         what=card_texts.WHAT[kind]
         + (card_texts.UNET_TOO if {"controlnet", "unet"} <= set(run.trained) else ""),
-        use=card_texts.USE[kind].format(
-            name=export.name,
-            file=export.file,
-            dtype=export.dtype,
-            base=_named(run.base["source"]) or "BASE",
-            guidance=getattr(run.config.eval, "guidance_scale", None),
-            size=run.config.data.image_size,
-            run=export.file.removeprefix("lora_").removesuffix(".safetensors"),
-            changes=_upon(run, export.dtype),
-        ),
-        size=run.config.data.image_size,
+        use=use if all(map(_hub_id, named)) else use + card_texts.PLACES,
+        size=size,
         captions="" if task == "autoencoder_kl" else card_texts.CAPTIONS,
         data=_data(run),
         base=_base(run),
@@ -173,10 +176,9 @@ def _metadata(run: Run) -> str:
 
 def _kinds(run: Run) -> list[str]:
     """Return the hub's words for what there is beside a Stable Diffusion."""
-    task = run.config.task
-    if task == "text_to_image" and run.sd.adapters:
+    if run.config.task == "text_to_image" and run.sd.adapters:
         return ["lora"]
-    return ["controlnet"] if task == "controlnet" else []
+    return ["controlnet"] if run.config.task == "controlnet" else []
 
 
 def _upon(run: Run, dtype: str) -> str:
@@ -190,10 +192,9 @@ def _upon(run: Run, dtype: str) -> str:
 
 def _from_scratch(run: Run) -> bool:
     """Tell whether all of it was trained by runs of medjax, beginning with noise."""
-    model = run.config.model
     if run.config.task == "autoencoder_kl":
-        return model.pretrained is None
-    return getattr(model, "autoencoder", None) is not None
+        return run.config.model.pretrained is None
+    return getattr(run.config.model, "autoencoder", None) is not None
 
 
 def _licence(source: str) -> str:

@@ -219,7 +219,7 @@ def _checkpoint(workdir: str | Path, step: int | None) -> Path:
         raise UserError(
             f"--workdir={workdir}: holds no checkpoint; expected the folder of a run "
             "of python -m medjax.train that has saved one"
-            + (f", as {folds[0]} to {folds[-1]} in it, each a fold's" if folds else "")
+            + (f"; its folds have: --workdir={workdir}/{folds[0]}" if folds else "")
         )
     if step is not None and step not in steps:
         raise UserError(

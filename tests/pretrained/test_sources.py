@@ -153,3 +153,10 @@ def test_a_home_folder_is_expanded(saved, monkeypatch):
     monkeypatch.setenv("HOME", str(saved[1].parent))
     found = sources.local_folder(f"~/{saved[1].name}", [], lambda _: True)
     assert found == saved[1]
+
+
+def test_a_folder_of_adapters_is_no_base(tmp_path):
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    for file in ("model_index.json", "unet/config.json"):
+        with pytest.raises(UserError, match=r"holds adapters \(LoRA\) alone; "):
+            sources.read_json(tmp_path / file)

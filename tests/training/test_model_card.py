@@ -161,6 +161,20 @@ def test_its_code_is_python(kind):
     assert ('"a/b"' in code) == (kind != "pipeline")
 
 
+@pytest.mark.parametrize(
+    ("name", "base", "kind", "told"),
+    [
+        ("me/chests", "a/b", "controlnet", False),
+        ("me/chests", "/there/base", "controlnet", True),
+        ("me/chests", "/there/base", "pipeline", False),
+        ("chests", "a/b", "pipeline", True),
+    ],
+)
+def test_folders_in_its_code_are_said_to_be_ones(name, base, kind, told):
+    text = model_card(run(base=base), Export(name, kind, "float16"))
+    assert ("A folder in the code stands for its path" in text) == told
+
+
 def test_phantom_sd_is_a_folder_that_diffusers_can_read():
     text = model_card(run(base="phantom-sd"), Export("x", "controlnet", "float32"))
     place = "medjax/pretrained/phantom_sd"

@@ -179,6 +179,10 @@ def test_folders_that_are_no_run_are_named(tmp_path):
         load_run(tmp_path / "none")
     with pytest.raises(UserError, match="holds no checkpoint"):
         load_run(tmp_path)
+    for name in ("fold-0", "fold-1"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"its folds have: --workdir=\S+/fold-0$"):
+        load_run(tmp_path)
 
 
 def test_a_checkpoint_of_eight_devices_is_read_on_one(tmp_path):
