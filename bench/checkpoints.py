@@ -63,7 +63,7 @@ def make_state(settings: Settings) -> Any:
 
 def measure(state: Any, folder: Path, repeats: int) -> tuple[Spread, Spread]:
     """Return the seconds of the stall, and those until all is on disk."""
-    from medjax.training.checkpoints import Checkpoints
+    from medjax.runs.checkpoints import Checkpoints
 
     about = {"bench": {"source": "drawn", "fingerprint": "0"}}
     stalls, totals = [], []
@@ -147,7 +147,7 @@ def main() -> Path:
 
     import jax
 
-    from medjax.training.config import TrainConfig
+    from medjax.runs.config import TrainConfig
 
     # orbax warns that it is waited for, which is what is measured.
     logging.getLogger("absl").setLevel(logging.ERROR)

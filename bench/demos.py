@@ -29,11 +29,11 @@ from medjax.evaluation.ventricles import VENTRICLE_MIDPOINT, ventricle_share
 from medjax.pretrained import load_stable_diffusion
 from medjax.pretrained.efficientnet import efficientnet_features
 from medjax.pretrained.sources import PHANTOM_SD
+from medjax.runs.config import parse
+from medjax.runs.open_run import Run, load_run
 from medjax.tasks.generation import Request
 from medjax.tasks.sampling_config import SamplingConfig
-from medjax.training.config import parse
 from medjax.training.cross_validation import cross_validate
-from medjax.training.runs import Run, load_run
 from medjax.training.stages import train_stages
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")

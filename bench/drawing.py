@@ -15,10 +15,10 @@ from medjax.data.pipeline import open_dataset
 from medjax.evaluation.grids import canvas, save_png
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.vq_vae import VQVAE
+from medjax.runs.config import RunConfig
 from medjax.tasks.autoencoders import decode, encode_mean
 from medjax.tasks.generation import Request, generate
 from medjax.tasks.sampling_config import SamplingConfig
-from medjax.training.config import RunConfig
 
 BATCH = 16
 """Images that are drawn at a time; only those after the first such are timed."""

@@ -32,7 +32,7 @@ Data: ADNI, for research, by its data use agreement.
 
 from ml_collections import ConfigDict
 
-from medjax.training.config import make_config, variant_error
+from medjax.runs.config import make_config, variant_error
 
 VARIANTS = ("published", "demo")
 

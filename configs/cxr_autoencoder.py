@@ -25,7 +25,7 @@ Clinical Center. Weights: CreativeML Open RAIL-M.
 from ml_collections import ConfigDict
 
 from medjax.pretrained.sources import PHANTOM_SD
-from medjax.training.config import make_config, variant_error
+from medjax.runs.config import make_config, variant_error
 
 VARIANTS = ("decoder", "demo")
 

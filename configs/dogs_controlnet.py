@@ -27,7 +27,7 @@ CreativeML Open RAIL-M.
 
 from ml_collections import ConfigDict
 
-from medjax.training.config import make_config, variant_error
+from medjax.runs.config import make_config, variant_error
 
 VARIANTS = ("published", "demo")
 

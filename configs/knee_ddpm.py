@@ -29,7 +29,7 @@ Data: OAI AKOA (Osteoarthritis Initiative), for research, by the NIH's terms of 
 
 from ml_collections import ConfigDict
 
-from medjax.training.config import make_config, variant_error
+from medjax.runs.config import make_config, variant_error
 
 VARIANTS = ("published", "demo")
 

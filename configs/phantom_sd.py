@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from medjax.pretrained.phantom import FINDINGS
 from medjax.pretrained.sources import PHANTOM_SD
-from medjax.training.config import make_config, variant_error
+from medjax.runs.config import make_config, variant_error
 
 VARIANTS = ("second",)
 

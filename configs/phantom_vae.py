@@ -10,7 +10,7 @@ dB on 8 held-out images). Neither images nor captions of phantom-SD have a pneum
 from ml_collections import ConfigDict
 
 from medjax.pretrained.phantom import FINDINGS
-from medjax.training.config import make_config, variant_error
+from medjax.runs.config import make_config, variant_error
 
 VARIANTS = ()
 

@@ -32,7 +32,7 @@ def main(_: object) -> None:
     """Cross-validate as the flags say."""
     from medjax.compilation import keep_compiled
     from medjax.hosts import refuse_several
-    from medjax.training.config import parse
+    from medjax.runs.config import parse
     from medjax.training.cross_validation import cross_validate
 
     refuse_several("python -m medjax.cross_validate")

@@ -90,9 +90,9 @@ def export(
     _check_choice("dtype", dtype, _DTYPES)
     target = _target(to, overwrite)
     from medjax.pretrained import hub
+    from medjax.runs.open_run import load_run
     from medjax.training.exporting import format_for, write_export
     from medjax.training.model_card import Export
-    from medjax.training.runs import load_run
 
     if push_to:
         hub.check_upload(push_to)

@@ -54,7 +54,7 @@ def main(_: object) -> None:
     from medjax.compilation import keep_compiled
     from medjax.distributed import joined
     from medjax.hosts import Hosts
-    from medjax.training.config import parse
+    from medjax.runs.config import parse
     from medjax.training.stages import train_stages
 
     hosts = Hosts(

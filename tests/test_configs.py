@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medjax.errors import UserError
-from medjax.training.config import parse
+from medjax.runs.config import parse
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 # What reimplements no published system; and of that, what is as small as a demo.

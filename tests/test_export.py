@@ -19,15 +19,15 @@ from medjax.export import export
 from medjax.pretrained import load_controlnet, load_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion, tiny_tokenizer
 from medjax.pretrained.tokenizer import save_tokenizer
+from medjax.runs.config import parse
+from medjax.runs.open_run import load_run
 from medjax.tasks import TASKS
 from medjax.tasks.assembly import Given
-from medjax.training.config import parse
-from medjax.training.runs import load_run
 from tests.commands import files, medjax, one_line
 from tests.pretrained import original
 from tests.pretrained.small import assert_same
 from tests.pretrained.test_single_file import write
-from tests.runs import save_run
+from tests.saved_runs import save_run
 from tests.tiny_demo import get_config
 
 NETWORKS = ("unet", "vae", "text_encoder", "controlnet")

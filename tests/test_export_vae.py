@@ -11,11 +11,11 @@ from medjax.data.pipeline import open_dataset
 from medjax.errors import UserError
 from medjax.export import export
 from medjax.pretrained import load_autoencoder, load_stable_diffusion
+from medjax.runs.config import make_config
+from medjax.runs.open_run import load_run
 from medjax.tasks.autoencoders import encode
-from medjax.training.config import make_config
-from medjax.training.runs import load_run
 from tests.pretrained.small import assert_same
-from tests.runs import save_run
+from tests.saved_runs import save_run
 
 WIDTHS = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
 

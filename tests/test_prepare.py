@@ -17,9 +17,9 @@ from medjax.data.roots import find_prepared
 from medjax.data.splits import SPLITS, split_of
 from medjax.errors import UserError
 from medjax.prepare import prepare, summary
+from medjax.runs.config import make_config, parse
 from medjax.tasks.assembly import Given
 from medjax.tasks.controlnet import ControlNetConfig, make_controlnet_task
-from medjax.training.config import make_config, parse
 from medjax.training.stages import train_stages
 from tests.images import write_image
 

@@ -17,7 +17,7 @@ from medjax.errors import UserError
 from medjax.pretrained import save_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from tests.commands import medjax, one_line
-from tests.runs import save_run
+from tests.saved_runs import save_run
 
 
 @pytest.fixture(scope="module")

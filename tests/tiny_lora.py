@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from medjax.training.config import make_config
+from medjax.runs.config import make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:

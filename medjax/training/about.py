@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from medjax import distributed, trees
 from medjax.arrays import Params
 from medjax.errors import UserError
-from medjax.training.compatibility import PER_HOST
-from medjax.training.config import RunConfig
+from medjax.runs.config import RunConfig
+from medjax.runs.same_run import PER_HOST
 
 logger = logging.getLogger(__name__)
 

@@ -208,7 +208,7 @@ given, 1 being perfectly; `val/edge_f1_chance` the same against other images' ed
 Where the two are equal, the edges are not followed."""
 
 CONFIG = """
-from medjax.training.config import make_config
+from medjax.runs.config import make_config
 
 
 def get_config(variant=""):

@@ -8,7 +8,7 @@ import jax
 from medjax.arrays import Params
 from medjax.evaluation.curves import save_curves
 from medjax.evaluation.grids import save_png
-from medjax.training.config import RunConfig
+from medjax.runs.config import RunConfig
 from medjax.training.early_stopping import Patience
 from medjax.training.metrics import MetricsWriter
 from medjax.training.validation import Samples

@@ -19,12 +19,12 @@ from medjax.evaluation.frechet import frechet_distance
 from medjax.evaluation.grids import image_page, save_png
 from medjax.evaluation.similarity import Mask, likeness
 from medjax.pretrained.efficientnet import efficientnet_features
+from medjax.runs.checksums import CHECKSUMS
+from medjax.runs.config import RunConfig
+from medjax.runs.open_run import Run, best_step, load_run
 from medjax.tasks.generation import Request, generate
 from medjax.tasks.sampling_config import SamplingConfig
-from medjax.training.config import RunConfig
 from medjax.training.early_stopping import BestConfig
-from medjax.training.integrity import CHECKSUMS
-from medjax.training.runs import Run, best_step, load_run
 
 _AT_ONCE = 8
 Images = Float[np.ndarray, "n H W 3"]

@@ -30,7 +30,7 @@ from medjax.arrays import Array, Params
 from medjax.data.config import DataConfig
 from medjax.data.pipeline import Source, make_batches
 from medjax.errors import Stopped, UserError
-from medjax.training.integrity import damage, write_checksums
+from medjax.runs.checksums import damage, write_checksums
 from medjax.training.stopping import StopRequest
 
 logger = logging.getLogger(__name__)

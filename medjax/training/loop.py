@@ -19,12 +19,12 @@ from medjax.data.pipeline import (
     record_ids,
 )
 from medjax.errors import Stopped
+from medjax.runs.checkpoints import Checkpoints
+from medjax.runs.config import RunConfig
 from medjax.tasks import TASKS
 from medjax.tasks.assembly import Given
 from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.training import about
-from medjax.training.checkpoints import Checkpoints
-from medjax.training.config import RunConfig
 from medjax.training.evaluations import Evaluations
 from medjax.training.latent_cache import cache_latents
 from medjax.training.metrics import MetricsWriter

@@ -17,9 +17,9 @@ from medjax.data.pipeline import dataset_identity, dataset_metadata
 from medjax.data.prepared import Metadata, describe_splits
 from medjax.errors import UserError
 from medjax.pretrained.sources import PHANTOM_SD, local_place
+from medjax.runs.config import RunConfig, make_config, parse
+from medjax.runs.open_run import Run
 from medjax.training import card_texts
-from medjax.training.config import RunConfig, make_config, parse
-from medjax.training.runs import Run
 
 UNKNOWN = "unknown"
 # The hub's words for the licences of what is usually started from.

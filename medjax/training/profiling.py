@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from medjax.training.config import TrainConfig
+from medjax.runs.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

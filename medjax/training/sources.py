@@ -13,11 +13,11 @@ from medjax.pretrained import (
     load_stable_diffusion,
 )
 from medjax.pretrained.sources import local_place, read_json
+from medjax.runs.open_run import load_run
 from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.tasks.trained import TrainedUnconditional
 from medjax.training.exporting import ABOUT
 from medjax.training.model_card import has_stored_controls
-from medjax.training.runs import load_run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,22 +14,22 @@ from medjax.errors import Stopped, UserError
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.vq_vae import VQVAE
 from medjax.pretrained import load_autoencoder
-from medjax.tasks.autoencoder_kl import autoencoder_kl_module
-from medjax.tasks.autoencoders import TrainedAutoencoder
-from medjax.tasks.text_to_image import check_autoencoder, check_captions
-from medjax.tasks.unconditional import unconditional_task
-from medjax.tasks.vq_vae import vq_vae_module
-from medjax.training.compatibility import differences, matters
-from medjax.training.config import RunConfig, parse
-from medjax.training.integrity import saved_steps
-from medjax.training.loop import train
-from medjax.training.runs import (
+from medjax.runs.checksums import saved_steps
+from medjax.runs.config import RunConfig, parse
+from medjax.runs.open_run import (
     AUTOENCODER,
     Run,
     load_done,
     load_run,
     trained_autoencoder,
 )
+from medjax.runs.same_run import differences, matters
+from medjax.tasks.autoencoder_kl import autoencoder_kl_module
+from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.text_to_image import check_autoencoder, check_captions
+from medjax.tasks.unconditional import unconditional_task
+from medjax.tasks.vq_vae import vq_vae_module
+from medjax.training.loop import train
 from medjax.training.step import TrainState, check_batch_size
 from medjax.training.stopping import stop_on_signals
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from medjax.pretrained import save_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from tests.mistakes import Mistake
-from tests.runs import save_run
+from tests.saved_runs import save_run
 
 
 def export(name: str, *arguments: str, says: tuple[str, ...], **more) -> Mistake:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tests.mistakes import DEMO, Mistake, train
 from tests.pretrained import small
 
-CONFIG = """from medjax.training.config import make_config
+CONFIG = """from medjax.runs.config import make_config
 def get_config(variant=""):
     config = make_config("controlnet")
     {}
@@ -53,8 +53,8 @@ def save_controlnet(folder: Path) -> None:
 def save_checkpoint(folder: Path) -> None:
     """Write a checkpoint of the demo on another base, in another place."""
     from medjax.data.pipeline import dataset_identity
-    from medjax.training.checkpoints import Checkpoints
-    from medjax.training.config import parse
+    from medjax.runs.checkpoints import Checkpoints
+    from medjax.runs.config import parse
     from tests.tiny_demo import get_config
 
     config = parse(get_config())

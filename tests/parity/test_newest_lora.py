@@ -17,8 +17,8 @@ import pytest
 from medjax.export import export
 from medjax.pretrained import save_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion
-from medjax.training.runs import load_run
-from tests.runs import save_run
+from medjax.runs.open_run import load_run
+from tests.saved_runs import save_run
 from tests.tiny_lora import get_config
 
 PYTHON = os.environ.get("MEDJAX_NEWEST_TORCH", sys.executable)

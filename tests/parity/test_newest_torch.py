@@ -16,10 +16,10 @@ import pytest
 from medjax.diffusion.schedulers import own_sampler
 from medjax.export import export
 from medjax.meshes import MeshConfig, make_mesh
+from medjax.runs.open_run import load_run
 from medjax.tasks.generation import Request, generate
 from medjax.tasks.sampling_config import SamplingConfig
-from medjax.training.runs import load_run
-from tests.runs import save_run
+from tests.saved_runs import save_run
 
 PYTHON = os.environ.get("MEDJAX_NEWEST_TORCH", sys.executable)
 SCRIPT = Path(__file__).parents[1] / "torch_newest.py"

@@ -14,9 +14,9 @@ from medjax.evaluation.similarity import psnr
 from medjax.pretrained import load_stable_diffusion
 from medjax.pretrained.phantom import FINDINGS as KNOWN
 from medjax.pretrained.sources import PHANTOM_SD, local_place
+from medjax.runs.config import parse
 from medjax.tasks.autoencoders import decode, encode_mean
 from medjax.tasks.generation import Request, generate
-from medjax.training.config import parse
 
 
 @pytest.fixture(scope="module")

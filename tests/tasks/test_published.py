@@ -6,10 +6,10 @@ import pytest
 from configs import brain_ldm, brain_vqvae, knee_ddpm
 from medjax import trees
 from medjax.models.vq_vae import VQVAE
+from medjax.runs.config import parse
 from medjax.tasks import TASKS
 from medjax.tasks.assembly import Given
 from medjax.tasks.autoencoders import TrainedAutoencoder
-from medjax.training.config import parse
 
 
 @pytest.mark.parametrize(

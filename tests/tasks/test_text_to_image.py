@@ -13,6 +13,8 @@ from medjax.errors import UserError
 from medjax.export import export
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import efficientnet, load_stable_diffusion
+from medjax.runs.config import make_config, parse
+from medjax.runs.open_run import load_run
 from medjax.tasks import text_to_image
 from medjax.tasks.adapters import AdapterConfig
 from medjax.tasks.assembly import Given, Shown
@@ -23,13 +25,10 @@ from medjax.tasks.text_to_image import (
     make_text_to_image_task,
     measure_likeness,
 )
-from medjax.training import runs
-from medjax.training.config import make_config, parse
-from medjax.training.runs import load_run
 from medjax.training.sources import load_source
 from medjax.training.stages import train_stages
 from tests.pretrained.small import assert_same
-from tests.runs import save_run
+from tests.saved_runs import save_run
 
 NETWORKS = ("unet", "vae", "text_encoder")
 
@@ -122,7 +121,7 @@ def test_formats_of_controlnets_are_refused(trained, tmp_path):
 @pytest.mark.slow
 def test_another_autoencoder_is_refused(trained, monkeypatch):
     other = dataclasses.replace(load_run(trained[0]).model, weights={"network": {}})
-    monkeypatch.setattr(runs, "trained_autoencoder", lambda run: other)
+    monkeypatch.setattr(open_run, "trained_autoencoder", lambda run: other)
     with pytest.raises(UserError, match="is not the one that the run was trained on"):
         load_run(trained[1])
 

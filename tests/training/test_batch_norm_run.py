@@ -6,9 +6,9 @@ import pytest
 from configs import knee_ddpm
 from medjax import trees
 from medjax.errors import UserError
-from medjax.training.config import parse
+from medjax.runs.config import parse
+from medjax.runs.open_run import load_run
 from medjax.training.loop import train
-from medjax.training.runs import load_run
 
 
 def small(steps=2, accumulation=1):

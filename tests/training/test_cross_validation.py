@@ -18,13 +18,14 @@ from medjax.data.pipeline import open_dataset
 from medjax.errors import Stopped, UserError
 from medjax.evaluation import chest
 from medjax.evaluation.chest_reader import fit_reader
-from medjax.training import cross_validation, fold_scores, runs
-from medjax.training.config import make_config, parse
+from medjax.runs import open_run
+from medjax.runs.checksums import write_checksums
+from medjax.runs.config import make_config, parse
+from medjax.runs.open_run import best_step, load_run
+from medjax.training import cross_validation, fold_scores
 from medjax.training.cross_validation import cross_validate, interval
 from medjax.training.early_stopping import BestConfig
 from medjax.training.fold_scores import FoldScores
-from medjax.training.integrity import write_checksums
-from medjax.training.runs import best_step, load_run
 from medjax.training.stages import train_stages
 from tests.commands import REPOSITORY
 
@@ -143,7 +144,7 @@ def test_the_best_checkpoint_is_that_of_the_best_measure(
         (tmp_path / "checkpoints" / str(number) / "file").touch()
         if number in kept:
             write_checksums(tmp_path / "checkpoints" / str(number))
-    monkeypatch.setattr(runs, "read_metrics", lambda folder: kept[int(folder.name)])
+    monkeypatch.setattr(open_run, "read_metrics", lambda folder: kept[int(folder.name)])
     if step is None:
         with pytest.raises(UserError, match="no checkpoint was measured by val/mse"):
             best_step(tmp_path, BestConfig(metric))

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from medjax.errors import UserError
+from medjax.runs.config import make_config, parse
 from medjax.tasks import TASKS
-from medjax.training.config import make_config, parse
 from medjax.training.early_stopping import BestConfig, Patience
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medjax.errors import UserError
-from medjax.training.config import parse
+from medjax.runs.config import parse
 from medjax.training.early_stopping import BestConfig
 from medjax.training.evaluations import Evaluations
 from medjax.training.metrics import MetricsWriter

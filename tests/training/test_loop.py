@@ -12,13 +12,13 @@ from PIL import Image
 
 from medjax import trees
 from medjax.errors import Stopped, UserError
+from medjax.runs.checkpoints import Checkpoints
+from medjax.runs.checksums import damage
+from medjax.runs.config import parse
+from medjax.runs.read_checkpoint import read_metrics
 from medjax.training import loop
-from medjax.training.checkpoints import Checkpoints
-from medjax.training.config import parse
 from medjax.training.early_stopping import BestConfig
-from medjax.training.integrity import damage
 from medjax.training.loop import train
-from medjax.training.stored import read_metrics
 from tests.tiny_demo import get_config
 
 

@@ -11,10 +11,10 @@ from medjax import trees
 from medjax.data.controls import Control
 from medjax.models.lora import is_adapter
 from medjax.pretrained.tiny import tiny_stable_diffusion
+from medjax.runs.config import parse
+from medjax.runs.open_run import load_run
 from medjax.tasks.sampling_config import SamplingConfig
-from medjax.training.config import parse
 from medjax.training.loop import train
-from medjax.training.runs import load_run
 from medjax.training.sampling import sample
 from medjax.training.sources import load_source
 from tests.tiny_lora import get_config

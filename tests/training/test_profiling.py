@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from medjax.training.config import TrainConfig
+from medjax.runs.config import TrainConfig
 from medjax.training.profiling import Profile
 
 

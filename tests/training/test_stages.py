@@ -12,9 +12,10 @@ from PIL import Image
 from configs import brain_ldm
 from medjax import trees
 from medjax.errors import Stopped, UserError
-from medjax.training import runs, stages
-from medjax.training.config import parse
-from medjax.training.runs import AUTOENCODER, load_run
+from medjax.runs import open_run
+from medjax.runs.config import parse
+from medjax.runs.open_run import AUTOENCODER, load_run
+from medjax.training import stages
 from tests.commands import medjax, one_line
 
 FIRST = """
@@ -102,7 +103,7 @@ def test_one_that_was_not_evaluated_to_its_end_is_gone_on_with(trained, monkeypa
     monkeypatch.setattr(
         stages, "train", lambda config, *_: asked.append(config.task) or state
     )
-    monkeypatch.setattr(runs, "read_metrics", lambda folder: {})
+    monkeypatch.setattr(open_run, "read_metrics", lambda folder: {})
     stages.train_stages(config, folder / "run")
     assert asked == ["vq_vae", "unconditional"]
 
@@ -174,7 +175,7 @@ def test_one_that_is_not_trained_to_its_end_is_not_stood_on(
 def test_one_that_gets_no_better_is_stood_on(tmp_path, monkeypatch):
     """Its end is not its last step, nor need that be its best."""
     # As if it had got worse, and worse.
-    monkeypatch.setattr(runs, "read_metrics", lambda f: {"val/loss": float(f.name)})
+    monkeypatch.setattr(open_run, "read_metrics", lambda f: {"val/loss": float(f.name)})
     config = small(tmp_path)
     impatient = (
         "    config.train.steps = 9\n"

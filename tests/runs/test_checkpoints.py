@@ -17,9 +17,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from medjax.errors import UserError
 from medjax.meshes import MeshConfig, make_mesh
-from medjax.training.checkpoints import Checkpoints
-from medjax.training.integrity import damage
-from medjax.training.stored import read_metrics
+from medjax.runs.checkpoints import Checkpoints
+from medjax.runs.checksums import damage
+from medjax.runs.read_checkpoint import read_metrics
 
 BASE = {"source": "some/base", "fingerprint": "aaaa"}
 
@@ -242,7 +242,7 @@ def test_shapes_and_shardings_are_enough(tmp_path):
 KILLED = """
 import os, sys, threading
 import jax.numpy as jnp
-from medjax.training.checkpoints import Checkpoints
+from medjax.runs.checkpoints import Checkpoints
 base = {"source": "s", "fingerprint": "f"}
 checkpoints = Checkpoints(sys.argv[1], {}, {"base": base})
 checkpoints.save(1, {"a": jnp.ones(4)})

@@ -16,13 +16,13 @@ from ml_collections import ConfigDict
 from medjax import trees
 from medjax.errors import UserError, nearest
 from medjax.pretrained import StableDiffusion
+from medjax.runs.checksums import SMALL, damage, saved_steps
+from medjax.runs.config import RunConfig, completed, parse
+from medjax.runs.read_checkpoint import read_about, read_metrics, read_tree, state_names
 from medjax.tasks import TASKS
 from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.tasks.trained import Checkpoint, TrainedUnconditional
-from medjax.training.config import RunConfig, completed, parse
 from medjax.training.early_stopping import BestConfig
-from medjax.training.integrity import SMALL, damage, saved_steps
-from medjax.training.stored import read_about, read_metrics, read_tree, state_names
 
 logger = logging.getLogger(__name__)
 

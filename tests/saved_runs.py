@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from medjax.arrays import Params
 from medjax.data.pipeline import dataset_identity
+from medjax.runs.checkpoints import Checkpoints
+from medjax.runs.config import parse
 from medjax.tasks import TASKS
 from medjax.tasks.assembly import Given
-from medjax.training.checkpoints import Checkpoints
-from medjax.training.config import parse
 from medjax.training.step import TrainState
 from tests.tiny_demo import get_config
 

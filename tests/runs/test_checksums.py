@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from medjax.errors import UserError
-from medjax.training import integrity
-from medjax.training.checkpoints import Checkpoints
-from medjax.training.integrity import CHECKSUMS, damage, write_checksums
+from medjax.runs.checkpoints import Checkpoints
+from medjax.runs.checksums import CHECKSUMS, damage, write_checksums
 
 INPUTS = {"base": {"source": "s", "fingerprint": "f"}}
 
@@ -100,7 +99,7 @@ def test_a_disk_that_cannot_be_read_is_damage(two_steps, monkeypatch):
     def fail(file):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
 
-    monkeypatch.setattr(integrity, "_digest", fail)
+    monkeypatch.setattr(checksums, "_digest", fail)
     assert "cannot be read: Input/output error" in damage(two_steps / "2")
 
 

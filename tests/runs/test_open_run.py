@@ -11,12 +11,11 @@ from medjax import trees
 from medjax.errors import UserError
 from medjax.pretrained import load_controlnet, save_controlnet, save_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion
+from medjax.runs.open_run import load_run
 from medjax.tasks.trained import _schedule
-from medjax.training import runs
-from medjax.training.runs import load_run
 from tests.commands import files
 from tests.pretrained.small import assert_same
-from tests.runs import save_run
+from tests.saved_runs import save_run
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_weights_and_step_are_those_asked_for(world, monkeypatch):
     assert first.step == 1 and first.metrics == {"val/loss": 1.0}
     assert load_run(workdir, step="best").step == load_run(workdir, step="3").step == 3
     kept = {"1": 0.2, "3": 0.3}
-    monkeypatch.setattr(runs, "read_metrics", lambda f: {"val/loss": kept[f.name]})
+    monkeypatch.setattr(open_run, "read_metrics", lambda f: {"val/loss": kept[f.name]})
     assert load_run(workdir, step="best").step == 1
     with pytest.raises(UserError, match="--step=frist: expected the number of one"):
         load_run(workdir, step="frist")
@@ -187,8 +186,8 @@ def test_folders_that_are_no_run_are_named(tmp_path):
 
 def test_a_checkpoint_of_eight_devices_is_read_on_one(tmp_path):
     from medjax.meshes import MeshConfig, make_mesh, place_params
-    from medjax.training.checkpoints import Checkpoints
-    from medjax.training.stored import read_tree, state_names
+    from medjax.runs.checkpoints import Checkpoints
+    from medjax.runs.read_checkpoint import read_tree, state_names
 
     params = {"a": {"kernel": jnp.arange(64.0).reshape(8, 8)}}
     placed = place_params(params, make_mesh(MeshConfig(data=2, fsdp=4)))

@@ -8,9 +8,9 @@ import logging
 import pytest
 
 from medjax.errors import UserError
+from medjax.runs.config import completed, make_config
+from medjax.runs.same_run import MAY_DIFFER, check_same_run, differences
 from medjax.tasks import TASKS
-from medjax.training.compatibility import MAY_DIFFER, check_same_run, differences
-from medjax.training.config import completed, make_config
 
 SAVED = {
     "config": {

@@ -5,7 +5,7 @@ Each step's folder is complete or absent (orbax writes beside it and renames), a
 * ``state``: the trained parameters, their average, the optimiser's state, the step;
 * ``about``: the resolved config, and source and fingerprint of the inputs, as JSON;
 * ``metrics``: what was measured, as JSON; missing where a signal came before that;
-* ``checksums.json``: a digest of every file, see `medjax.training.integrity`.
+* ``checksums.json``: a digest of every file, see `medjax.runs.checksums`.
 
 The inputs, which are the frozen base and the data, are not saved: resuming with others
 is an error, for the trained half means nothing without them.
@@ -35,9 +35,9 @@ from orbax.checkpoint.type_handlers import (
 from medjax import trees
 from medjax.arrays import PyTree
 from medjax.errors import UserError, disk_error
-from medjax.training.compatibility import check_same_run
-from medjax.training.integrity import set_damaged_aside, write_checksums
-from medjax.training.stored import write_metrics
+from medjax.runs.checksums import set_damaged_aside, write_checksums
+from medjax.runs.read_checkpoint import write_metrics
+from medjax.runs.same_run import check_same_run
 
 logger = logging.getLogger(__name__)
 

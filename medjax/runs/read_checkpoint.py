@@ -1,6 +1,6 @@
 """One checkpoint's folder, read without its run: nothing is locked, moved or written.
 
-`medjax.training.checkpoints` says what lies in it.
+`medjax.runs.checkpoints` says what lies in it.
 """
 
 import json
@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from medjax.arrays import Params
 from medjax.errors import UserError
-from medjax.training.integrity import add_checksum
+from medjax.runs.checksums import add_checksum
 
 # Where orbax keeps them.
 _METRICS = Path("metrics", "metrics")
@@ -55,7 +55,7 @@ def read_tree(folder: Path, name: str) -> Params:
     """Return one tree of the state as NumPy arrays; the others stay on the disk.
 
     Args:
-        folder: Of the checkpoint; whole, see `medjax.training.integrity`.
+        folder: Of the checkpoint; whole, see `medjax.runs.checksums`.
         name: One of `state_names`.
 
     Raises:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medjax.errors import UserError
-from medjax.training.config import completed
+from medjax.runs.config import completed
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""A run's folder: its config and checkpoints, written, compared and read again."""
