@@ -31,7 +31,7 @@ from medjax.pretrained.efficientnet import efficientnet_features
 from medjax.pretrained.sources import PHANTOM_SD
 from medjax.runs.config import parse
 from medjax.runs.open_run import Run, load_run
-from medjax.tasks.generation import Request
+from medjax.sampling.generate import Request
 from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.cross_validation import cross_validate
 from medjax.training.stages import train_stages

@@ -16,8 +16,8 @@ from medjax.evaluation.grids import canvas, save_png
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.vq_vae import VQVAE
 from medjax.runs.config import RunConfig
+from medjax.sampling.generate import Request, generate
 from medjax.tasks.autoencoders import decode, encode_mean
-from medjax.tasks.generation import Request, generate
 from medjax.tasks.sampling_config import SamplingConfig
 
 BATCH = 16

@@ -232,9 +232,9 @@ def main(_: Sequence[str]) -> None:
     from medjax.data.controls import read_control
     from medjax.diffusion.schedulers import own_sampler
     from medjax.hosts import refuse_several
+    from medjax.sampling.image_files import check_dtype, sample
+    from medjax.sampling.source import load_source
     from medjax.tasks.sampling_config import SamplingConfig
-    from medjax.training.sampling import check_dtype, sample
-    from medjax.training.sources import load_source
 
     refuse_several("python -m medjax.sample")
     check_dtype(asked["dtype"])

@@ -19,7 +19,11 @@ _SECONDS = 120
 _server = multiprocessing.get_context("forkserver")
 # Not the commands, which define their flags when they are run.
 _server.set_forkserver_preload(
-    ["medjax.training.stages", "medjax.training.sampling", "medjax.training.exporting"]
+    [
+        "medjax.training.stages",
+        "medjax.sampling.image_files",
+        "medjax.training.exporting",
+    ]
 )
 
 

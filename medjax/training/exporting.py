@@ -30,9 +30,9 @@ from medjax.pretrained.parity import measure_parity, sample_by_torch
 from medjax.pretrained.phantom import scaled
 from medjax.pretrained.single_file_out import save_controlnet_file
 from medjax.runs.open_run import Run
+from medjax.sampling.generate import Request, generate
 from medjax.tasks.autoencoder_kl import kl_network
 from medjax.tasks.autoencoders import TrainedAutoencoder, latent_deviation
-from medjax.tasks.generation import Request, generate
 from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.model_card import Export, has_stored_controls, model_card
 

@@ -22,7 +22,7 @@ from medjax.pretrained.efficientnet import efficientnet_features
 from medjax.runs.checksums import CHECKSUMS
 from medjax.runs.config import RunConfig
 from medjax.runs.open_run import Run, best_step, load_run
-from medjax.tasks.generation import Request, generate
+from medjax.sampling.generate import Request, generate
 from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.early_stopping import BestConfig
 

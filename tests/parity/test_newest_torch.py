@@ -17,7 +17,7 @@ from medjax.diffusion.schedulers import own_sampler
 from medjax.export import export
 from medjax.meshes import MeshConfig, make_mesh
 from medjax.runs.open_run import load_run
-from medjax.tasks.generation import Request, generate
+from medjax.sampling.generate import Request, generate
 from medjax.tasks.sampling_config import SamplingConfig
 from tests.saved_runs import save_run
 

@@ -15,8 +15,8 @@ from medjax.pretrained import load_stable_diffusion
 from medjax.pretrained.phantom import FINDINGS as KNOWN
 from medjax.pretrained.sources import PHANTOM_SD, local_place
 from medjax.runs.config import parse
+from medjax.sampling.generate import Request, generate
 from medjax.tasks.autoencoders import decode, encode_mean
-from medjax.tasks.generation import Request, generate
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import efficientnet, load_stable_diffusion
 from medjax.runs.config import make_config, parse
 from medjax.runs.open_run import load_run
+from medjax.sampling.source import load_source
 from medjax.tasks import text_to_image
 from medjax.tasks.adapters import AdapterConfig
 from medjax.tasks.assembly import Given, Shown
@@ -25,7 +26,6 @@ from medjax.tasks.text_to_image import (
     make_text_to_image_task,
     measure_likeness,
 )
-from medjax.training.sources import load_source
 from medjax.training.stages import train_stages
 from tests.pretrained.small import assert_same
 from tests.saved_runs import save_run

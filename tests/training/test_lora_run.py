@@ -13,10 +13,10 @@ from medjax.models.lora import is_adapter
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.runs.config import parse
 from medjax.runs.open_run import load_run
+from medjax.sampling.image_files import sample
+from medjax.sampling.source import load_source
 from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.loop import train
-from medjax.training.sampling import sample
-from medjax.training.sources import load_source
 from tests.tiny_lora import get_config
 
 pytestmark = pytest.mark.slow

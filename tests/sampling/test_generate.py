@@ -15,7 +15,7 @@ from medjax.meshes import MeshConfig
 from medjax.models.controlnet import ControlNet, config_from_unet
 from medjax.pretrained import Network
 from medjax.pretrained.tiny import tiny_stable_diffusion
-from medjax.tasks.generation import Request, generate
+from medjax.sampling.generate import Request, generate
 from medjax.tasks.latent_diffusion import LatentDiffusion
 from medjax.tasks.sampling_config import SamplingConfig
 from tests.tasks import small

@@ -24,10 +24,10 @@ from medjax.evaluation.separation import (
     classifier_accuracy,
     silhouettes,
 )
-from medjax.tasks.generation import Request, generate
+from medjax.sampling.generate import Request, generate
+from medjax.sampling.source import Source
 from medjax.tasks.sampling_config import SamplingConfig
 from medjax.tasks.trained import TrainedUnconditional
-from medjax.training.sources import Source
 from medjax.training.validation import FirstExamples
 
 logger = logging.getLogger(__name__)

@@ -20,10 +20,10 @@ from medjax.data.controls import Control
 from medjax.errors import UserError, nearest
 from medjax.evaluation.animation import save_gif, strip
 from medjax.evaluation.grids import canvas, image_page, save_png, to_uint8
-from medjax.tasks.generation import Request, generate_stages
+from medjax.sampling.class_map import map_classes
+from medjax.sampling.generate import Request, generate_stages
+from medjax.sampling.source import Source
 from medjax.tasks.sampling_config import SamplingConfig
-from medjax.training.class_map import map_classes
-from medjax.training.sources import Source
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Images from what was trained: requests to images, images to files."""
