@@ -89,10 +89,10 @@ def export(
         _check_choice("format", format, _FORMATS)
     _check_choice("dtype", dtype, _DTYPES)
     target = _target(to, overwrite)
+    from medjax.exporting.model_card import Export
+    from medjax.exporting.write import format_for, write_export
     from medjax.pretrained import hub
     from medjax.runs.open_run import load_run
-    from medjax.training.exporting import format_for, write_export
-    from medjax.training.model_card import Export
 
     if push_to:
         hub.check_upload(push_to)

@@ -22,7 +22,7 @@ _server.set_forkserver_preload(
     [
         "medjax.training.stages",
         "medjax.sampling.image_files",
-        "medjax.training.exporting",
+        "medjax.exporting.write",
     ]
 )
 

@@ -274,7 +274,7 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_an_export(demo, tmp_
 
 KILLED = """
 import os, signal, sys, time
-from medjax.training import exporting
+from medjax.exporting import write
 # Who runs the tests in the background may have it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # The signal may take a moment to arrive.

@@ -7,6 +7,8 @@ from medjax.data.config import DataConfig
 from medjax.data.controls import Preparation, Size
 from medjax.diffusion.schedule import Schedule
 from medjax.errors import UserError
+from medjax.exporting.model_card import has_stored_controls
+from medjax.exporting.write import ABOUT
 from medjax.pretrained import (
     StableDiffusion,
     load_controlnet,
@@ -16,8 +18,6 @@ from medjax.pretrained.sources import local_place, read_json
 from medjax.runs.open_run import load_run
 from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.tasks.trained import TrainedUnconditional
-from medjax.training.exporting import ABOUT
-from medjax.training.model_card import has_stored_controls
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from medjax.data.controls import Preparation
 from medjax.data.pipeline import open_dataset
 from medjax.diffusion.schedulers import own_sampler
 from medjax.errors import UserError
+from medjax.exporting.model_card import Export, has_stored_controls, model_card
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import (
     Network,
@@ -34,7 +35,6 @@ from medjax.sampling.generate import Request, generate
 from medjax.tasks.autoencoder_kl import kl_network
 from medjax.tasks.autoencoders import TrainedAutoencoder, latent_deviation
 from medjax.tasks.sampling_config import SamplingConfig
-from medjax.training.model_card import Export, has_stored_controls, model_card
 
 logger = logging.getLogger(__name__)
 

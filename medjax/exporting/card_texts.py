@@ -1,4 +1,4 @@
-"""The words of a model card; `medjax.training.model_card` fills them in."""
+"""The words of a model card; `medjax.exporting.model_card` fills them in."""
 
 CARD = """---
 {metadata}

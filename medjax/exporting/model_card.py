@@ -16,10 +16,10 @@ from medjax.data.config import ControlDataConfig
 from medjax.data.pipeline import dataset_identity, dataset_metadata
 from medjax.data.prepared import Metadata, describe_splits
 from medjax.errors import UserError
+from medjax.exporting import card_texts
 from medjax.pretrained.sources import PHANTOM_SD, local_place
 from medjax.runs.config import RunConfig, make_config, parse
 from medjax.runs.open_run import Run
-from medjax.training import card_texts
 
 UNKNOWN = "unknown"
 # The hub's words for the licences of what is usually started from.

@@ -12,10 +12,10 @@ import medjax
 from configs.cxr_controlnet import VARIANTS, get_config
 from medjax.data.config import DataConfig
 from medjax.data.pipeline import dataset_identity
+from medjax.exporting.model_card import Export, command, config_file, model_card
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.runs.config import parse
 from medjax.runs.open_run import Run
-from medjax.training.model_card import Export, command, config_file, model_card
 
 # What its weights are does not matter to a card.
 SD = tiny_stable_diffusion()
