@@ -19,6 +19,7 @@ import numpy as np
 from bench import drawing, report
 from bench.report import Row
 from medjax.config_files import load_config
+from medjax.cross_validation.folds import cross_validate
 from medjax.data.examples import edges
 from medjax.errors import UserError, nearest
 from medjax.evaluation.adherence import edge_adherence
@@ -33,7 +34,6 @@ from medjax.runs.config import parse
 from medjax.runs.open_run import Run, load_run
 from medjax.sampling.generate import Request
 from medjax.tasks.sampling_config import SamplingConfig
-from medjax.training.cross_validation import cross_validate
 from medjax.training.stages import train_stages
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")

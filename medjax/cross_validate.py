@@ -31,9 +31,9 @@ def define_flags() -> None:
 def main(_: object) -> None:
     """Cross-validate as the flags say."""
     from medjax.compilation import keep_compiled
+    from medjax.cross_validation.folds import cross_validate
     from medjax.hosts import refuse_several
     from medjax.runs.config import parse
-    from medjax.training.cross_validation import cross_validate
 
     refuse_several("python -m medjax.cross_validate")
     keep_compiled()

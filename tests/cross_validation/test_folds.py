@@ -14,6 +14,8 @@ import time
 import numpy as np
 import pytest
 
+from medjax.cross_validation.fold_scores import FoldScores
+from medjax.cross_validation.folds import cross_validate, interval
 from medjax.data.pipeline import open_dataset
 from medjax.errors import Stopped, UserError
 from medjax.evaluation import chest
@@ -23,9 +25,7 @@ from medjax.runs.checksums import write_checksums
 from medjax.runs.config import make_config, parse
 from medjax.runs.open_run import best_step, load_run
 from medjax.training import cross_validation, fold_scores
-from medjax.training.cross_validation import cross_validate, interval
 from medjax.training.early_stopping import BestConfig
-from medjax.training.fold_scores import FoldScores
 from medjax.training.stages import train_stages
 from tests.commands import REPOSITORY
 

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from medjax.cross_validation.fold_scores import FoldScores, score_fold
 from medjax.data.folds import check_disjoint
 from medjax.data.pipeline import open_dataset
 from medjax.errors import Stopped, UserError
 from medjax.pretrained.efficientnet import check_efficientnet
 from medjax.runs.checksums import saved_steps
 from medjax.runs.config import RunConfig
-from medjax.training.fold_scores import FoldScores, score_fold
 from medjax.training.stages import train_stages
 from medjax.training.stopping import stop_on_signals
 

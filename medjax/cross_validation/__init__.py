@@ -1,0 +1,1 @@
+"""Cross-validation: one run per fold, and the scores of each on the test split."""
