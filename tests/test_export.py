@@ -278,7 +278,7 @@ from medjax.exporting import write
 # Who runs the tests in the background may have it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # The signal may take a moment to arrive.
-exporting.model_card = lambda *_: (os.kill(os.getpid(), signal.{name}), time.sleep(60))
+write.model_card = lambda *_: (os.kill(os.getpid(), signal.{name}), time.sleep(60))
 from medjax.export import export
 export(sys.argv[1], sys.argv[2], overwrite=True, parity=False)
 """

@@ -1,1 +1,1 @@
-"""Exports: what a run trained, in the formats of PyTorch and web UIs, with a model card."""
+"""Exports of what a run trained, in the formats of PyTorch and web UIs."""

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 
+from medjax.cross_validation import fold_scores, folds
 from medjax.cross_validation.fold_scores import FoldScores
 from medjax.cross_validation.folds import cross_validate, interval
 from medjax.data.pipeline import open_dataset
@@ -24,7 +25,6 @@ from medjax.runs import open_run
 from medjax.runs.checksums import write_checksums
 from medjax.runs.config import make_config, parse
 from medjax.runs.open_run import best_step, load_run
-from medjax.training import cross_validation, fold_scores
 from medjax.training.early_stopping import BestConfig
 from medjax.training.stages import train_stages
 from tests.commands import REPOSITORY
@@ -72,7 +72,7 @@ def stubs(monkeypatch):
         "_write": lambda *_: None,
         "check_efficientnet": lambda: None,
     }.items():
-        monkeypatch.setattr(cross_validation, name, stub)
+        monkeypatch.setattr(folds, name, stub)
     return splits, trained, scored
 
 
@@ -113,13 +113,13 @@ def test_one_group_leaves_no_interval(stubs, tmp_path):
 @pytest.mark.parametrize("when", ["train_stages", "score_fold"])
 def test_a_signal_ends_all_of_it(stubs, tmp_path, monkeypatch, when):
     _, trained, scored = stubs
-    before = getattr(cross_validation, when)
+    before = getattr(folds, when)
 
     def terminated(*given):
         os.kill(os.getpid(), signal.SIGTERM)
         return before(*given)
 
-    monkeypatch.setattr(cross_validation, when, terminated)
+    monkeypatch.setattr(folds, when, terminated)
     with pytest.raises(Stopped, match="SIGTERM: fold 0 is trained"):
         cross_validate(parse(small()), tmp_path, images=3)
     assert trained == [0]
