@@ -34,7 +34,7 @@ from medjax.runs.config import parse
 from medjax.runs.open_run import Run, load_run
 from medjax.sampling.generate import Request
 from medjax.tasks.sampling_config import SamplingConfig
-from medjax.training.stages import train_stages
+from medjax.training.two_stages import train_stages
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 _EACH = "Trained on phantoms of 64 × 64 pixels, and measured on held-out ones.\n"

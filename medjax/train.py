@@ -55,7 +55,7 @@ def main(_: object) -> None:
     from medjax.distributed import joined
     from medjax.hosts import Hosts
     from medjax.runs.config import parse
-    from medjax.training.stages import train_stages
+    from medjax.training.two_stages import train_stages
 
     hosts = Hosts(
         _COORDINATOR.value,

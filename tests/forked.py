@@ -20,7 +20,7 @@ _server = multiprocessing.get_context("forkserver")
 # Not the commands, which define their flags when they are run.
 _server.set_forkserver_preload(
     [
-        "medjax.training.stages",
+        "medjax.training.two_stages",
         "medjax.sampling.image_files",
         "medjax.exporting.write",
     ]

@@ -19,7 +19,7 @@ from medjax.cli import STOPPED_EXIT_CODE
 from medjax.errors import UserError
 from medjax.hosts import Hosts
 from tests import hosts
-from tests.training.test_stages import FIRST
+from tests.training.test_two_stages import FIRST
 
 ADDRESS = "127.0.0.1:1234"
 STEPS = 8

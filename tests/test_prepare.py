@@ -20,7 +20,7 @@ from medjax.prepare import prepare, summary
 from medjax.runs.config import make_config, parse
 from medjax.tasks.assembly import Given
 from medjax.tasks.controlnet import ControlNetConfig, make_controlnet_task
-from medjax.training.stages import train_stages
+from medjax.training.two_stages import train_stages
 from tests.images import write_image
 
 PATIENTS = 24

@@ -23,8 +23,8 @@ from medjax.errors import Stopped, UserError
 from medjax.pretrained.efficientnet import check_efficientnet
 from medjax.runs.checksums import saved_steps
 from medjax.runs.config import RunConfig
-from medjax.training.stages import train_stages
-from medjax.training.stopping import stop_on_signals
+from medjax.training.stop import stop_on_signals
+from medjax.training.two_stages import train_stages
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from medjax.data.config import DataConfig
 from medjax.data.pipeline import Source, make_batches
 from medjax.errors import Stopped, UserError
 from medjax.runs.checksums import damage, write_checksums
-from medjax.training.stopping import StopRequest
+from medjax.training.stop import StopRequest
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from medjax.tasks import TASKS
 from medjax.tasks.assembly import Given
 from medjax.tasks.autoencoders import TrainedAutoencoder
 from medjax.training import about
-from medjax.training.evaluations import Evaluations
+from medjax.training.evaluators import Evaluations
 from medjax.training.latent_cache import cache_latents
-from medjax.training.metrics import MetricsWriter
+from medjax.training.metrics_writer import MetricsWriter
 from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
 from medjax.training.optimizer import learning_rates, make_optimizer
 from medjax.training.profiling import Profile
@@ -39,7 +39,7 @@ from medjax.training.step import (
     init_state,
     make_train_step,
 )
-from medjax.training.stopping import StopRequest, stop_on_signals
+from medjax.training.stop import StopRequest, stop_on_signals
 from medjax.training.validation import held_out, make_sample, make_validate
 
 logger = logging.getLogger(__name__)

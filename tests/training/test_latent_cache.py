@@ -19,7 +19,7 @@ from medjax.pretrained.tiny import tiny_tokenizer
 from medjax.tasks.assembly import Given
 from medjax.tasks.text_to_image import TextToImageConfig, make_text_to_image_task
 from medjax.training.latent_cache import cache_latents
-from medjax.training.stopping import StopRequest
+from medjax.training.stop import StopRequest
 
 DATA = DataConfig(image_size=16, batch_size=4, phantoms=6, workers=0)
 INPUTS = {"base": {"source": "", "fingerprint": "a"}}

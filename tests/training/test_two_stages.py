@@ -15,7 +15,6 @@ from medjax.errors import Stopped, UserError
 from medjax.runs import open_run
 from medjax.runs.config import parse
 from medjax.runs.open_run import AUTOENCODER, load_run
-from medjax.training import stages
 from tests.commands import medjax, one_line
 
 FIRST = """
@@ -61,7 +60,7 @@ def small(folder, **changes):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("brain")
     config = small(folder)
-    state = stages.train_stages(config, folder / "run")
+    state = two_stages.train_stages(config, folder / "run")
     return folder, config, state
 
 
@@ -92,7 +91,7 @@ def test_a_second_call_goes_on_with_what_is_there(trained, monkeypatch):
     )
     # Its config is not asked for again.
     (folder / "first.py").rename(folder / "moved.py")
-    stages.train_stages(config, folder / "run")
+    two_stages.train_stages(config, folder / "run")
     (folder / "moved.py").rename(folder / "first.py")
     assert asked == ["unconditional"]
 
@@ -104,7 +103,7 @@ def test_one_that_was_not_evaluated_to_its_end_is_gone_on_with(trained, monkeypa
         stages, "train", lambda config, *_: asked.append(config.task) or state
     )
     monkeypatch.setattr(open_run, "read_metrics", lambda folder: {})
-    stages.train_stages(config, folder / "run")
+    two_stages.train_stages(config, folder / "run")
     assert asked == ["vq_vae", "unconditional"]
 
 
@@ -112,8 +111,8 @@ def test_one_that_is_there_is_told_of_where_its_config_has_changed(
     trained, monkeypatch, caplog
 ):
     folder, config, state = trained
-    monkeypatch.setattr(stages, "train", lambda *_: state)
-    stages.train_stages(config, folder / "run")
+    monkeypatch.setattr(two_stages, "train", lambda *_: state)
+    two_stages.train_stages(config, folder / "run")
     assert "is taken as it is" not in caplog.text
     first = (folder / "first.py").read_text()
     changed = first.replace("steps = 2", "steps = 5").replace(
@@ -123,7 +122,7 @@ def test_one_that_is_there_is_told_of_where_its_config_has_changed(
     model = dataclasses.replace(
         config.model, autoencoder_config=str(folder / "changed.py")
     )
-    stages.train_stages(dataclasses.replace(config, model=model), folder / "run")
+    two_stages.train_stages(dataclasses.replace(config, model=model), folder / "run")
     assert "config.train.steps is now 5, and was 2" in caplog.text
     assert "config.model.norm_num_groups is now 2, and was 4" in caplog.text
 
@@ -143,16 +142,16 @@ def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
         autoencoder_config=str(folder / "longer.py"),
     )
     config = dataclasses.replace(config, model=given)
-    stages.train_stages(config, folder / "other")
+    two_stages.train_stages(config, folder / "other")
     assert asked == ["unconditional"]
     assert "was trained on other data" not in caplog.text
     assert "of its 2 updates" not in caplog.text
     fold = dataclasses.replace(config.data, folds=2)
-    stages.train_stages(dataclasses.replace(config, data=fold), folder / "other")
+    two_stages.train_stages(dataclasses.replace(config, data=fold), folder / "other")
     assert "or another fold of" in caplog.text
     caplog.clear()
     other = dataclasses.replace(config.data, phantom_kind="knee")
-    stages.train_stages(dataclasses.replace(config, data=other), folder / "other")
+    two_stages.train_stages(dataclasses.replace(config, data=other), folder / "other")
     assert "was trained on other data" in caplog.text
 
 
@@ -161,13 +160,15 @@ def test_one_that_is_not_trained_to_its_end_is_not_stood_on(
 ):
     _, config, _ = trained
     plan = dataclasses.replace(config.train, max_hours=1e-9)
-    state = stages.train_stages(dataclasses.replace(config, train=plan), tmp_path)
+    state = two_stages.train_stages(dataclasses.replace(config, train=plan), tmp_path)
     assert int(state.step) == 1
     assert not (tmp_path / "checkpoints").exists()
     assert load_run(tmp_path / AUTOENCODER).step == 1
     given = dataclasses.replace(config.model, autoencoder=str(tmp_path / AUTOENCODER))
-    monkeypatch.setattr(stages, "train", lambda *_: state)
-    stages.train_stages(dataclasses.replace(config, model=given), tmp_path / "other")
+    monkeypatch.setattr(two_stages, "train", lambda *_: state)
+    two_stages.train_stages(
+        dataclasses.replace(config, model=given), tmp_path / "other"
+    )
     assert "has done 1 of its 2 updates" in caplog.text
 
 
@@ -185,7 +186,7 @@ def test_one_that_gets_no_better_is_stood_on(tmp_path, monkeypatch):
         "    return config"
     )
     (tmp_path / "first.py").write_text(FIRST.replace("    return config", impatient))
-    state = stages.train_stages(config, tmp_path / "run")
+    state = two_stages.train_stages(config, tmp_path / "run")
     folder = tmp_path / "run" / AUTOENCODER
     assert load_run(folder).step == 3
     best = load_run(folder, "best")
@@ -198,9 +199,9 @@ def test_a_signal_after_the_first_stage_is_heard(tmp_path, monkeypatch):
     def terminated(config, *_):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(stages, "train", terminated)
+    monkeypatch.setattr(two_stages, "train", terminated)
     with pytest.raises(Stopped, match="asked to stop when the autoencoder"):
-        stages.train_stages(small(tmp_path), tmp_path / "run")
+        two_stages.train_stages(small(tmp_path), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_a_signal_after_the_first_stage_is_heard(tmp_path, monkeypatch):
 def test_mistakes_of_the_second_stage_come_before_the_first(tmp_path, change, said):
     config = small(tmp_path, **change)
     with pytest.raises(UserError, match=said):
-        stages.train_stages(config, tmp_path / "run")
+        two_stages.train_stages(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -228,7 +229,7 @@ def test_what_is_no_autoencoder_is_refused(trained, tmp_path):
         model = dataclasses.replace(
             config.model, autoencoder=str(place), autoencoder_config=None
         )
-        stages.train_stages(dataclasses.replace(config, model=model), tmp_path)
+        two_stages.train_stages(dataclasses.replace(config, model=model), tmp_path)
 
     with pytest.raises(UserError, match="holds no trained autoencoder"):
         start(tmp_path)
@@ -242,7 +243,7 @@ def test_mistakes_of_the_first_stage_name_its_config(tmp_path):
     config = small(tmp_path)
     (tmp_path / "first.py").write_text(FIRST.replace("_groups = 4", "_groups = 3"))
     with pytest.raises(UserError, match=r"first, by .*first.py: .*norm_num_groups=3"):
-        stages.train_stages(config, tmp_path / "run")
+        two_stages.train_stages(config, tmp_path / "run")
 
 
 @pytest.mark.slow

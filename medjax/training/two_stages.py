@@ -31,7 +31,7 @@ from medjax.tasks.unconditional import unconditional_task
 from medjax.tasks.vq_vae import vq_vae_module
 from medjax.training.loop import train
 from medjax.training.step import TrainState, check_batch_size
-from medjax.training.stopping import stop_on_signals
+from medjax.training.stop import stop_on_signals
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from medjax.training.stopping import stop_on_signals
+from medjax.training.stop import stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -41,7 +41,7 @@ def test_other_threads_leave_the_signals_alone():
 def test_the_second_signal_stops_at_once():
     script = """
 import os, signal
-from medjax.training.stopping import stop_on_signals
+from medjax.training.stop import stop_on_signals
 with stop_on_signals():
     os.kill(os.getpid(), signal.SIGTERM)
     print("alive", flush=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from medjax.training.metrics import COLUMNS, MetricsWriter, format_line
+from medjax.training.metrics_writer import COLUMNS, MetricsWriter, format_line
 
 
 def read(workdir) -> list[dict[str, str]]:

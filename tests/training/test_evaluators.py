@@ -9,8 +9,8 @@ import pytest
 from medjax.errors import UserError
 from medjax.runs.config import parse
 from medjax.training.early_stopping import BestConfig
-from medjax.training.evaluations import Evaluations
-from medjax.training.metrics import MetricsWriter
+from medjax.training.evaluators import Evaluations
+from medjax.training.metrics_writer import MetricsWriter
 from medjax.training.validation import Samples
 from tests.tiny_demo import get_config
 

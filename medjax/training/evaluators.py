@@ -10,7 +10,7 @@ from medjax.evaluation.curves import save_curves
 from medjax.evaluation.grids import save_png
 from medjax.runs.config import RunConfig
 from medjax.training.early_stopping import Patience
-from medjax.training.metrics import MetricsWriter
+from medjax.training.metrics_writer import MetricsWriter
 from medjax.training.validation import Samples
 
 
