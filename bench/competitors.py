@@ -105,7 +105,7 @@ class _Controlled(LatentsGiven):
     def loss(self, params: Any, frozen: Any, batch: Any, keys: Any, train: bool) -> Any:
         from medjax.diffusion.objective import errors
         from medjax.meshes import gather_params
-        from medjax.tasks.base import Outcome
+        from medjax.tasks.interface import Outcome
 
         del keys, train
         nets = gather_params(trees.merge(params, frozen))

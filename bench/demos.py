@@ -21,6 +21,7 @@ from bench.report import Row
 from medjax.config_files import load_config
 from medjax.cross_validation.folds import cross_validate
 from medjax.data.examples import edges
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError, nearest
 from medjax.evaluation.adherence import edge_adherence
 from medjax.evaluation.chest import agreement, presence
@@ -33,7 +34,6 @@ from medjax.pretrained.sources import PHANTOM_SD
 from medjax.runs.config import parse
 from medjax.runs.open_run import Run, load_run
 from medjax.sampling.generate import Request
-from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.two_stages import train_stages
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")

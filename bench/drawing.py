@@ -12,13 +12,13 @@ import numpy as np
 from medjax import meshes
 from medjax.arrays import Params
 from medjax.data.pipeline import open_dataset
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.evaluation.grids import canvas, save_png
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.vq_vae import VQVAE
 from medjax.runs.config import RunConfig
 from medjax.sampling.generate import Request, generate
-from medjax.tasks.autoencoders import decode, encode_mean
-from medjax.tasks.sampling_config import SamplingConfig
+from medjax.tasks.latent_scaling import decode, encode_mean
 
 BATCH = 16
 """Images that are drawn at a time; only those after the first such are timed."""

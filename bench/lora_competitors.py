@@ -65,8 +65,8 @@ class _Adapted(LatentsGiven):
     def loss(self, params: Any, frozen: Any, batch: Any, keys: Any, train: bool) -> Any:
         from medjax.diffusion.objective import errors
         from medjax.meshes import gather_params
-        from medjax.tasks.base import Outcome
-        from medjax.tasks.networks import apply
+        from medjax.models.apply import apply
+        from medjax.tasks.interface import Outcome
 
         del keys, train
         nets = gather_params(trees.merge(params, frozen))

@@ -44,13 +44,13 @@ def make_medjax(settings: Settings) -> Callable[[], float]:
     import jax
     import jax.numpy as jnp
 
+    from medjax.diffusion.sampling_config import SamplingConfig
     from medjax.diffusion.schedule import make_schedule
     from medjax.models.autoencoder_kl import AutoencoderKL
     from medjax.models.clip_text import CLIPText
     from medjax.models.controlnet import ControlNet
     from medjax.models.unet_2d_condition import UNet2DCondition
     from medjax.tasks.latent_diffusion import LatentDiffusion
-    from medjax.tasks.sampling_config import SamplingConfig
 
     class TextGiven(LatentDiffusion):
         """Ids are rows of a table of embeddings."""

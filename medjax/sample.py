@@ -230,11 +230,11 @@ def main(_: Sequence[str]) -> None:
             raise UserError(f"--{flag}={asked[flag]}: no such file")
     from medjax.compilation import keep_compiled
     from medjax.data.controls import read_control
+    from medjax.diffusion.sampling_config import SamplingConfig
     from medjax.diffusion.schedulers import own_sampler
     from medjax.hosts import refuse_several
     from medjax.sampling.image_files import check_dtype, sample
     from medjax.sampling.source import load_source
-    from medjax.tasks.sampling_config import SamplingConfig
 
     refuse_several("python -m medjax.sample")
     check_dtype(asked["dtype"])

@@ -16,8 +16,8 @@ from medjax.pretrained import load_stable_diffusion
 from medjax.pretrained.names import torch_names
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.runs.open_run import load_run
+from medjax.tasks.adapter_export import exact, low_rank_changes
 from medjax.tasks.adapters import AdapterConfig
-from medjax.tasks.low_rank import exact, low_rank_changes
 from tests.pretrained.small import assert_same
 from tests.saved_runs import save_run
 from tests.tiny_lora import get_config

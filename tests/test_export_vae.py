@@ -13,7 +13,7 @@ from medjax.export import export
 from medjax.pretrained import load_autoencoder, load_stable_diffusion
 from medjax.runs.config import make_config
 from medjax.runs.open_run import load_run
-from medjax.tasks.autoencoders import encode
+from medjax.tasks.latent_scaling import encode
 from tests.pretrained.small import assert_same
 from tests.saved_runs import save_run
 

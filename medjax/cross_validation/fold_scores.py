@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from medjax import meshes
 from medjax.data.pipeline import Source, dataset_identity, validation_batches
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError
 from medjax.evaluation.chest import findings, matches
 from medjax.evaluation.frechet import frechet_distance
@@ -23,7 +24,6 @@ from medjax.runs.checksums import CHECKSUMS
 from medjax.runs.config import RunConfig
 from medjax.runs.open_run import Run, best_step, load_run
 from medjax.sampling.generate import Request, generate
-from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.early_stopping import BestConfig
 
 _AT_ONCE = 8

@@ -14,6 +14,7 @@ import numpy as np
 from medjax import meshes
 from medjax.data.controls import Preparation
 from medjax.data.pipeline import open_dataset
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.diffusion.schedulers import own_sampler
 from medjax.errors import UserError
 from medjax.exporting.model_card import Export, has_stored_controls, model_card
@@ -33,8 +34,7 @@ from medjax.pretrained.single_file_out import save_controlnet_file
 from medjax.runs.open_run import Run
 from medjax.sampling.generate import Request, generate
 from medjax.tasks.autoencoder_kl import kl_network
-from medjax.tasks.autoencoders import TrainedAutoencoder, latent_deviation
-from medjax.tasks.sampling_config import SamplingConfig
+from medjax.tasks.latent_scaling import TrainedAutoencoder, latent_deviation
 
 logger = logging.getLogger(__name__)
 

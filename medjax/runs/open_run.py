@@ -20,7 +20,7 @@ from medjax.runs.checksums import SMALL, damage, saved_steps
 from medjax.runs.config import RunConfig, completed, parse
 from medjax.runs.read_checkpoint import read_about, read_metrics, read_tree, state_names
 from medjax.tasks import TASKS
-from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.trained import Checkpoint, TrainedUnconditional
 from medjax.training.early_stopping import BestConfig
 

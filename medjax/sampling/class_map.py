@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from medjax import meshes
 from medjax.data.config import ClassDataConfig
 from medjax.data.pipeline import dataset_metadata, open_dataset, validation_batches
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError
 from medjax.evaluation.embedding import check_embeddable, save_umap_page
 from medjax.evaluation.separation import (
@@ -26,7 +27,6 @@ from medjax.evaluation.separation import (
 )
 from medjax.sampling.generate import Request, generate
 from medjax.sampling.source import Source
-from medjax.tasks.sampling_config import SamplingConfig
 from medjax.tasks.trained import TrainedUnconditional
 from medjax.training.validation import FirstExamples
 

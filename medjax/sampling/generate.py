@@ -18,12 +18,12 @@ from jaxtyping import Float, Float32, Key
 from medjax import meshes, trees
 from medjax.arrays import Array, Batch, Params
 from medjax.data.tokens import tokenize
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError
 from medjax.models.controlnet import ControlNet
 from medjax.pretrained import StableDiffusion
-from medjax.tasks.fit import check_base
 from medjax.tasks.latent_diffusion import LatentDiffusion
-from medjax.tasks.sampling_config import SamplingConfig
+from medjax.tasks.shape_checks import check_base
 from medjax.tasks.trained import TrainedUnconditional
 
 logger = logging.getLogger(__name__)

@@ -17,13 +17,13 @@ from tqdm import tqdm
 import medjax
 from medjax import meshes
 from medjax.data.controls import Control
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError, nearest
 from medjax.evaluation.animation import save_gif, strip
 from medjax.evaluation.grids import canvas, image_page, save_png, to_uint8
 from medjax.sampling.class_map import map_classes
 from medjax.sampling.generate import Request, generate_stages
 from medjax.sampling.source import Source
-from medjax.tasks.sampling_config import SamplingConfig
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from medjax.pretrained import (
 )
 from medjax.pretrained.sources import local_place, read_json
 from medjax.runs.open_run import load_run
-from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.trained import TrainedUnconditional
 
 

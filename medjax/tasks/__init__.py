@@ -7,9 +7,8 @@ from typing import Any
 from medjax.data.config import ClassDataConfig, ControlDataConfig, DataConfig
 from medjax.diffusion.objective import DiffusionConfig, ScheduledDiffusionConfig
 from medjax.tasks.assembly import Assembly, Given, Shown
-from medjax.tasks.autoencoder import measure_reconstruction
 from medjax.tasks.autoencoder_kl import AutoencoderKLConfig, make_autoencoder_kl_task
-from medjax.tasks.base import Task
+from medjax.tasks.autoencoder_loss import measure_reconstruction
 from medjax.tasks.controlnet import (
     ControlNetConfig,
     ControlNetEvalConfig,
@@ -17,6 +16,7 @@ from medjax.tasks.controlnet import (
     measure_adherence,
 )
 from medjax.tasks.eval_config import EvalConfig, SamplingEvalConfig
+from medjax.tasks.interface import Task
 from medjax.tasks.text_to_image import (
     TextToImageConfig,
     TextToImageEvalConfig,

@@ -23,7 +23,7 @@ from medjax import trees
 from medjax.arrays import Array, Params
 from medjax.errors import UserError, check_least, nearest
 from medjax.models import lora
-from medjax.tasks.drawing import split
+from medjax.tasks.random_draws import split
 
 NETWORKS = ("unet", "text_encoder")
 """What can have adapters; of each, ``config.model.NETWORK_lora`` says which."""

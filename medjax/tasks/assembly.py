@@ -9,7 +9,7 @@ from jaxtyping import Float, Key
 
 from medjax.arrays import Array, Params
 from medjax.data.config import DataConfig
-from medjax.tasks.base import Task
+from medjax.tasks.interface import Task
 
 
 @dataclasses.dataclass(frozen=True)

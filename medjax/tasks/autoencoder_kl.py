@@ -19,12 +19,12 @@ from medjax import trees
 from medjax.arrays import Array, Params
 from medjax.diffusion.objective import LossKind
 from medjax.errors import UserError, check_least
+from medjax.models.apply import apply
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import Network, load_autoencoder
 from medjax.tasks.assembly import NO_BASE, Assembly, Given
-from medjax.tasks.autoencoder import AutoencoderTask, Coded
-from medjax.tasks.drawing import normal
-from medjax.tasks.networks import apply
+from medjax.tasks.autoencoder_loss import AutoencoderTask, Coded
+from medjax.tasks.random_draws import normal
 
 _DECODER = ("network/decoder", "network/post_quant_conv")
 _OF_SHAPE = (

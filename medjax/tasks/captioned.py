@@ -18,6 +18,7 @@ from medjax import trees
 from medjax.arrays import Array, Batch, Params
 from medjax.data.tokens import tokenize
 from medjax.diffusion.objective import DiffusionConfig
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.diffusion.schedule import make_schedule
 from medjax.meshes import gather_params
 from medjax.models.autoencoder_kl import AutoencoderKL
@@ -34,11 +35,10 @@ from medjax.tasks.adapters import (
     with_adapters,
 )
 from medjax.tasks.assembly import Assembly, Given
-from medjax.tasks.base import Outcome
-from medjax.tasks.drawing import add_drawn_noise, dropped, objective_losses, split
-from medjax.tasks.fit import check_base, check_image_size
+from medjax.tasks.interface import Outcome
 from medjax.tasks.latent_diffusion import LatentDiffusion
-from medjax.tasks.sampling_config import SamplingConfig
+from medjax.tasks.random_draws import add_drawn_noise, dropped, objective_losses, split
+from medjax.tasks.shape_checks import check_base, check_image_size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import check_least
-from medjax.tasks.sampling_config import SamplingConfig
 
 
 @dataclasses.dataclass(frozen=True)

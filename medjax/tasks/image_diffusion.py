@@ -18,23 +18,22 @@ from medjax.arrays import Array, Batch, Params
 from medjax.diffusion import samplers
 from medjax.diffusion.guidance import guide
 from medjax.diffusion.objective import ScheduledDiffusionConfig
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.diffusion.schedule import Schedule
 from medjax.errors import UserError
 from medjax.meshes import gather_params
+from medjax.models.apply import apply
 from medjax.models.conv_unet import ConvUNet
 from medjax.models.unet_2d import UNet2D
-from medjax.tasks import autoencoders
-from medjax.tasks.base import Outcome
-from medjax.tasks.drawing import (
+from medjax.tasks.interface import Outcome
+from medjax.tasks.random_draws import (
     add_drawn_noise,
     dropped,
     normal,
     objective_losses,
     split,
 )
-from medjax.tasks.fit import check_image_size
-from medjax.tasks.networks import apply
-from medjax.tasks.sampling_config import SamplingConfig
+from medjax.tasks.shape_checks import check_image_size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,10 +97,10 @@ class ImageDiffusion:
         self, nets: Params, images: Float[Array, "b H W c"], keys: Key[Array, " b"]
     ) -> Float[Array, "b h w d"]:
         """Return z_0 of images in [-1, 1]."""
-        images = autoencoders.with_channels(images, self.channels)
+        images = latent_scaling.with_channels(images, self.channels)
         if self.autoencoder is None:
             return images
-        latents = autoencoders.encode(
+        latents = latent_scaling.encode(
             self.autoencoder, nets["autoencoder"], images, keys
         )
         return (latents - nets["latents"]["mean"]) / nets["latents"]["deviation"]
@@ -113,7 +112,7 @@ class ImageDiffusion:
         if self.autoencoder is None:
             return jnp.clip(latents, -1, 1)
         latents = latents * nets["latents"]["deviation"] + nets["latents"]["mean"]
-        return autoencoders.decode(self.autoencoder, nets["autoencoder"], latents)
+        return latent_scaling.decode(self.autoencoder, nets["autoencoder"], latents)
 
     def sample(
         self,
@@ -131,7 +130,7 @@ class ImageDiffusion:
         size, labels = (height, width), batch.get("labels")
         drawn = self.draw(nets, keys, size, labels, sampling)
         # Other images, of the same class where there are classes; not to be matched.
-        real = autoencoders.with_channels(images, self.channels)
+        real = latent_scaling.with_channels(images, self.channels)
         return {"generated": drawn[-1], "real": real}
 
     def draw(

@@ -18,14 +18,14 @@ from jaxtyping import Float, Int, Key
 from medjax.arrays import Array, Batch, Params
 from medjax.diffusion import samplers
 from medjax.diffusion.guidance import guide
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.diffusion.schedule import Schedule
+from medjax.models.apply import apply
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.clip_text import CLIPText
 from medjax.models.controlnet import ControlNet
 from medjax.models.unet_2d_condition import UNet2DCondition
-from medjax.tasks.drawing import normal, split
-from medjax.tasks.networks import apply
-from medjax.tasks.sampling_config import SamplingConfig
+from medjax.tasks.random_draws import normal, split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

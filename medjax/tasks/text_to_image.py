@@ -31,7 +31,6 @@ from medjax.tasks.adapters import (
 )
 from medjax.tasks.assembly import Assembly, Given, Shown
 from medjax.tasks.autoencoder_kl import kl_network
-from medjax.tasks.autoencoders import TrainedAutoencoder, latent_deviation
 from medjax.tasks.captioned import (
     BaseConfig,
     CaptionedTask,
@@ -40,6 +39,7 @@ from medjax.tasks.captioned import (
     load_base,
 )
 from medjax.tasks.eval_config import SamplingEvalConfig
+from medjax.tasks.latent_scaling import TrainedAutoencoder, latent_deviation
 
 
 @dataclasses.dataclass(frozen=True)

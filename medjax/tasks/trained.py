@@ -26,14 +26,14 @@ from medjax.pretrained import (
     load_autoencoder,
     load_controlnet_config,
 )
+from medjax.tasks.adapter_export import low_rank_changes
 from medjax.tasks.adapters import merge_adapters
-from medjax.tasks.autoencoder import autoencoder_weights
 from medjax.tasks.autoencoder_kl import autoencoder_kl_module
-from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.autoencoder_loss import autoencoder_weights
 from medjax.tasks.captioned import base_weights, load_base
 from medjax.tasks.controlnet import ControlNetConfig
 from medjax.tasks.image_diffusion import ImageDiffusion
-from medjax.tasks.low_rank import low_rank_changes
+from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.text_to_image import from_scratch
 from medjax.tasks.unconditional import unconditional_task
 from medjax.tasks.vq_vae import VQVAEConfig, vq_vae_module

@@ -17,7 +17,6 @@ from medjax.diffusion.schedule import make_schedule
 from medjax.errors import UserError
 from medjax.models.conv_unet import ConvUNet
 from medjax.models.unet_2d import UNet2D
-from medjax.tasks import autoencoders
 from medjax.tasks.assembly import NO_BASE, Assembly, Given
 from medjax.tasks.image_diffusion import ImageDiffusion
 
@@ -93,7 +92,7 @@ def make_unconditional_task(given: Given) -> Assembly:
         UserError: If the configuration does not fit.
     """
     model: UnconditionalConfig = given.model
-    trained: autoencoders.TrainedAutoencoder | None = given.autoencoder
+    trained: latent_scaling.TrainedAutoencoder | None = given.autoencoder
     task = unconditional_task(model, given.data, given.diffusion, trained)
     params, batch_stats = task.unet.init_variables(given.key)
     statistics: Params = {"batch_stats": batch_stats} if batch_stats else {}
@@ -105,7 +104,7 @@ def make_unconditional_task(given: Given) -> Assembly:
                 f"with {trained.channels}; expected the same"
             )
         frozen = {"autoencoder": trained.weights}
-        mean, deviation = autoencoders.measure_latents(
+        mean, deviation = latent_scaling.measure_latents(
             trained, given.source, given.data, model.channels, given.key
         )
         statistics["latents"] = {"mean": mean, "deviation": deviation}
@@ -127,7 +126,7 @@ def unconditional_task(
     model: UnconditionalConfig,
     data: Any,
     diffusion: ScheduledDiffusionConfig,
-    trained: autoencoders.TrainedAutoencoder | None,
+    trained: latent_scaling.TrainedAutoencoder | None,
 ) -> ImageDiffusion:
     """Build the network of a configuration.
 

@@ -20,10 +20,10 @@ from medjax.arrays import Array, Params
 from medjax.diffusion.objective import LossKind, errors
 from medjax.errors import UserError, check_least
 from medjax.models import codebook
+from medjax.models.apply import apply
 from medjax.models.vq_vae import VQVAE, nearest_codes, straight_through
 from medjax.tasks.assembly import NO_BASE, Assembly, Given
-from medjax.tasks.autoencoder import AutoencoderTask, Coded, Followed
-from medjax.tasks.networks import apply
+from medjax.tasks.autoencoder_loss import AutoencoderTask, Coded, Followed
 
 
 @dataclasses.dataclass(frozen=True)

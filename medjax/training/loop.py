@@ -23,7 +23,7 @@ from medjax.runs.checkpoints import Checkpoints
 from medjax.runs.config import RunConfig
 from medjax.tasks import TASKS
 from medjax.tasks.assembly import Given
-from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.training import about
 from medjax.training.evaluators import Evaluations
 from medjax.training.latent_cache import cache_latents

@@ -12,7 +12,7 @@ from jaxtyping import Int, Key
 from medjax import meshes
 from medjax.arrays import Array, Batch, Params
 from medjax.errors import UserError
-from medjax.tasks.base import Task
+from medjax.tasks.interface import Task
 
 logger = logging.getLogger(__name__)
 

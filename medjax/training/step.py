@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, Key
 from medjax import meshes, trees
 from medjax.arrays import Array, Batch, Params, PyTree
 from medjax.errors import UserError
-from medjax.tasks.base import Task
+from medjax.tasks.interface import Task
 from medjax.training.optimizer import update_ema
 
 

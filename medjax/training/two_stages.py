@@ -25,7 +25,7 @@ from medjax.runs.open_run import (
 )
 from medjax.runs.same_run import differences, matters
 from medjax.tasks.autoencoder_kl import autoencoder_kl_module
-from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.text_to_image import check_autoencoder, check_captions
 from medjax.tasks.unconditional import unconditional_task
 from medjax.tasks.vq_vae import vq_vae_module

@@ -29,8 +29,8 @@ from medjax.data.pipeline import (
 from medjax.errors import UserError
 from medjax.evaluation.grids import image_page
 from medjax.tasks.assembly import Shown
-from medjax.tasks.base import Task
 from medjax.tasks.eval_config import EvalConfig
+from medjax.tasks.interface import Task
 from medjax.training.step import example_keys
 
 logger = logging.getLogger(__name__)

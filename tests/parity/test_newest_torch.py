@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.diffusion.schedulers import own_sampler
 from medjax.export import export
 from medjax.meshes import MeshConfig, make_mesh
 from medjax.runs.open_run import load_run
 from medjax.sampling.generate import Request, generate
-from medjax.tasks.sampling_config import SamplingConfig
 from tests.saved_runs import save_run
 
 PYTHON = os.environ.get("MEDJAX_NEWEST_TORCH", sys.executable)

@@ -16,7 +16,7 @@ from medjax.pretrained.phantom import FINDINGS as KNOWN
 from medjax.pretrained.sources import PHANTOM_SD, local_place
 from medjax.runs.config import parse
 from medjax.sampling.generate import Request, generate
-from medjax.tasks.autoencoders import decode, encode_mean
+from medjax.tasks.latent_scaling import decode, encode_mean
 
 
 @pytest.fixture(scope="module")

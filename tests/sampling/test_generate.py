@@ -10,6 +10,7 @@ import pytest
 from medjax import meshes
 from medjax.diffusion import schedule as S
 from medjax.diffusion.guidance import guide
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError
 from medjax.meshes import MeshConfig
 from medjax.models.controlnet import ControlNet, config_from_unet
@@ -17,7 +18,6 @@ from medjax.pretrained import Network
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.sampling.generate import Request, generate
 from medjax.tasks.latent_diffusion import LatentDiffusion
-from medjax.tasks.sampling_config import SamplingConfig
 from tests.tasks import small
 
 SIZE = (16, 24)

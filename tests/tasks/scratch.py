@@ -9,8 +9,8 @@ from medjax.data.config import ClassDataConfig
 from medjax.data.phantoms import PhantomSource
 from medjax.diffusion.objective import ScheduledDiffusionConfig
 from medjax.tasks.assembly import Given
-from medjax.tasks.autoencoder import autoencoder_weights
-from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.autoencoder_loss import autoencoder_weights
+from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.unconditional import UnconditionalConfig, make_unconditional_task
 from medjax.tasks.vq_vae import VQVAEConfig, make_vq_vae_task
 

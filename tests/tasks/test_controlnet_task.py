@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medjax import trees
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.tasks.controlnet import ControlNetConfig, _trains
-from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.step import example_keys
 from tests.tasks import small
 

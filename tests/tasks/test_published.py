@@ -9,7 +9,7 @@ from medjax.models.vq_vae import VQVAE
 from medjax.runs.config import parse
 from medjax.tasks import TASKS
 from medjax.tasks.assembly import Given
-from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.latent_scaling import TrainedAutoencoder
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_the_published_variants_have_their_size(module, count, monkeypatch):
         # Its network alone decides the size: no latents are measured.
         autoencoder = TrainedAutoencoder(VQVAE(), {}, "")
         monkeypatch.setattr(
-            "medjax.tasks.autoencoders.measure_latents", lambda *_: (None, None)
+            "medjax.tasks.latent_scaling.measure_latents", lambda *_: (None, None)
         )
     key = jax.random.key(0)
     given = Given(config.model, config.data, config.diffusion, key, autoencoder)

@@ -19,7 +19,7 @@ from medjax.sampling.source import load_source
 from medjax.tasks import text_to_image
 from medjax.tasks.adapters import AdapterConfig
 from medjax.tasks.assembly import Given, Shown
-from medjax.tasks.autoencoders import TrainedAutoencoder
+from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.text_to_image import (
     TextToImageConfig,
     TextToImageEvalConfig,

@@ -12,16 +12,16 @@ from medjax import trees
 from medjax.data.phantoms import PhantomSource
 from medjax.diffusion import samplers
 from medjax.diffusion.objective import ScheduledDiffusionConfig
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError
-from medjax.tasks import autoencoders, image_diffusion
+from medjax.tasks import image_diffusion, latent_scaling
 from medjax.tasks.image_diffusion import ImageDiffusion
-from medjax.tasks.sampling_config import SamplingConfig
 from medjax.tasks.unconditional import UnconditionalConfig
 from medjax.training.step import example_keys
 from tests.tasks import scratch
 
-encode = jax.jit(autoencoders.encode, static_argnums=0)
-decode = jax.jit(autoencoders.decode, static_argnums=0)
+encode = jax.jit(latent_scaling.encode, static_argnums=0)
+decode = jax.jit(latent_scaling.decode, static_argnums=0)
 
 
 @functools.cache
@@ -63,7 +63,7 @@ def test_latents_have_unit_variance_on_the_training_set():
     np.testing.assert_allclose(latents.mean(axes), 0.0, atol=0.01)
     # The original did not scale them.
     unscaled = encode(
-        trained.module, trained.weights, autoencoders.with_channels(images, 1), keys
+        trained.module, trained.weights, latent_scaling.with_channels(images, 1), keys
     )
     assert (jnp.abs(unscaled.mean(axes)) > 0.1).all()
 
@@ -113,7 +113,7 @@ def test_what_is_encoded_is_decoded_to_the_same():
     images = scratch.batch()["images"]
     keys = jax.random.split(scratch.KEY, 4)
     latents = jax.jit(assembly.task.encode)(nets, images, keys)
-    gray = autoencoders.with_channels(images, 1)
+    gray = latent_scaling.with_channels(images, 1)
     own = encode(trained.module, trained.weights, gray, keys)
     np.testing.assert_allclose(
         jax.jit(assembly.task.decode)(nets, latents),

@@ -9,13 +9,13 @@ import pytest
 
 from medjax import trees
 from medjax.data.controls import Control
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.models.lora import is_adapter
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.runs.config import parse
 from medjax.runs.open_run import load_run
 from medjax.sampling.image_files import sample
 from medjax.sampling.source import load_source
-from medjax.tasks.sampling_config import SamplingConfig
 from medjax.training.loop import train
 from tests.tiny_lora import get_config
 

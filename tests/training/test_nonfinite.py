@@ -12,7 +12,7 @@ import pytest
 
 from medjax import meshes
 from medjax.errors import UserError
-from medjax.tasks.base import Outcome
+from medjax.tasks.interface import Outcome
 from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
 from medjax.training.step import example_keys, init_state, make_train_step
 

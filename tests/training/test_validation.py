@@ -11,8 +11,8 @@ from medjax.data.config import DataConfig
 from medjax.data.phantoms import PhantomSource
 from medjax.data.pipeline import dataset_metadata
 from medjax.pretrained.tiny import tiny_tokenizer
-from medjax.tasks.base import Outcome
 from medjax.tasks.eval_config import EvalConfig
+from medjax.tasks.interface import Outcome
 from medjax.training import validation
 from medjax.training.validation import held_out, make_sample, make_validate
 

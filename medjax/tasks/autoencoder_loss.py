@@ -15,16 +15,16 @@ from jaxtyping import Float, Key
 from medjax import trees
 from medjax.arrays import Array, Batch, Params
 from medjax.diffusion.objective import LossKind, errors
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.evaluation.similarity import likeness
 from medjax.meshes import gather_params
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.vq_vae import VQVAE
 from medjax.tasks.assembly import Shown
-from medjax.tasks.autoencoders import decode, encode_mean, with_channels
-from medjax.tasks.base import Outcome
 from medjax.tasks.eval_config import EvalConfig
-from medjax.tasks.fit import check_image_size
-from medjax.tasks.sampling_config import SamplingConfig
+from medjax.tasks.interface import Outcome
+from medjax.tasks.latent_scaling import decode, encode_mean, with_channels
+from medjax.tasks.shape_checks import check_image_size
 
 Coded = tuple[Array, dict[str, Array], Params]
 """Decoded images, the L_i of each example by name, and what the statistics follow."""
@@ -104,7 +104,7 @@ class AutoencoderTask:
 
 
 def autoencoder_weights(weights: Params) -> Params:
-    """Return what `medjax.tasks.autoencoders` takes, of what a run has trained."""
+    """Return what `medjax.tasks.latent_scaling` takes, of what a run has trained."""
     if "codebook" not in weights:
         return {"network": weights["network"]}
     codes = weights["codebook"]["codes"]

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Float, Key
 
 from medjax.arrays import Array, Batch, Params
-from medjax.tasks.sampling_config import SamplingConfig
+from medjax.diffusion.sampling_config import SamplingConfig
 
 
 @jax.tree_util.register_dataclass

@@ -1,8 +1,8 @@
 import pytest
 
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError
-from medjax.tasks.fit import check_base, check_image_size
-from medjax.tasks.sampling_config import SamplingConfig
+from medjax.tasks.shape_checks import check_base, check_image_size
 from tests.tasks import small
 
 

@@ -20,10 +20,10 @@ from jaxtyping import Float, Key
 from medjax.arrays import Array, Params
 from medjax.data.config import DataConfig
 from medjax.errors import UserError
+from medjax.models.apply import apply
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.vq_vae import VQVAE, nearest_codes
-from medjax.tasks.drawing import normal
-from medjax.tasks.networks import apply
+from medjax.tasks.random_draws import normal
 
 # Training images whose latents are measured, at most, and at a time.
 _MEASURED, _AT_ONCE = 2048, 16

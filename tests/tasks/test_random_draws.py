@@ -7,7 +7,7 @@ import pytest
 from medjax.diffusion.objective import ObjectiveConfig
 from medjax.diffusion.schedule import make_schedule
 from medjax.errors import UserError
-from medjax.tasks.drawing import draw_timesteps
+from medjax.tasks.random_draws import draw_timesteps
 
 SCHEDULE = make_schedule({"num_train_timesteps": 20})
 
