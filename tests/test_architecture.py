@@ -37,7 +37,9 @@ FLOORS = (
     ("pretrained",),
     ("evaluation",),
     ("tasks",),
-    ("training", "cli"),
+    ("runs",),
+    ("training", "sampling", "cli"),
+    ("exporting", "cross_validation"),
     (
         *("prepare", "train", "cross_validate", "sample"),
         *("evaluate", "export", "preflight"),

@@ -23,8 +23,8 @@ from medjax.pretrained.efficientnet import efficientnet_features
 from medjax.runs.checksums import CHECKSUMS
 from medjax.runs.config import RunConfig
 from medjax.runs.open_run import Run, best_step, load_run
+from medjax.runs.sections import BestConfig
 from medjax.sampling.generate import Request, generate
-from medjax.training.early_stopping import BestConfig
 
 _AT_ONCE = 8
 Images = Float[np.ndarray, "n H W 3"]

@@ -13,13 +13,11 @@ from typing import Any
 
 from medjax import __version__
 from medjax.data.config import ControlDataConfig
-from medjax.data.pipeline import dataset_identity, dataset_metadata
-from medjax.data.prepared import Metadata, describe_splits
-from medjax.errors import UserError
+from medjax.data.prepared import describe_splits
 from medjax.exporting import card_texts
 from medjax.pretrained.sources import PHANTOM_SD, local_place
 from medjax.runs.config import RunConfig, make_config, parse
-from medjax.runs.open_run import Run
+from medjax.runs.open_run import Run, dataset_at_hand, has_stored_controls
 
 UNKNOWN = "unknown"
 # The hub's words for the licences of what is usually started from.
@@ -232,7 +230,7 @@ def _base(run: Run) -> str:
 
 
 def _data(run: Run) -> str:
-    metadata = _dataset(run)
+    metadata = dataset_at_hand(run)
     known = f"known by the fingerprint `{run.dataset['fingerprint']}`"
     if metadata is None:
         said = [
@@ -251,23 +249,6 @@ def _data(run: Run) -> str:
         kind = "stored" if has_stored_controls(run) else kind
         said.append(card_texts.CONDITION[kind].format(edges=_edges(run.config.data)))
     return " ".join(said)
-
-
-def has_stored_controls(run: Run) -> bool:
-    """Tell whether the data, if they are at hand, held controls beside the images."""
-    metadata = _dataset(run)
-    return metadata is not None and "conditioning_image" in metadata.features
-
-
-def _dataset(run: Run) -> Metadata | None:
-    """Return what the data say of themselves, if they are still where they were."""
-    data = run.config.data
-    try:
-        if dataset_identity(data)["fingerprint"] == run.dataset["fingerprint"]:
-            return dataset_metadata(data)
-    except UserError:
-        pass  # They are elsewhere, or damaged; an export does not need them.
-    return None
 
 
 def _edges(data: ControlDataConfig) -> str:

@@ -1,7 +1,6 @@
 """What an export's folder holds, in each of the formats."""
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import meshes
-from medjax.data.controls import Preparation
 from medjax.data.pipeline import open_dataset
 from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.diffusion.schedulers import own_sampler
 from medjax.errors import UserError
-from medjax.exporting.model_card import Export, has_stored_controls, model_card
+from medjax.exporting.model_card import Export, model_card
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import (
     Network,
@@ -32,14 +30,12 @@ from medjax.pretrained.parity import measure_parity, sample_by_torch
 from medjax.pretrained.phantom import scaled
 from medjax.pretrained.single_file_out import save_controlnet_file
 from medjax.runs.open_run import Run
+from medjax.sampling.defaults import ABOUT, sampling_defaults
 from medjax.sampling.generate import Request, generate
 from medjax.tasks.autoencoder_kl import kl_network
 from medjax.tasks.latent_scaling import TrainedAutoencoder, latent_deviation
 
 logger = logging.getLogger(__name__)
-
-ABOUT = "medjax.json"
-"""What `medjax.sample` has to know of an export beside what diffusers knows."""
 
 # The formats that hold what a task trains; the first is the usual one.
 _FORMATS = {
@@ -128,7 +124,7 @@ def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
         else:
             save_controlnet_file(run.sd.controlnet, folder / export.file, dtype)
     if export.format not in ("vae", "lora", "kohya"):
-        write_json(folder / ABOUT, _about(run))
+        write_json(folder / ABOUT, sampling_defaults(run))
     (folder / "README.md").write_text(model_card(run, export), encoding="utf-8")
     if parity:
         _write_parity(run, model, folder, export)
@@ -155,17 +151,6 @@ def _autoencoder(run: Run) -> Network:
         ) from error
     key = jax.random.key(run.config.train.seed)
     return scaled(network, float(latent_deviation(trained, source, data, key)))
-
-
-def _about(run: Run) -> dict[str, Any]:
-    """Return what sampling has to know."""
-    data = run.config.data
-    preparation = Preparation.of_training(data, has_stored_controls(run))
-    return {
-        "image_size": data.image_size,
-        "preparation": dataclasses.asdict(preparation),
-        "guidance_scale": run.config.eval.guidance_scale,
-    }
 
 
 def _write_parity(

@@ -13,59 +13,10 @@ from typing import Any, get_type_hints
 from ml_collections import ConfigDict
 
 from medjax.configuration import parse_config, to_config_dict
-from medjax.errors import UserError, check_least, nearest
+from medjax.errors import UserError, nearest
 from medjax.meshes import MeshConfig
+from medjax.runs.sections import BestConfig, OptimConfig, TrainConfig
 from medjax.tasks import TASKS
-from medjax.training.early_stopping import BestConfig
-from medjax.training.optimizer import OptimConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How long to train, and what to write down.
-
-    Attributes:
-        steps: Updates of the whole run.
-        gradient_accumulation_steps: Microbatches of one update; divides the batch.
-        seed: Of everything drawn in training.
-        log_every: Updates between two rows of metrics.
-        checkpoint_every: Updates between two checkpoints; the last is always kept.
-        keep_last: Newest checkpoints to keep.
-        keep_best: Best checkpoints, by the section ``best``, to keep besides.
-        max_hours: Stop cleanly after this long; None never does.
-        max_skipped_updates: Updates with a loss or gradient that is NaN or infinite to
-            skip, over the whole run, before it stops.
-        profile_at: Update at which to record a profile; None records none.
-        profile_steps: Updates that the profile lasts.
-    """
-
-    steps: int = 10_000
-    gradient_accumulation_steps: int = 1
-    seed: int = 0
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    keep_last: int = 2
-    keep_best: int = 1
-    max_hours: float | None = None
-    max_skipped_updates: int = 0
-    profile_at: int | None = None
-    profile_steps: int = 5
-
-    def __post_init__(self) -> None:
-        """Refuse counts that cannot be counted."""
-        check_least(
-            self,
-            steps=1,
-            gradient_accumulation_steps=1,
-            log_every=1,
-            checkpoint_every=1,
-            keep_last=1,
-            keep_best=0,
-            max_hours=0,
-            max_skipped_updates=0,
-            profile_at=1,
-            profile_steps=1,
-        )
 
 
 @dataclasses.dataclass(frozen=True)

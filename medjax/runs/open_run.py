@@ -14,15 +14,17 @@ from typing import Literal, get_args
 from ml_collections import ConfigDict
 
 from medjax import trees
+from medjax.data.pipeline import dataset_identity, dataset_metadata
+from medjax.data.prepared import Metadata
 from medjax.errors import UserError, nearest
 from medjax.pretrained import StableDiffusion
 from medjax.runs.checksums import SMALL, damage, saved_steps
 from medjax.runs.config import RunConfig, completed, parse
 from medjax.runs.read_checkpoint import read_about, read_metrics, read_tree, state_names
+from medjax.runs.sections import BestConfig
 from medjax.tasks import TASKS
 from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.trained import Checkpoint, TrainedUnconditional
-from medjax.training.early_stopping import BestConfig
 
 logger = logging.getLogger(__name__)
 
@@ -191,6 +193,23 @@ def trained_autoencoder(run: Run) -> TrainedAutoencoder:
             "autoencoder_kl"
         )
     return run.model
+
+
+def has_stored_controls(run: Run) -> bool:
+    """Tell whether the data, if they are at hand, held controls beside the images."""
+    metadata = dataset_at_hand(run)
+    return metadata is not None and "conditioning_image" in metadata.features
+
+
+def dataset_at_hand(run: Run) -> Metadata | None:
+    """Return what the data say of themselves, if they are still where they were."""
+    data = run.config.data
+    try:
+        if dataset_identity(data)["fingerprint"] == run.dataset["fingerprint"]:
+            return dataset_metadata(data)
+    except UserError:
+        pass  # They are elsewhere, or damaged; an export does not need them.
+    return None
 
 
 def _number(workdir: str | Path, step: int | str | None) -> int | None:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from medjax import meshes
 from medjax.data.config import ClassDataConfig
+from medjax.data.first_examples import FirstExamples
 from medjax.data.pipeline import dataset_metadata, open_dataset, validation_batches
 from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError
@@ -28,7 +29,6 @@ from medjax.evaluation.separation import (
 from medjax.sampling.generate import Request, generate
 from medjax.sampling.source import Source
 from medjax.tasks.trained import TrainedUnconditional
-from medjax.training.validation import FirstExamples
 
 logger = logging.getLogger(__name__)
 

@@ -7,15 +7,14 @@ from medjax.data.config import DataConfig
 from medjax.data.controls import Preparation, Size
 from medjax.diffusion.schedule import Schedule
 from medjax.errors import UserError
-from medjax.exporting.model_card import has_stored_controls
-from medjax.exporting.write import ABOUT
 from medjax.pretrained import (
     StableDiffusion,
     load_controlnet,
     load_stable_diffusion,
 )
 from medjax.pretrained.sources import local_place, read_json
-from medjax.runs.open_run import load_run
+from medjax.runs.open_run import has_stored_controls, load_run
+from medjax.sampling.defaults import ABOUT
 from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.trained import TrainedUnconditional
 

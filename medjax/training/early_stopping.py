@@ -1,53 +1,10 @@
 """Whether a run gets better still, by one of the numbers that validation gives."""
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
-from medjax.errors import UserError, check_least, nearest
-
-# Of which more is better, by name or by its end; of all others less is.
-_RISING = (
-    "codebook_usage",
-    "perplexity",
-    "edge_f1",
-    "psnr_db",
-    "ssim",
-    "_agreement",
-    "_presence",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class BestConfig:
-    """What the best checkpoint is, and when there will be no better one.
-
-    Attributes:
-        metric: A column of ``metrics.csv`` that validation writes, such as
-            ``val/loss``, ``val/psnr_db``, ``val/ssim`` or ``val/frechet_distance``.
-        patience: Validations in a row without improvement that end the run; None lets
-            it go on.
-        min_change: What counts as an improvement, at least, in the metric's units.
-    """
-
-    metric: str = "val/loss"
-    patience: int | None = None
-    min_change: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what no validation gives, and counts that cannot be counted."""
-        check_least(self, patience=1, min_change=0)
-        if not self.metric.startswith("val/"):
-            raise UserError(
-                f"metric is '{self.metric}', expected one that validation writes, such "
-                "as val/loss"
-            )
-
-    @property
-    def mode(self) -> Literal["min", "max"]:
-        """Whether the smallest or the largest is best."""
-        return "max" if self.metric.endswith(_RISING) else "min"
+from medjax.errors import UserError, nearest
+from medjax.runs.sections import BestConfig
 
 
 class Patience:

@@ -12,9 +12,6 @@ Source: (2) Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2
 (3) is the warm-up of the decay of TensorFlow's ExponentialMovingAverage.
 """
 
-import dataclasses
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,89 +19,7 @@ from jaxtyping import Float, Int
 
 from medjax.arrays import Array, Params, PyTree
 from medjax.errors import UserError
-
-ScheduleKind = Literal["constant", "cosine", "linear"]
-
-
-@dataclasses.dataclass(frozen=True)
-class NetworkOptimConfig:
-    """What is otherwise for one network; None for what is as for all.
-
-    Attributes:
-        learning_rate: See `OptimConfig`.
-        schedule: The same.
-        warmup_fraction: The same.
-        weight_decay: The same.
-    """
-
-    learning_rate: float | None = None
-    schedule: ScheduleKind | None = None
-    warmup_fraction: float | None = None
-    weight_decay: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    """How parameters are updated.
-
-    Attributes:
-        learning_rate: Peak learning rate.
-        schedule: After the warm-up: the peak held, or a decay to zero at the end.
-        warmup_fraction: Part of all steps, in [0, 1], in which the rate rises linearly.
-        weight_decay: Decoupled decay λ, applied to arrays of two or more dimensions.
-        b1: Decay of the gradient's mean, in [0, 1).
-        b2: Decay of the squared gradient's mean, in [0, 1).
-        eps: ε, added to the root of the squared gradient's mean.
-        clip_norm: Largest norm of the whole gradient; None leaves it alone.
-        ema_decay: Decay d of the moving average of the parameters; None keeps none.
-        text_encoder: What is otherwise for a text encoder that trains.
-    """
-
-    learning_rate: float = 1e-5
-    schedule: ScheduleKind = "constant"
-    warmup_fraction: float = 0.0
-    weight_decay: float = 1e-2
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    clip_norm: float | None = 1.0
-    ema_decay: float | None = None
-    text_encoder: NetworkOptimConfig = NetworkOptimConfig()
-
-    def __post_init__(self) -> None:
-        """Refuse values outside the ranges above."""
-        for name in ("learning_rate", "weight_decay", "eps"):
-            _require(getattr(self, name) >= 0, self, name, "at least 0")
-        for name in ("b1", "b2"):
-            _require(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
-        _require(0 <= self.warmup_fraction <= 1, self, "warmup_fraction", "in [0, 1]")
-        if self.clip_norm is not None:
-            _require(self.clip_norm > 0, self, "clip_norm", "above 0, or None")
-        if self.ema_decay is not None:
-            _require(0 <= self.ema_decay < 1, self, "ema_decay", "in [0, 1), or None")
-        if self.networks:
-            try:
-                self.of(*self.networks)
-            except UserError as error:
-                raise UserError(f"text_encoder.{error}") from error
-
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """Names of those for which something is otherwise."""
-        own = self.text_encoder != NetworkOptimConfig()
-        return ("text_encoder",) if own else ()
-
-    def of(self, network: str) -> "OptimConfig":
-        """Return what holds for one network."""
-        if network not in self.networks:
-            return self
-        own = {k: v for k, v in vars(self.text_encoder).items() if v is not None}
-        return dataclasses.replace(self, text_encoder=NetworkOptimConfig(), **own)
-
-
-def _require(holds: bool, config: OptimConfig, name: str, expected: str) -> None:
-    if not holds:
-        raise UserError(f"{name} is {getattr(config, name)}, expected {expected}")
+from medjax.runs.sections import OptimConfig
 
 
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:

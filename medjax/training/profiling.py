@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from medjax.runs.config import TrainConfig
+from medjax.runs.sections import TrainConfig
 
 logger = logging.getLogger(__name__)
 

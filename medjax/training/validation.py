@@ -20,13 +20,13 @@ from medjax import meshes
 from medjax.arrays import Array, Batch, Params, PyTree
 from medjax.data.config import DataConfig
 from medjax.data.examples import Example
+from medjax.data.first_examples import FirstExamples
 from medjax.data.pipeline import (
     Source,
     dataset_metadata,
     open_dataset,
     validation_batches,
 )
-from medjax.errors import UserError
 from medjax.evaluation.grids import image_page
 from medjax.tasks.assembly import Shown
 from medjax.tasks.eval_config import EvalConfig
@@ -37,29 +37,6 @@ logger = logging.getLogger(__name__)
 
 # Rows of a page of samples, at most.
 _ON_PAGE = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class FirstExamples:
-    """The first `count` records of a source."""
-
-    source: Source
-    count: int
-
-    def __post_init__(self) -> None:
-        """Refuse an empty split.
-
-        Raises:
-            UserError: If the source has no record.
-        """
-        if len(self.source) == 0:
-            raise UserError("the validation split is empty; prepare more data")
-
-    def __len__(self) -> int:
-        return min(self.count, len(self.source))
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[index]
 
 
 def held_out(data: DataConfig) -> Source | None:

@@ -25,7 +25,7 @@ from medjax.runs import open_run
 from medjax.runs.checksums import write_checksums
 from medjax.runs.config import make_config, parse
 from medjax.runs.open_run import best_step, load_run
-from medjax.training.early_stopping import BestConfig
+from medjax.runs.sections import BestConfig
 from medjax.training.two_stages import train_stages
 from tests.commands import REPOSITORY
 

@@ -15,13 +15,14 @@ from medjax.pretrained import load_autoencoder
 from medjax.pretrained.diffusers_format import save_network
 from medjax.pretrained.layout import STABLE_DIFFUSION
 from medjax.pretrained.tiny import tiny_stable_diffusion
+from medjax.runs.sections import OptimConfig
 from medjax.tasks.assembly import Given, Shown
 from medjax.tasks.autoencoder_kl import AutoencoderKLConfig, make_autoencoder_kl_task
 from medjax.tasks.autoencoder_loss import measure_reconstruction
 from medjax.tasks.eval_config import EvalConfig
 from medjax.tasks.latent_scaling import decode, encode_mean
 from medjax.tasks.vq_vae import VQVAEConfig
-from medjax.training.optimizer import OptimConfig, make_optimizer
+from medjax.training.optimizer import make_optimizer
 from medjax.training.step import example_keys, init_state, make_train_step
 from tests.tasks import scratch
 

@@ -6,8 +6,9 @@ import pytest
 
 from medjax.errors import UserError
 from medjax.runs.config import make_config, parse
+from medjax.runs.sections import BestConfig
 from medjax.tasks import TASKS
-from medjax.training.early_stopping import BestConfig, Patience
+from medjax.training.early_stopping import Patience
 
 
 def waited(values, **fields):

@@ -8,7 +8,7 @@ import pytest
 
 from medjax.errors import UserError
 from medjax.runs.config import parse
-from medjax.training.early_stopping import BestConfig
+from medjax.runs.sections import BestConfig
 from medjax.training.evaluators import Evaluations
 from medjax.training.metrics_writer import MetricsWriter
 from medjax.training.validation import Samples

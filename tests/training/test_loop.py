@@ -16,8 +16,8 @@ from medjax.runs.checkpoints import Checkpoints
 from medjax.runs.checksums import damage
 from medjax.runs.config import parse
 from medjax.runs.read_checkpoint import read_metrics
+from medjax.runs.sections import BestConfig
 from medjax.training import loop
-from medjax.training.early_stopping import BestConfig
 from medjax.training.loop import train
 from tests.tiny_demo import get_config
 

@@ -7,9 +7,8 @@ import optax
 import pytest
 
 from medjax.errors import UserError
+from medjax.runs.sections import NetworkOptimConfig, OptimConfig
 from medjax.training.optimizer import (
-    NetworkOptimConfig,
-    OptimConfig,
     decay_mask,
     learning_rates,
     make_optimizer,

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from medjax.runs.config import TrainConfig
+from medjax.runs.sections import TrainConfig
 from medjax.training.profiling import Profile
 
 

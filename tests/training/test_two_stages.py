@@ -88,7 +88,7 @@ def test_a_second_call_goes_on_with_what_is_there(trained, monkeypatch):
     folder, config, state = trained
     asked = []
     monkeypatch.setattr(
-        stages, "train", lambda config, *_: asked.append(config.task) or state
+        two_stages, "train", lambda config, *_: asked.append(config.task) or state
     )
     # Its config is not asked for again.
     (folder / "first.py").rename(folder / "moved.py")
@@ -101,7 +101,7 @@ def test_one_that_was_not_evaluated_to_its_end_is_gone_on_with(trained, monkeypa
     folder, config, state = trained
     asked = []
     monkeypatch.setattr(
-        stages, "train", lambda config, *_: asked.append(config.task) or state
+        two_stages, "train", lambda config, *_: asked.append(config.task) or state
     )
     monkeypatch.setattr(open_run, "read_metrics", lambda folder: {})
     two_stages.train_stages(config, folder / "run")
@@ -132,7 +132,7 @@ def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
     folder, config, state = trained
     asked = []
     monkeypatch.setattr(
-        stages, "train", lambda config, *_: asked.append(config.task) or state
+        two_stages, "train", lambda config, *_: asked.append(config.task) or state
     )
     # Though its config wants more steps than it has.
     first = (folder / "first.py").read_text()
