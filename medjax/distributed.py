@@ -31,6 +31,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from medjax.arrays import Array
 from medjax.errors import Stopped, UserError
 from medjax.hosts import Hosts, connect
+from medjax.jax_private import key_value_store
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +93,12 @@ def check_same(subject: str, facts: Mapping[str, Any]) -> None:
     if jax.process_count() == 1:
         return
     folder = f"medjax/check/{next(_CHECKS)}"
-    _store().key_value_set(f"{folder}/{jax.process_index()}", json.dumps(facts))
+    store = key_value_store()
+    store.key_value_set(f"{folder}/{jax.process_index()}", json.dumps(facts))
     first: dict[str, Any] = {}
     found = []
     for host in range(jax.process_count()):
-        text = _store().blocking_key_value_get(f"{folder}/{host}", _LONGEST_WAIT_MS)
+        text = store.blocking_key_value_get(f"{folder}/{host}", _LONGEST_WAIT_MS)
         theirs = json.loads(text)
         first = first or theirs
         for key in sorted(first.keys() | theirs.keys()):
@@ -147,13 +149,6 @@ class Agreement:
         return 0 if before is None else int(before)
 
 
-def _store() -> Any:
-    """Return the client of jax's key-value store, as jax's own libraries use it."""
-    from jax._src.distributed import global_state
-
-    return global_state.client
-
-
 def _end(failure: str) -> None:
     """Tell the other hosts of a failure, if there is one; release this one's thread."""
     own = jax.process_index()
@@ -161,7 +156,7 @@ def _end(failure: str) -> None:
     try:
         for host, message in (messages | {own: ""}).items():
             name = f"{_FAILURE}/{host}"
-            _store().key_value_set(name, message, allow_overwrite=True)
+            key_value_store().key_value_set(name, message, allow_overwrite=True)
     except jax.errors.JaxRuntimeError as error:
         logger.warning("cannot reach the other hosts: %s", error)
 
@@ -174,7 +169,7 @@ def _listen(ending: threading.Lock) -> None:
     """
     name = f"{_FAILURE}/{jax.process_index()}"
     try:
-        failure = _store().blocking_key_value_get(name, _LONGEST_WAIT_MS)
+        failure = key_value_store().blocking_key_value_get(name, _LONGEST_WAIT_MS)
     except jax.errors.JaxRuntimeError as error:
         logger.warning("cannot reach the other hosts: %s", error)
         return

@@ -8,12 +8,9 @@ from typing import Any
 import jax
 
 from medjax.errors import UserError
+from medjax.jax_private import detected_cluster
 
 logger = logging.getLogger(__name__)
-
-# jax's names of the environments that say by themselves who takes part. Kubernetes' is
-# left out: it asks a server, and fails wherever a pod is no job.
-_CLUSTERS = ("slurm", "ompi", "gcetpu", "gketpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +133,5 @@ def _check_free(address: str) -> None:
 
 def _detected() -> str | None:
     """Return jax's name of the cluster, if this process is one of several in it."""
-    from jax._src.clusters import ClusterEnv
-
-    for cluster in ClusterEnv._cluster_types:
-        if cluster.name in _CLUSTERS and cluster.is_env_present():
-            return cluster.name if cluster.get_process_count() > 1 else None
-    return None
+    cluster, processes = detected_cluster() or (None, 1)
+    return cluster if processes > 1 else None

@@ -31,6 +31,7 @@ FLOORS = (
         "configuration",
         "compilation",
         "hosts",
+        "jax_private",
         "distributed",
     ),
     ("diffusion", "models", "data"),
@@ -59,6 +60,9 @@ TYPED = {"transformers": ("data.tokens",)}
 # These must run where little is installed.
 LEAN = ("models", "diffusion", "training.step")
 HEAVY = ("cv2", "tensorflow_datasets", "absl")
+
+# Who alone may reach what a library does not offer.
+PRIVATE_IN = ("jax_private",)
 
 MOST_LINES = 300
 
@@ -119,6 +123,27 @@ def lean_modules_stay_lean(tree: Tree) -> Iterator[str]:
                 if heavy and counts and not imported.typing_only:
                     where = tree[name].at(imported.line)
                     yield f"medjax.{module.name} needs {imported.target}, by {where}"
+
+
+def private_names_of_libraries_are_left_alone(tree: Tree) -> Iterator[str]:
+    """Neither imported, nor reached by their full name, as ``jax._src.core``."""
+    for module in tree.values():
+        if module.within(*PRIVATE_IN):
+            continue
+        names = {(one.target, one.line) for one in module.imports}
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+                names.add((ast.unparse(node), node.lineno))
+        libraries = {one.target.split(".")[0] for one in module.imports}
+        libraries -= {"medjax", *sys.stdlib_module_names}
+        for name, line in sorted(names):
+            library, *rest = name.split(".")
+            if library in libraries and any(map(_is_private, rest)):
+                yield f"{module.at(line)} reaches {name}"
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
 
 
 def files_are_short(tree: Tree) -> Iterator[str]:
@@ -200,6 +225,11 @@ BROKEN: dict[Callable[[Tree], Iterator[str]], list[dict[str, str]]] = {
         {"models/unet.py": "def f():\n    import cv2"},
         {"diffusion/schedule.py": "import medjax.trees", "trees.py": "import absl.app"},
         {"training/step.py": "", "training/__init__.py": "from absl import logging"},
+    ],
+    private_names_of_libraries_are_left_alone: [
+        {"hosts.py": "def f():\n    from jax._src.clusters import ClusterEnv"},
+        {"trees.py": "import jax\nx = jax._src"},
+        {"meshes.py": "from absl.flags import _helpers"},
     ],
     files_are_short: [{"errors.py": "x = 1\n" * (MOST_LINES + 1)}],
     public_functions_are_documented: [
