@@ -23,6 +23,7 @@ FLOORS = (
     (
         "errors",
         "logs",
+        "storage",
         "arrays",
         "trees",
         "meshes",
