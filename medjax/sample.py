@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from medjax import cli
+from medjax import cli, texts
 from medjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,11 +57,8 @@ def _prompts(prompt: str, file: str | None) -> list[str]:
         return [prompt]
     if prompt:
         raise UserError("give either --prompt or --prompts, not both")
-    try:
-        text = Path(file).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"--prompts={file}: cannot be read: {error}") from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    read = texts.lines(texts.read_text(file, f"--prompts={file}"))
+    prompts = [line.strip() for line in read if line.strip()]
     if not prompts:
         raise UserError(f"--prompts={file}: holds no prompt; expected one a line")
     return prompts

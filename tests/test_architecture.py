@@ -25,6 +25,7 @@ FLOORS = (
         "logs",
         "storage",
         "arrays",
+        "texts",
         "trees",
         "meshes",
         "config_files",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medjax import __version__
+from medjax import __version__, texts
 from medjax.data.config import ControlDataConfig
 from medjax.data.prepared import describe_splits
 from medjax.exporting import card_texts
@@ -203,7 +203,7 @@ def _licence(source: str) -> str:
     card = local_place(source) / "README.md"
     if not card.is_file():
         return UNKNOWN
-    found = re.search(r"^license: *([\w.+-]+) *$", card.read_text("utf-8"), re.M)
+    found = re.search(r"^license: *([\w.+-]+) *$", texts.read_text(card), re.M)
     return found[1] if found else UNKNOWN
 
 

@@ -27,6 +27,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Shaped
 
+from medjax import texts
 from medjax.errors import UserError
 
 DTYPES = {
@@ -87,7 +88,7 @@ def stored_tensors(file: Path) -> dict[str, StoredTensor]:
     if file.suffix != ".json":
         return _header(file)
     try:
-        weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(texts.read_text(file))["weight_map"]
         names = sorted({str(shard) for shard in weight_map.values()})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from medjax import texts
 from medjax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def read_json(file: Path) -> dict[str, Any]:
             "diffusers' save_pretrained writes it"
         )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(texts.read_text(file))
     except ValueError as error:
         raise UserError(f"{file} is no JSON: {error}") from error
     if not isinstance(content, dict):

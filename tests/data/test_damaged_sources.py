@@ -77,7 +77,7 @@ def test_a_damaged_csv_line_is_named(tmp_path, row, reason):
     content = b"\xef\xbb\xbffile_name,text\r\n" + good + row + b"\r\n\r\n" + good
     (tmp_path / "metadata.csv").write_bytes(content)
     survey = survey_folder(tmp_path)
-    assert [entry.text for entry in survey.entries] == ["two\r\nlines"] * 2
+    assert [entry.text for entry in survey.entries] == ["two\nlines"] * 2
     (damaged,) = survey.damaged
     assert damaged.name == "metadata.csv, line 4"
     assert reason in damaged.reason
@@ -86,7 +86,7 @@ def test_a_damaged_csv_line_is_named(tmp_path, row, reason):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("file_name,text\na.png,x\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        ("file_name,text\na.png,x\n".encode("utf-16")[:-1], "is no UTF-16-LE"),
         (b"", "has no column 'file_name', only none"),
         (b"file_name,text,text\na.png,x,y\n", "has the column 'text' twice"),
         (b"file_name,text\na.png\n", r"none of its 1 rows .* line 2: has no value"),

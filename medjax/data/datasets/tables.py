@@ -3,7 +3,6 @@
 What is wrong with the table as a whole (no such column, no usable row) is an error.
 """
 
-import codecs
 import csv
 import dataclasses
 import io
@@ -12,12 +11,11 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from medjax import texts
 from medjax.data.datasets.survey import Skipped, printable
 from medjax.errors import UserError, nearest
 
 Row = dict[str, str]
-
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Table:
 
 
 def read_csv(path: Path, wanted: Sequence[str]) -> Table:
-    """Read a CSV file with a header line, in UTF-8.
+    """Read a CSV file with a header line, encoded as `texts` has it.
 
     Cells in columns without a name are ignored if they are empty.
 
@@ -57,7 +55,7 @@ def read_csv(path: Path, wanted: Sequence[str]) -> Table:
     Raises:
         UserError: If the file cannot be read, lacks a column or has no good row.
     """
-    records = _records(list(io.StringIO(_text(path), newline="")))
+    records = _records(list(io.StringIO(texts.read_text(path, keep_damage=True))))
     _, header = next(records, (0, []))
     if isinstance(header, str):
         raise UserError(f"{path}: its first line is no CSV: {header}")
@@ -71,28 +69,16 @@ def read_csv(path: Path, wanted: Sequence[str]) -> Table:
 
 
 def read_jsonl(path: Path, wanted: Sequence[str]) -> Table:
-    """Read one JSON object a line, in UTF-8; a null counts as an empty text.
+    """Read one JSON object a line; a null counts as an empty text.
 
     Arguments and errors are `read_csv`'s.
     """
-    # Not splitlines: a JSON text may hold U+2028, which that would split at.
-    lines = enumerate(_text(path).split("\n"), 1)
-    rows = [(number, _object(line)) for number, line in lines if line.strip()]
+    lines = enumerate(texts.lines(texts.read_text(path, keep_damage=True)), 1)
+    rows = [(number, _object(line, wanted)) for number, line in lines if line.strip()]
     named = {column for _, row in rows if isinstance(row, dict) for column in row}
     if named:
         _require_columns(path, sorted(named), wanted)
     return _table(path, rows, wanted)
-
-
-def _text(path: Path) -> str:
-    """Return a file's text, with bytes that are no UTF-8 as surrogates."""
-    try:
-        encoded = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if encoded.startswith(_UTF16):
-        raise UserError(f"{path}: is UTF-16; save it as UTF-8")
-    return encoded.decode("utf-8-sig", "surrogateescape")
 
 
 def _records(lines: list[str]) -> Iterator[tuple[int, list[str] | str]]:
@@ -125,7 +111,7 @@ def _named(header: list[str], cells: list[str]) -> Row | str:
     return dict(zip(header, cells, strict=False))
 
 
-def _object(line: str) -> Row | str:
+def _object(line: str, wanted: Sequence[str]) -> Row | str:
     """Return the object in a line, its values as text, or what is wrong with it."""
     try:
         row = json.loads(line)
@@ -133,7 +119,13 @@ def _object(line: str) -> Row | str:
         return f"is no JSON: {error}"
     if not isinstance(row, dict):
         return f"is {type(row).__name__}, expected an object"
-    return {key: "" if value is None else str(value) for key, value in row.items()}
+    values = {key: texts.as_text(value) for key, value in row.items()}
+    for column in wanted:
+        if values.get(column, "") is None:
+            kind = type(row[column]).__name__
+            return f"has a {kind} for '{column}', expected a text"
+    # What is not wanted may be anything.
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _table(
