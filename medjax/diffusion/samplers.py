@@ -119,8 +119,10 @@ def trace(
         start: z at the first stop: `plan.noise_scale` times standard normal noise, or
             an image with noise as `plan.first` says.
         noise_fn: Gives the fresh noise; None where the plan is not stochastic.
-        frames: How many: evenly spaced, `start` being the first; or 1, the result.
+        frames: How many at most: evenly spaced, `start` being the first; or 1, the
+            result. A plan of s evaluations has s + 1 stages to show, and no more.
     """
+    frames = min(frames, len(plan.timesteps) + 1)
     memory = jnp.zeros((plan.updates.shape[1], *start.shape), jnp.float32)
     memory = memory.at[0].set(start)
     stages = jnp.zeros((frames, *start.shape), jnp.float32).at[0].set(start)

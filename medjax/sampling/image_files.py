@@ -109,7 +109,7 @@ def sample(
         control.size,
         mesh,
         batch_size=batch_size,
-        frames=min(FRAMES[mode], sampling.steps + 1),
+        frames=FRAMES[mode],
         **options,
     )
     logger.info(

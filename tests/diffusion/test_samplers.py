@@ -254,3 +254,22 @@ def test_what_cannot_be_done_is_refused(name, config, steps, message):
 def test_a_scheduler_that_we_lack_is_named():
     with pytest.raises(UserError, match="own scheduler is HeunDiscreteScheduler"):
         own_sampler(S.make_schedule({"_class_name": "HeunDiscreteScheduler"}))
+
+
+@pytest.mark.parametrize(("name", "evaluations"), [("ddim", 3), ("pndm", 4)])
+def test_every_stage_shows_something_however_short_the_plan(name, evaluations):
+    schedule = S.make_schedule({**SD15, "skip_prk_steps": True})
+    plan = samplers.make_plan(name, schedule, steps=10, begin=7)
+    start = jnp.ones((1, 2))
+
+    def denoise_fn(z, t, step):
+        return 0.1 * jnp.tanh(z) + t[:, None] / 1e4
+
+    result = samplers.sample(plan, denoise_fn, start)
+    for frames in (2, 8):
+        stages = samplers.trace(plan, denoise_fn, start, None, frames)
+        assert len(stages) == min(frames, evaluations + 1)
+        np.testing.assert_array_equal(stages[0], start)
+        np.testing.assert_allclose(stages[-1], result, rtol=1e-6)
+        # A stage that nothing wrote to would be zero, which decodes to a blank.
+        assert (jnp.abs(stages).max(axis=(1, 2)) > 0).all()

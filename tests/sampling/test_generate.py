@@ -87,7 +87,7 @@ class Dials(LatentDiffusion):
         return jnp.tanh(z) * (0.9 + t.reshape(-1, 1, 1, 1) / 1e4) + 0.1 * text * control
 
 
-def dialled(changes=None, **sampling):
+def dialled(changes=None, frames=1, **sampling):
     rng = np.random.default_rng(1)
     batch = {
         "text_ids": np.array([[1], [2]]),
@@ -105,7 +105,8 @@ def dialled(changes=None, **sampling):
     keys = jax.random.split(jax.random.key(0), 2)
     options = SamplingConfig(**{"steps": 4, "guidance_scale": 2.0} | sampling)
     batch = {n: jnp.asarray(x) for n, x in (batch | (changes or {})).items()}
-    return np.asarray(model.draw({}, batch, keys, options, SIZE)[0])
+    stages = np.asarray(model.draw({}, batch, keys, options, SIZE, frames))
+    return stages if frames > 1 else stages[0]
 
 
 def test_all_that_is_asked_matters():
@@ -136,6 +137,15 @@ def test_the_image_to_begin_from_matters_from_image_to_image_alone():
     other = {"images": np.ones((2, *SIZE, 3), np.float32)}
     np.testing.assert_array_equal(dialled(other), dialled())
     assert np.abs(dialled(other, strength=0.5) - dialled(strength=0.5)).max() > 0.1
+
+
+def test_frames_of_a_changed_image_are_never_blank():
+    # Of 10 steps 3 are taken.
+    how = {"steps": 10, "strength": 0.3}
+    stages = dialled(frames=8, **how)
+    assert len(stages) == 4
+    assert (np.abs(stages).max(axis=(1, 2, 3, 4)) > 0.1).all()
+    np.testing.assert_allclose(stages[-1], dialled(**how), atol=1e-6)
 
 
 def test_without_guidance_the_negative_caption_is_not_read():
