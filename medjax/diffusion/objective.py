@@ -4,11 +4,17 @@
     w(t) = min(SNR, γ) / SNR           for ε                                     (2)
          = min(SNR, γ) / (SNR + 1)     for v
          = min(SNR, γ)                 for z_0
+         = 1                           for v where SNR = 0                       (3)
 
 with d(x) = x² (mse), |x| (l1), or x²/2 up to 1 and |x| − 1/2 beyond (smooth_l1).
 
+By (2) alone nothing trains at a timestep without signal, where sampling starts. There
+v is −z_0, and Lin et al. train it with weight 1. The authors of (2) do the same since
+they accept such schedules (pull request 4 of Min-SNR-Diffusion-Training on GitHub).
+
 Sources: Ho et al., 2020, eq. 14 (1); Hang et al., "Efficient Diffusion Training via
-Min-SNR Weighting Strategy", 2023, section 3.4 (2).
+Min-SNR Weighting Strategy", 2023, section 3.4 (2); Lin et al., "Common Diffusion Noise
+Schedules and Sample Steps Are Flawed", 2024, section 3.2 (3).
 """
 
 import dataclasses
@@ -33,7 +39,8 @@ class ObjectiveConfig:
     Attributes:
         prediction_type: epsilon, v_prediction or sample; None keeps the base's own.
         loss: mse, l1 or smooth_l1: d of eq. 1.
-        min_snr_gamma: γ of eq. 2, usually 5; None weighs all timesteps alike.
+        min_snr_gamma: γ of eq. 2, usually 5; None weighs all timesteps alike. A
+            schedule that ends without signal takes it for v_prediction alone.
         noise_offset: Standard deviation of noise that is the same over each channel of
             an example, which lets a model reach very dark and very bright images;
             0 adds none.
@@ -119,24 +126,50 @@ class ScheduledDiffusionConfig(ObjectiveConfig):
                 f"beta_start and beta_end are {self.beta_start:g} and "
                 f"{self.beta_end:g}, expected 0 < beta_start <= beta_end < 1"
             )
-        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
-            raise UserError(
-                "rescale_betas_zero_snr needs prediction_type v_prediction or sample: "
-                "of pure noise, its noise says nothing"
-            )
+        if self.rescale_betas_zero_snr:
+            _check_zero_snr(self.prediction_type, self.min_snr_gamma)
+
+
+def check_objective(schedule: Schedule, objective: ObjectiveConfig) -> None:
+    """Check that a network can learn its objective at every timestep of a schedule.
+
+    Raises:
+        UserError: If the schedule ends without signal, and the objective trains
+            nothing there.
+    """
+    if schedule.alphas_cumprod[-1] == 0:
+        try:
+            _check_zero_snr(schedule.prediction_type, objective.min_snr_gamma)
+        except UserError as error:
+            raise UserError(f"config.diffusion.{error}") from error
+
+
+def _check_zero_snr(predicts: PredictionType, gamma: float | None) -> None:
+    if predicts == "epsilon":
+        raise UserError(
+            "prediction_type=epsilon cannot be trained: the noise schedule ends at "
+            "zero SNR (rescale_betas_zero_snr), where noise tells nothing of the "
+            "image. Expected prediction_type=v_prediction or sample"
+        )
+    if predicts == "sample" and gamma is not None:
+        raise UserError(
+            f"min_snr_gamma={gamma:g} has weight 0 where sampling starts: the noise "
+            "schedule ends at zero SNR (rescale_betas_zero_snr). Expected "
+            "prediction_type=v_prediction, or min_snr_gamma=None"
+        )
 
 
 def min_snr_weights(
     schedule: Schedule, timesteps: Int[Array, " b"], gamma: float
 ) -> Float[Array, " b"]:
-    """Return the weight of each example's loss (eq. 2)."""
+    """Return the weight of each example's loss (eq. 2, 3)."""
     ratio = snr(schedule, timesteps)
     clipped = jnp.minimum(ratio, gamma)
     if schedule.prediction_type == "epsilon":
         # At zero SNR both are zero, and the limit of their quotient is one.
         return jnp.where(ratio > 0, clipped / jnp.where(ratio > 0, ratio, 1.0), 1.0)
     if schedule.prediction_type == "v_prediction":
-        return clipped / (ratio + 1)
+        return jnp.where(ratio > 0, clipped / (ratio + 1), 1.0)
     return clipped
 
 

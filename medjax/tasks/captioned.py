@@ -17,7 +17,7 @@ from jaxtyping import Float, Key
 from medjax import trees
 from medjax.arrays import Array, Batch, Params
 from medjax.data.tokens import tokenize
-from medjax.diffusion.objective import DiffusionConfig
+from medjax.diffusion.objective import DiffusionConfig, check_objective
 from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.diffusion.schedule import make_schedule
 from medjax.meshes import gather_params
@@ -85,8 +85,9 @@ class CaptionedTask:
     adapters: Mapping[str, AdapterConfig] = dataclasses.field(default_factory=dict)
 
     def check(self, size: int, sampling: SamplingConfig | None) -> None:
-        """Raise UserError unless the networks can halve and draw the images."""
+        """Raise UserError unless the networks can learn, halve and draw the images."""
         assert sampling is not None
+        check_objective(self.model.schedule, self.diffusion)
         self.model.plan(sampling)
         unet = self.model.unet
         levels = len(unet.block_out_channels)

@@ -17,7 +17,7 @@ from medjax import trees
 from medjax.arrays import Array, Batch, Params
 from medjax.diffusion import samplers
 from medjax.diffusion.guidance import guide
-from medjax.diffusion.objective import ScheduledDiffusionConfig
+from medjax.diffusion.objective import ScheduledDiffusionConfig, check_objective
 from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.diffusion.schedule import Schedule
 from medjax.errors import UserError
@@ -56,8 +56,9 @@ class ImageDiffusion:
     schedule: Schedule
 
     def check(self, size: int, sampling: SamplingConfig | None) -> None:
-        """Raise UserError unless the networks can halve and draw the images."""
+        """Raise UserError unless the networks can learn, halve and draw the images."""
         assert sampling is not None
+        check_objective(self.schedule, self.diffusion)
         self.plan(sampling)
         latents = self.autoencoder.downsampling if self.autoencoder else 1
         check_image_size(size, latents, self.unet.downsampling)
@@ -151,7 +152,7 @@ class ImageDiffusion:
             size: Height and width in pixels.
             labels: Classes, or None.
             sampling: How.
-            frames: How many stages to show, of which the last is the result.
+            frames: How many stages to show at most, of which the last is the result.
 
         Raises:
             UserError: If the sampler cannot do what is asked.

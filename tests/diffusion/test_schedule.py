@@ -1,12 +1,20 @@
 """Schedules: identities between predictions, and diffusers' numbers."""
 
+from contextlib import nullcontext
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from medjax.diffusion import schedule as S
-from medjax.diffusion.objective import errors, min_snr_weights
+from medjax.diffusion.objective import (
+    DiffusionConfig,
+    ScheduledDiffusionConfig,
+    check_objective,
+    errors,
+    min_snr_weights,
+)
 from medjax.errors import UserError
 
 TYPES = ("epsilon", "v_prediction", "sample")
@@ -87,9 +95,49 @@ def test_min_snr_weighs_an_error_in_the_latents_alike_whatever_is_predicted(kind
     np.testing.assert_allclose(weights * of_latents, jnp.minimum(ratio, 5.0), rtol=1e-5)
 
 
+ZERO_SNR = {**SD15, "rescale_betas_zero_snr": True}
+
+
 def test_min_snr_is_finite_at_zero_snr():
-    schedule = S.make_schedule({**SD15, "rescale_betas_zero_snr": True})
+    schedule = S.make_schedule(ZERO_SNR)
     assert jnp.isfinite(min_snr_weights(schedule, jnp.array([999]), 5.0)).all()
+
+
+@pytest.mark.parametrize("gamma", [0.5, 5.0])
+def test_min_snr_trains_v_where_sampling_starts_from_nothing(gamma):
+    schedule = S.make_schedule(ZERO_SNR, "v_prediction")
+    t = jnp.arange(1000)
+    weights, ratio = min_snr_weights(schedule, t, gamma), S.snr(schedule, t)
+    assert ratio[-1] == 0
+    assert weights[-1] == 1
+    # Everywhere else it is the published weight.
+    want = jnp.minimum(ratio, gamma) / (ratio + 1)
+    np.testing.assert_array_equal(weights[:-1], want[:-1])
+
+
+@pytest.mark.parametrize(
+    ("predicts", "gamma", "message"),
+    [
+        ("epsilon", None, "prediction_type=epsilon cannot be trained"),
+        ("epsilon", 5.0, "prediction_type=epsilon cannot be trained"),
+        ("sample", 5.0, "min_snr_gamma=5 has weight 0 where sampling starts"),
+        ("sample", None, None),
+        ("v_prediction", None, None),
+        ("v_prediction", 5.0, None),
+    ],
+)
+def test_what_trains_nothing_at_zero_snr_is_refused(predicts, gamma, message):
+    objective = {"prediction_type": predicts, "min_snr_gamma": gamma}
+    # The base's schedule, which the config does not know, or the config's own.
+    schedule = S.make_schedule(ZERO_SNR, predicts)
+    for check in (
+        lambda: check_objective(schedule, DiffusionConfig(**objective)),
+        lambda: ScheduledDiffusionConfig(rescale_betas_zero_snr=True, **objective),
+    ):
+        refused = pytest.raises(UserError, match=message) if message else nullcontext()
+        with refused:
+            check()
+    check_objective(S.make_schedule(SD15, predicts), DiffusionConfig(**objective))
 
 
 @pytest.mark.parametrize(
