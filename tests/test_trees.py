@@ -41,3 +41,40 @@ def test_fingerprint_tells_values_and_paths_but_not_storage():
         != first
     )
     assert trees.count(tree()) == 8
+
+
+def large():
+    return {"text_encoder": {"tokens": np.arange(20_000, dtype=np.float32)}}
+
+
+def test_one_value_of_a_large_array_changes_the_fingerprint():
+    changed = large()
+    changed["text_encoder"]["tokens"][7] += 0.5
+    # The former kind reads every fourth of these.
+    assert trees.sparse_fingerprint(changed) == trees.sparse_fingerprint(large())
+    assert trees.fingerprint(changed) != trees.fingerprint(large())
+    assert not trees.is_same(trees.identity("a", large()), trees.identity("a", changed))
+
+
+def test_a_fingerprint_is_the_same_in_whatever_chunks_it_is_read(monkeypatch):
+    whole = trees.fingerprint(large())
+    monkeypatch.setattr(trees, "_CHUNK", 777)
+    assert trees.fingerprint(large()) == whole
+    wider = trees.cast(large(), np.float64)
+    assert trees.fingerprint(wider) == whole
+
+
+def test_what_was_stored_with_the_former_kind_is_compared_by_it():
+    now = trees.identity("here", large())
+    former = {"source": "there", "fingerprint": now["sparse_fingerprint"]}
+    assert now["fingerprint"].startswith("full-")
+    assert trees.is_same(former, now)
+    assert (
+        trees.fingerprint_like(former["fingerprint"], large())
+        == (former["fingerprint"])
+    )
+    assert trees.fingerprint_like(now["fingerprint"], large()) == now["fingerprint"]
+    other = trees.identity("here", {"text_encoder": {"tokens": np.ones(20_000)}})
+    assert not trees.is_same(former, other)
+    # The bytes that it always had: runs from before have them on disk.
+    assert trees.sparse_fingerprint({"a": {"b": np.arange(3.0)}}) == "06589af36b476598"

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medjax import trees
 from medjax.errors import UserError
 from medjax.runs.config import completed
 
@@ -60,7 +61,7 @@ def check_same_run(
     refused = []
     for name, now in own["inputs"].items():
         then = saved["inputs"][name]
-        if then["fingerprint"] != now["fingerprint"]:
+        if not trees.is_same(then, now):
             refused.append(f"{name} is {_described(now)}, was {_described(then)}")
     for key, then, now in differences(completed(saved["config"]), own["config"]):
         line = f"config.{key} is {now!r}, was {then!r}"

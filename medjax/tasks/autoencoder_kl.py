@@ -107,10 +107,7 @@ def make_autoencoder_kl_task(given: Given) -> Assembly:
                 f"'{config.pretrained}' takes {module.in_channels}; expected the same"
             )
         weights = network.params
-        base = {
-            "source": config.pretrained,
-            "fingerprint": trees.fingerprint(weights),
-        }
+        base = trees.identity(config.pretrained, weights)
     params, frozen = trees.split(
         {"network": weights},
         lambda path: not config.decoder_only or path.startswith(_DECODER),

@@ -221,7 +221,7 @@ def assemble_captioned(
         params=trees.cast(params, jnp.float32),
         frozen=trees.cast(frozen, dtype),
         tokenizer=sd.tokenizer,
-        base={"source": model.pretrained, "fingerprint": trees.fingerprint(base)},
+        base=trees.identity(model.pretrained, base),
     )
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Key
 
+from medjax import trees
 from medjax.arrays import Array, Params
 from medjax.data.config import DataConfig
 from medjax.errors import UserError
@@ -48,6 +49,14 @@ class TrainedAutoencoder:
         """Of its images: 1 for gray ones, or 3."""
         vq_vae = isinstance(self.module, VQVAE)
         return self.module.channels if vq_vae else self.module.in_channels
+
+    def identity(self, source: str) -> dict[str, str]:
+        """Return how a run knows that it stands on this; see `trees.identity`."""
+        return {
+            "source": source,
+            "fingerprint": self.fingerprint,
+            "sparse_fingerprint": trees.sparse_fingerprint(self.weights),
+        }
 
 
 def encode(

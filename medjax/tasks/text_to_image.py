@@ -168,8 +168,7 @@ def make_text_to_image_task(given: Given) -> Assembly:
     )
     base = assembly.base
     if given.autoencoder is not None:
-        fingerprint = given.autoencoder.fingerprint
-        base = {"source": model.autoencoder or "", "fingerprint": fingerprint}
+        base = given.autoencoder.identity(model.autoencoder or "")
     assert isinstance(assembly.task, CaptionedTask)
     return dataclasses.replace(
         assembly,

@@ -210,7 +210,7 @@ def _replaced(sd: StableDiffusion, checkpoint: Checkpoint) -> StableDiffusion:
 
 
 def _check_fingerprint(params: Params, base: Mapping[str, str], place: str) -> None:
-    found = trees.fingerprint(params)
+    found = trees.fingerprint_like(base["fingerprint"], params)
     if found != base["fingerprint"]:
         raise UserError(
             f"the base at '{place}' ({found}) is not the one that the run was trained "

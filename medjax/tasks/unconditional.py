@@ -111,7 +111,7 @@ def make_unconditional_task(given: Given) -> Assembly:
         statistics["latents"] = {"mean": mean, "deviation": deviation}
     base = NO_BASE
     if trained is not None:
-        base = {"source": model.autoencoder or "", "fingerprint": trained.fingerprint}
+        base = trained.identity(model.autoencoder or "")
     return Assembly(
         task,
         params={"unet": params},

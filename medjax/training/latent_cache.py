@@ -108,7 +108,9 @@ def cache_latents(
             "config.model.cache_latents keeps no mask of padding; expected another "
             "config.data.resize than letterbox, or cache_latents=False"
         )
-    name = _name(source, data, inputs, jax.tree.leaves(frozen)[0].dtype)
+    dtype = jax.tree.leaves(frozen)[0].dtype
+    name = _name(source, data, inputs, dtype)
+    _rename_former(home, name, _name(source, data, _former(inputs), dtype))
     folder = home / name
     if folder.is_dir() and (reason := damage(folder)):
         logger.warning("latents in %s are computed again: %s", folder, reason)
@@ -136,6 +138,26 @@ def _name(
     # Which examples: other folds keep others.
     facts |= {"examples": str(len(source)), "fold": f"{data.fold} of {data.folds}"}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _former(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Return the inputs by their former fingerprints, where they have some."""
+    return {
+        name: {"fingerprint": one.get("sparse_fingerprint", one["fingerprint"])}
+        for name, one in inputs.items()
+    }
+
+
+def _rename_former(home: Path, name: str, former: str) -> None:
+    """Give latents that were named by the former fingerprints their new name."""
+    for ending in ("", ".incomplete"):
+        folder = home / f"{former}{ending}"
+        if (
+            former != name
+            and folder.is_dir()
+            and not (home / f"{name}{ending}").exists()
+        ):
+            folder.rename(home / f"{name}{ending}")
 
 
 def _write(

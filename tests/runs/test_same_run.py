@@ -57,6 +57,15 @@ def test_what_decides_the_result_must_stay(own, told):
     assert "train.steps" in str(error.value)
 
 
+def test_an_input_known_by_the_former_fingerprint_is_the_same():
+    own = changed("inputs", "base", "fingerprint", "full-bbbb")
+    own["inputs"]["base"]["sparse_fingerprint"] = "aaaa"
+    check_same_run("checkpoint 3", SAVED, own)
+    own["inputs"]["base"]["sparse_fingerprint"] = "dddd"
+    with pytest.raises(UserError, match=r"base is .*full-bbbb.*aaaa"):
+        check_same_run("checkpoint 3", SAVED, own)
+
+
 def test_keys_newer_than_the_checkpoint_are_at_their_defaults():
     now = json.loads(json.dumps(make_config("autoencoder_kl").to_dict()))
     then = copy.deepcopy(now)

@@ -94,6 +94,19 @@ def test_latents_are_computed_once_for_the_same_inputs(world):
     assert not list(folder.glob("*.incomplete"))
 
 
+def test_latents_named_by_the_former_fingerprint_are_found(world):
+    _, _, cache, _ = world
+    former = {"base": {"source": "", "fingerprint": "former"}}
+    (cache(inputs=former).folder / "seen").touch()
+    now = {"fingerprint": "full-0", "sparse_fingerprint": "former"}
+    found = cache(inputs={"base": {"source": "", **now}}).folder
+    assert (found / "seen").exists()
+    # From then on they have the new name.
+    assert cache(inputs={"base": {"source": "", "fingerprint": "full-0"}}).folder == (
+        found
+    )
+
+
 def test_latents_that_were_damaged_are_computed_again(world, caplog):
     _, _, cache, _ = world
     file = cache().folder / "latents_mean.npy"
