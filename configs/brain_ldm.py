@@ -1,14 +1,14 @@
 r"""Latent diffusion of brain MRI, in the latents of a VQ-VAE.
 
-    python -m medjax.prepare --dataset=adni --source=ADNI --out=DATA
-    python -m medjax.train --config=configs/brain_ldm.py --workdir=DIR \
+    medjax prepare --dataset=adni --source=ADNI --out=DATA
+    medjax train --config=brain_ldm --workdir=DIR \
         --config.data.root=DATA
 
 This one command trains the autoencoder first, by `brain_vqvae.py`, in DIR/autoencoder,
 on the same data and mesh, but by its own config's other settings; or it takes one that
 is there as it is: --config.model.autoencoder=RUN.
 
-    python -m medjax.sample --workdir=DIR --mode=generate --num=16 --prompt=AD
+    medjax sample --workdir=DIR --mode=generate --num=16 --prompt=AD
 
 Variants:
 
@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = make_config("unconditional")
     config.data.phantom_kind = "brain"
     config.model.autoencoder = ""
-    config.model.autoencoder_config = "configs/brain_vqvae.py"
+    config.model.autoencoder_config = "brain_vqvae"
     if variant == "published":
         _published(config)
     elif variant == "demo":
@@ -72,7 +72,7 @@ def _published(config: ConfigDict) -> None:
     config.data.image_size = 256
     config.data.batch_size = 4
     config.data.resize = "stretch"
-    config.model.autoencoder_config = "configs/brain_vqvae.py:published"
+    config.model.autoencoder_config = "brain_vqvae:published"
     config.model.channels = 3
     config.model.architecture = "conv_unet"
     config.model.block_out_channels = (64, 128, 256, 512, 1024)
@@ -96,7 +96,7 @@ def _demo(config: ConfigDict) -> None:
     config.data.phantoms = 2048
     config.data.workers = 0
     config.data.classes = ("AD", "NC")
-    config.model.autoencoder_config = "configs/brain_vqvae.py:demo"
+    config.model.autoencoder_config = "brain_vqvae:demo"
     config.model.block_out_channels = (32, 64)
     config.model.layers_per_block = 1
     config.model.attention_levels = (1,)

@@ -1,7 +1,7 @@
 r"""VQ-VAE on brain MRI: the autoencoder that `brain_ldm.py` stands on.
 
-    python -m medjax.prepare --dataset=adni --source=ADNI --out=DATA
-    python -m medjax.train --config=configs/brain_vqvae.py --workdir=DIR \
+    medjax prepare --dataset=adni --source=ADNI --out=DATA
+    medjax train --config=brain_vqvae --workdir=DIR \
         --config.data.root=DATA
 
 `brain_ldm.py` trains it by itself if it is not there yet.

@@ -1,9 +1,9 @@
 r"""Stable Diffusion's autoencoder, fitted to chest X-rays.
 
-    python -m medjax.prepare --dataset=nih_cxr --source=NIH --out=DATA
-    python -m medjax.train --config=configs/cxr_autoencoder.py:decoder --workdir=DIR \
+    medjax prepare --dataset=nih_cxr --source=NIH --out=DATA
+    medjax train --config=cxr_autoencoder:decoder --workdir=DIR \
         --config.data.root=DATA
-    python -m medjax.export --workdir=DIR --to=VAE
+    medjax export --workdir=DIR --to=VAE
 
 Then ``--config.model.vae=VAE`` puts it in place of a base's own.
 

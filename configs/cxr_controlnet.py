@@ -1,7 +1,7 @@
 r"""ControlNet on chest X-rays from Canny edges, upon Stable Diffusion 1.5.
 
-    python -m medjax.prepare --dataset=nih_cxr --source=NIH --out=DATA
-    python -m medjax.train --config=configs/cxr_controlnet.py --workdir=DIR \
+    medjax prepare --dataset=nih_cxr --source=NIH --out=DATA
+    medjax train --config=cxr_controlnet --workdir=DIR \
         --config.data.root=DATA
 
 Variants:

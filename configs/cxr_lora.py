@@ -1,7 +1,7 @@
 r"""Text to chest X-ray by LoRA, cross-validated by report, upon Stable Diffusion.
 
-    python -m medjax.prepare --dataset=openi --source=OPENI --out=DATA --download
-    python -m medjax.cross_validate --config=configs/cxr_lora.py --workdir=DIR \
+    medjax prepare --dataset=openi --source=OPENI --out=DATA --download
+    medjax cross-validate --config=cxr_lora --workdir=DIR \
         --config.data.root=DATA
 
 `medjax.train` in its place trains one of the five folds, `--config.data.fold`. Both

@@ -1,7 +1,7 @@
 r"""Text to chest X-ray by all weights of Stable Diffusion's U-Net and text encoder.
 
-    python -m medjax.prepare --dataset=nih_cxr --source=NIH --out=DATA
-    python -m medjax.train --config=configs/cxr_text_to_image.py --workdir=DIR \
+    medjax prepare --dataset=nih_cxr --source=NIH --out=DATA
+    medjax train --config=cxr_text_to_image --workdir=DIR \
         --config.data.root=DATA
 
 `cxr_lora.py` trains adapters instead, which need less memory and fit a small file. To

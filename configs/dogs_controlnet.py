@@ -1,7 +1,7 @@
 r"""ControlNet on any folder of photos, from Canny edges, upon Stable Diffusion 1.5.
 
-    python -m medjax.prepare --dataset=folder --source=PHOTOS --out=DATA
-    python -m medjax.train --config=configs/dogs_controlnet.py --workdir=DIR \
+    medjax prepare --dataset=folder --source=PHOTOS --out=DATA
+    medjax train --config=dogs_controlnet --workdir=DIR \
         --config.data.root=DATA
 
 PHOTOS may be nested as Stanford Dogs is (`Images/<wnid>-<breed>/`). Captions come from

@@ -1,10 +1,10 @@
 r"""Diffusion of knee MRI, in pixels, from nothing.
 
-    python -m medjax.prepare --dataset=oai_akoa --source=AKOA_Analysis --out=DATA
-    python -m medjax.train --config=configs/knee_ddpm.py --workdir=DIR \
+    medjax prepare --dataset=oai_akoa --source=AKOA_Analysis --out=DATA
+    medjax train --config=knee_ddpm --workdir=DIR \
         --config.data.root=DATA
 
-    python -m medjax.sample --workdir=DIR --mode=generate --num=16
+    medjax sample --workdir=DIR --mode=generate --num=16
 
 Variants:
 

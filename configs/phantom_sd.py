@@ -4,9 +4,9 @@ r"""phantom-SD: a small Stable Diffusion, from scratch, of computed chests at 64
 
 trains, exports, and puts it into the package, in some three hours on two cores. That is
 
-    python -m medjax.train --config=configs/phantom_sd.py --workdir=FIRST
-    python -m medjax.export --workdir=FIRST --to=BASE
-    python -m medjax.train --config=configs/phantom_sd.py:second --workdir=SECOND \
+    medjax train --config=phantom_sd --workdir=FIRST
+    medjax export --workdir=FIRST --to=BASE
+    medjax train --config=phantom_sd:second --workdir=SECOND \
         --config.model.pretrained=BASE
 
 The first command trains the autoencoder before all else, in FIRST/autoencoder, by
@@ -64,7 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def _first(config: ConfigDict) -> None:
     config.model.pretrained = ""
     config.model.autoencoder = ""
-    config.model.autoencoder_config = "configs/phantom_vae.py"
+    config.model.autoencoder_config = "phantom_vae"
     config.diffusion.timestep_bias_multiplier = 3.0
     config.diffusion.timestep_bias_portion = 0.35
     config.optim.learning_rate = 1e-3

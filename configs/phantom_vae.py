@@ -1,6 +1,6 @@
 r"""phantom-SD's autoencoder: Stable Diffusion's, small, of computed chests at 64 × 64.
 
-    python -m medjax.train --config=configs/phantom_vae.py --workdir=DIR
+    medjax train --config=phantom_vae --workdir=DIR
 
 `phantom_sd.py` trains it by itself if it is not there yet. Ribs are three or four
 pixels apart, and with latents of 16 × 16 × 8 they are still faint at its end (PSNR 34.4

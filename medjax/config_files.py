@@ -1,43 +1,125 @@
-"""Config files: Python programs whose ``get_config(variant)`` gives a config."""
+"""Find and load config files: programs whose ``get_config(variant)`` is a config.
 
+A config is named by the path of its file, or by a bare name for one that comes with
+medjax, as ``cxr_controlnet``; a variant follows a colon.
+"""
+
+import re
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from medjax.errors import UserError, nearest
+
+_PACKAGE = Path(__file__).parent
+_BARE = re.compile(r"\w+")
+# Keys of a config that name another config file.
+_NAMING = (("model", "autoencoder_config"),)
+
+
+def packaged_folder() -> Path:
+    """Return the folder of the configs that come with medjax.
+
+    A wheel holds them inside the package; a checkout beside it.
+    """
+    inside = _PACKAGE / "_configs"
+    return inside if inside.is_dir() else _PACKAGE.parent / "configs"
+
+
+def packaged_names() -> list[str]:
+    """Return the bare names of the configs that come with medjax."""
+    return sorted(path.stem for path in packaged_folder().glob("*.py"))
+
+
+def find_config(name: str, file: str) -> str:
+    """Return the path of a config file, with its variant.
+
+    Args:
+        name: Of the flag or key that names the file, for errors.
+        file: Path or bare name, with :variant if it has one. An existing path wins.
+
+    Raises:
+        UserError: If there is no such file.
+    """
+    if not file:
+        raise UserError(
+            f"--{name}= is empty. Expected a config, as --{name}={packaged_names()[0]}"
+        )
+    place, colon, variant = file.partition(":")
+    path = Path(place).expanduser()
+    if path.suffix == ".py" and path.is_file():
+        return f"{path}{colon}{variant}"
+    if _BARE.fullmatch(place) and place in packaged_names():
+        return f"{packaged_folder() / place}.py{colon}{variant}"
+    raise UserError(f"--{name}={file}: no such config file{_known(path)}")
+
+
+def _known(path: Path) -> str:
+    """Return the nearest config to a missing one, or the files there, and all names."""
+    folders = {path.parent, path, Path("configs")}
+    files = sorted({str(one) for place in folders for one in place.glob("*.py")})
+    names = packaged_names()
+    hint = nearest(str(path), [*files, *names]) or nearest(path.stem, names)
+    if not hint and files:
+        hint = f"; here are {', '.join(files)}"
+    return f"{hint}. Packaged with medjax: {', '.join(names)}"
 
 
 def load_config(name: str, file: str) -> Any:
     """Return what ``get_config`` of a config file returns for its variant.
 
     Args:
-        name: Of the flag that names the file, for errors.
-        file: Path, with :variant where it has some.
+        name: Of the flag or key that names the file, for errors.
+        file: As for `find_config`.
 
     Raises:
         UserError: If there is no such file or variant, or it fails.
     """
     from ml_collections.config_flags import config_flags
 
-    path = Path(file.partition(":")[0])
-    if not path.is_file() or path.suffix != ".py":
-        folders = {path.parent, path, Path("configs")}
-        there = sorted({str(one) for place in folders for one in place.glob("*.py")})
-        hint = nearest(str(path), there) or _listed(there)
-        raise UserError(f"--{name}={file}: there is no such config file{hint}")
+    found = find_config(name, file)
     try:
-        return config_flags.ConfigFileFlagParser(name).parse(file)
+        return config_flags.ConfigFileFlagParser(name).parse(found)
     # A config file is a program, and may fail as any.
     except Exception as error:
         # ml_collections rewraps some, with their traceback as the message.
         rewrapped = str(error).startswith("Error whilst parsing config file")
         cause = (rewrapped and error.__context__) or error
+        path = Path(found.partition(":")[0])
         raise UserError(f"--{name}={file}: {_failure(cause, path)}") from error
 
 
-def _listed(files: Sequence[str]) -> str:
-    return f"; there are {', '.join(files)}" if files else ""
+def named_beside(config: Any, file: str) -> dict[str, str]:
+    """Return the config files that a config names, as seen from the working folder.
+
+    In a config file, a path is relative to the file, and a bare name is a file beside
+    it or comes with medjax.
+
+    Args:
+        config: What the file's ``get_config`` returned.
+        file: Path of the file that names them, with or without a variant.
+
+    Returns:
+        The new values of keys, as ``model.autoencoder_config``, that change.
+    """
+    folder = Path(file.partition(":")[0]).parent
+    found = {}
+    for section, key in _NAMING:
+        value = config.get(section, {}).get(key)
+        if value:
+            found[f"{section}.{key}"] = _beside(value, folder)
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _beside(named: str, folder: Path) -> str | None:
+    """Return where a config is that a file in `folder` names; None if it says so."""
+    place, colon, variant = named.partition(":")
+    if _BARE.fullmatch(place):
+        path = folder / f"{place}.py"
+        own = not path.is_file() or folder.resolve() == packaged_folder().resolve()
+        return None if own else f"{path}{colon}{variant}"
+    path = Path(place).expanduser()
+    return None if path.is_absolute() else f"{folder / path}{colon}{variant}"
 
 
 def _failure(error: BaseException, path: Path) -> str:

@@ -1,6 +1,6 @@
-r"""Cross-validate a recipe: a run a fold, and a table of what they are worth.
+r"""Cross-validate a recipe: train and score a run for each fold.
 
-    python -m medjax.cross_validate --config=configs/cxr_controlnet.py --workdir=DIR \
+    medjax cross-validate --config=cxr_controlnet --workdir=DIR \
         --config.data.root=PREPARED --config.data.folds=5 --config.best.patience=5 \
         --config.train.checkpoint_every=500
 
@@ -12,19 +12,19 @@ where it was interrupted.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from medjax import cli
 
 
 def define_flags() -> None:
     """Define the command's flags; not on import, where commands would collide."""
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file, with :variant where it has some."
-    )
-    flags.DEFINE_string("workdir", None, "Folder for all of it.", required=True)
+    cli.define_config()
+    flags.DEFINE_string("workdir", None, "folder for all of it", required=True)
     flags.DEFINE_integer(
-        "images", 64, "Test examples that images are drawn for, each fold."
+        "images",
+        64,
+        "test examples that images are drawn for, each fold",
+        lower_bound=2,
     )
 
 
@@ -35,7 +35,7 @@ def main(_: object) -> None:
     from medjax.hosts import refuse_several
     from medjax.runs.config import parse
 
-    refuse_several("python -m medjax.cross_validate")
+    refuse_several("medjax cross-validate")
     keep_compiled()
     values = flags.FLAGS
     workdir = cli.writable_folder(values.workdir, "--workdir")
@@ -44,5 +44,4 @@ def main(_: object) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    flags.mark_flag_as_required("config")
     cli.run(main)

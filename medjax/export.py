@@ -1,13 +1,15 @@
-r"""Export what a run trained, for PyTorch diffusers and for web UIs; needs no torch.
+r"""Export what a run trained, for PyTorch diffusers and for web UIs.
 
-    python -m medjax.export --workdir=RUN --to=DIR
+It needs no torch.
+
+    medjax export --workdir=RUN --to=DIR
 
 DIR becomes a StableDiffusionControlNetPipeline with a model card and, where torch and
 diffusers are installed, parity.json: how far each network is from PyTorch's. The
 ControlNet alone, or in one file with the original names, control_RUN.safetensors:
 
-    python -m medjax.export --workdir=RUN --to=DIR --format=controlnet
-    python -m medjax.export --workdir=RUN --to=DIR --format=single_file --dtype=float16
+    medjax export --workdir=RUN --to=DIR --format=controlnet
+    medjax export --workdir=RUN --to=DIR --format=single_file --dtype=float16
 
 Runs of text_to_image become a StableDiffusionPipeline; with adapters, what diffusers'
 load_lora_weights reads, one file for web UIs, lora_RUN.safetensors (--format=kohya), or
@@ -29,7 +31,7 @@ from absl import flags
 from medjax import cli
 from medjax.errors import UserError, nearest
 
-# By name, for as a command this module is "__main__".
+# By name, because this module may run as "__main__".
 _LOGGER = logging.getLogger("medjax.export")
 _FORMATS = ("pipeline", "controlnet", "single_file", "vae", "lora", "kohya")
 # Of those, what PyTorch does not load as a folder by itself, and its file for a run.
@@ -222,7 +224,7 @@ def main(_: Sequence[str]) -> None:
     from medjax.compilation import keep_compiled
     from medjax.hosts import refuse_several
 
-    refuse_several("python -m medjax.export")
+    refuse_several("medjax export")
     keep_compiled()
     values = flags.FLAGS
     export(

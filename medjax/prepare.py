@@ -1,13 +1,13 @@
-r"""Prepare a folder of images for training: write it as a TFDS data set.
+r"""Prepare a folder of images for training: write a TFDS data set.
 
 NIH ChestX-ray14 as published (images anywhere below the folder, Data_Entry_2017*.csv):
 
-    python -m medjax.prepare --dataset=nih_cxr --source=NIH --out=DIR
+    medjax prepare --dataset=nih_cxr --source=NIH --out=DIR
 
 Any folder of images, with metadata.csv or metadata.jsonl (file_name, text, optionally
 conditioning_image), or without:
 
-    python -m medjax.prepare --dataset=folder --source=IMAGES --out=DIR \
+    medjax prepare --dataset=folder --source=IMAGES --out=DIR \
         --group_column=patient
 
 With --classes_from_folders, an image's label is the folder that it lies in.
@@ -15,13 +15,13 @@ With --classes_from_folders, an image's label is the folder that it lies in.
 Knee slices of the Osteoarthritis Initiative (AKOA_Analysis/*.png), and brain slices of
 ADNI (AD_NC/{train,test}/{AD,NC}/*.jpeg), split by the subjects in their names:
 
-    python -m medjax.prepare --dataset=oai_akoa --source=AKOA_Analysis --out=DIR
-    python -m medjax.prepare --dataset=adni --source=AD_NC --out=DIR
+    medjax prepare --dataset=oai_akoa --source=AKOA_Analysis --out=DIR
+    medjax prepare --dataset=adni --source=AD_NC --out=DIR
 
 Open-i's radiographs with their reports, from the two published archives or what is in
 them; --download fetches the archives into the source folder:
 
-    python -m medjax.prepare --dataset=openi --source=OPENI --out=DIR --download
+    medjax prepare --dataset=openi --source=OPENI --out=DIR --download
 
 Then train on it with --config.data.root=DIR.
 

@@ -1,24 +1,24 @@
 r"""Draw images from what a run trained, or from any Stable Diffusion.
 
-    python -m medjax.sample --workdir=RUN --prompt="cardiomegaly" --image=XRAY.png
+    medjax sample --workdir=RUN --prompt="cardiomegaly" --image=XRAY.png
 
 With a ControlNet, edges are found in --image, or given by --edges=FILE. Without one:
 
-    python -m medjax.sample --pretrained=FOLDER_OR_HUB_ID --prompt="…" --num=4
+    medjax sample --pretrained=FOLDER_OR_HUB_ID --prompt="…" --num=4
 
---pretrained takes what `medjax.export` writes too; --controlnet=FOLDER_OR_HUB_ID puts a
+--pretrained takes what `medjax export` writes too; --controlnet=FOLDER_OR_HUB_ID puts a
 ControlNet to it. To begin from an image rather than from noise: --image=FILE
 --strength=0.6. Many prompts: --prompts=FILE, one a line.
 
 A run without captions, as of knees or brains, draws what it learned, or a class of it:
 
-    python -m medjax.sample --workdir=RUN --mode=generate --num=16 --prompt=AD
+    medjax sample --workdir=RUN --mode=generate --num=16 --prompt=AD
 
 --mode=illustrate shows the way from noise to image as a strip, --mode=gif as an
 animation; --mode=umap --num=50 maps images of each class over real ones.
 
 The images, with all settings in their metadata, and a page of them go to --out. The
-same seed gives the same image, whatever the batch or the devices.
+same seed gives the same image, whatever the batch or the devices; --seed=-1 draws one.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from medjax.errors import UserError
 if TYPE_CHECKING:
     from medjax.data.controls import Size
 
-# By name, for as a command this module is "__main__".
+# By name, because this module may run as "__main__".
 _LOGGER = logging.getLogger("medjax.sample")
 # What only models that read captions take, and what it is if it is not given.
 _CAPTIONED = {
@@ -202,7 +202,13 @@ def define_flags() -> None:
         "fraction of the steps after which the ControlNet is not heard",
     )
     number("strength", 1, "below 1: begin from --image, and change it this much")
-    integer("seed", 0, "seed of all noise", lower_bound=0, upper_bound=2**32 - 1)
+    integer(
+        "seed",
+        0,
+        "seed of all noise; -1 draws one, and reports it",
+        lower_bound=-1,
+        upper_bound=2**32 - 1,
+    )
     integer("num", 1, "number of images of each prompt", lower_bound=1)
     string("size", None, "pixels, as 512, or 512x768: height x width")
     integer("batch_size", None, "images at a time", lower_bound=1)
@@ -233,7 +239,7 @@ def main(_: Sequence[str]) -> None:
     from medjax.sampling.image_files import check_dtype, sample
     from medjax.sampling.source import load_source
 
-    refuse_several("python -m medjax.sample")
+    refuse_several("medjax sample")
     check_dtype(asked["dtype"])
     fields = (field.name for field in dataclasses.fields(SamplingConfig))
     given = {name: one for name, one in only(*fields).items() if one is not None}

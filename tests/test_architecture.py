@@ -29,6 +29,7 @@ FLOORS = (
         "trees",
         "meshes",
         "config_files",
+        "flag_parsing",
         "host_memory",
         "configuration",
         "compilation",
@@ -47,6 +48,7 @@ FLOORS = (
         *("prepare", "train", "cross_validate", "sample"),
         *("evaluate", "export", "preflight"),
     ),
+    ("__main__",),
 )
 GROUND = "the ground floor"
 
@@ -80,6 +82,7 @@ def floor(name: str) -> int | None:
 
 
 def imports_only_go_down(tree: Tree) -> Iterator[str]:
+    """The package itself imports for annotations alone: it offers names lazily."""
     for module in tree.values():
         here = -1 if not module.name else floor(module.name)
         if here is None:
@@ -89,13 +92,19 @@ def imports_only_go_down(tree: Tree) -> Iterator[str]:
             there = floor(name)
             if unit(name) == unit(module.name):
                 continue
+            if not module.name and imported.typing_only:
+                continue
             if name and (there is None or there >= here):
                 yield f"{module.at(imported.line)} imports medjax.{name}"
 
 
 def no_cycles(tree: Tree) -> Iterator[str]:
     graph = {
-        module.name: {name for _, name in inner_targets(module, tree) if name in tree}
+        module.name: {
+            name
+            for imported, name in inner_targets(module, tree)
+            if name in tree and not (module.name == "" and imported.typing_only)
+        }
         for module in tree.values()
     }
     try:
@@ -211,11 +220,14 @@ BROKEN: dict[Callable[[Tree], Iterator[str]], list[dict[str, str]]] = {
         {"evaluation/a.py": "def f():\n    import medjax.tasks.b", "tasks/b.py": ""},
         {"train.py": "from medjax import sample", "sample.py": ""},
         {"__init__.py": "from medjax import errors", "errors.py": ""},
+        {"__init__.py": "def f():\n    from medjax import errors", "errors.py": ""},
+        {"cli.py": "from medjax import __main__", "__main__.py": ""},
         {"elsewhere.py": ""},
     ],
     no_cycles: [
         {"data/a.py": "from medjax.data import b", "data/b.py": "from .a import x"},
         {"trees.py": "import medjax.arrays", "arrays.py": "import medjax.trees"},
+        {"__init__.py": "import medjax.trees", "trees.py": "import medjax"},
     ],
     libraries_stay_in_their_place: [
         {"training/step.py": "from flax import linen as nn"},
@@ -277,6 +289,10 @@ def test_what_is_allowed_passes(tmp_path: Path):
         "from typing import TYPE_CHECKING\n"
         "from medjax import trees\n"
         "if TYPE_CHECKING:\n    from transformers import CLIPTokenizer\n"
+    )
+    (tmp_path / "__init__.py").write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from medjax.data.tokens import tokenize\n"
     )
     tree = read(tmp_path)
     assert [found for rule in BROKEN for found in rule(tree)] == []

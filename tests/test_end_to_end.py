@@ -94,5 +94,5 @@ def test_from_the_demo_to_images_here_and_in_torch(tmp_path):
 
 def test_help_shows_examples():
     done = medjax("train", "--help")
-    assert "--config=configs/cxr_controlnet.py:demo --workdir=DIR" in done.stdout
+    assert "--config=cxr_controlnet:demo --workdir=DIR" in done.stdout
     assert "--workdir" in done.stdout

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import re
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def sample(
             animations; ``umap``: a map of `num` images of each class over real ones.
         negative_prompt: What guidance leads away from.
         num: Images of each prompt.
-        seed: Of all noise.
+        seed: Of all noise, in [0, 2³²); -1 draws one, which log and metadata report.
         batch_size: Images at a time; None for what is usual on the devices.
         dtype: To compute in: float32, bfloat16, or auto for bfloat16 except on the CPU.
 
@@ -78,6 +79,9 @@ def sample(
     if dtype == "auto":
         dtype = "float32" if on_cpu else "bfloat16"
     batch_size = batch_size or (_BATCH_ON_CPU if on_cpu else _BATCH)
+    if seed == -1:
+        seed = secrets.randbelow(2**32)
+        logger.info("drew --seed=%d", seed)
     out = Path(out).expanduser()
     options: dict[str, Any] = {"seed": seed, "dtype": dtype}
     settings = {

@@ -59,7 +59,7 @@ MISTAKES = [
     Mistake(
         "nowhere to export to", ("--workdir=x",), ("--to is missing",), command="export"
     ),
-    export("no place to export to", "--to=", says=("--to is empty",)),
+    export("no place to export to", "--to=", says=("--to= is empty",)),
     export("no run", says=("--workdir={dir}/run: no such folder",)),
     export(
         "folder that is no run",

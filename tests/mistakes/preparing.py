@@ -11,7 +11,7 @@ MISTAKES = [
     prep("bool", "--overwrite=maybe", says=("--overwrite=maybe: expected bool",)),
     prep("file of flags", "--flagfile={dir}/x", says=("Unable to open flagfile",)),
     prep("data set", "--dataset=fodler", says=("fodler", "did you mean 'folder'?")),
-    prep("no source", "--source=", says=("--source is empty",)),
+    prep("no source", "--source=", says=("--source= is empty",)),
     prep("missing source", "--source={dir}/x", says=("{dir}/x: no such folder",)),
     prep("file as source", "--source={raw}/0.png", says=("is a file, expected a f",)),
     prep(
@@ -97,7 +97,7 @@ MISTAKES = [
         setup=lambda folder: (folder / "a.png").write_bytes(b"no image"),
     ),
     prep("out that is a file", "--out={raw}/0.png", says=("0.png is no folder",)),
-    prep("no out", "--out=", says=("--out is empty",)),
+    prep("no out", "--out=", says=("--out= is empty",)),
     prep(
         "data set that is there",
         "--out={data}",

@@ -111,7 +111,7 @@ MISTAKES = [
     train(
         "wrong type",
         "--config.train.steps=many",
-        says=("--config.train.steps=many: expected int",),
+        says=("--config.train.steps=many: Expected an integer",),
     ),
     train(
         "choice",
@@ -216,7 +216,7 @@ MISTAKES = [
         says=("train.array_record", "of train is damaged", "prepare the data again"),
         setup=copy_data(flip),
     ),
-    train("empty workdir", "--workdir=", says=("--workdir is empty",)),
+    train("empty workdir", "--workdir=", says=("--workdir= is empty",)),
     train(
         "workdir that is a file",
         "--workdir={dir}/run",
