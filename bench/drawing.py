@@ -35,8 +35,12 @@ def held_out(config: RunConfig, count: int) -> np.ndarray:
 def records(config: RunConfig, count: int, split: str = "test") -> list[Any]:
     """Return the first examples of a split, of which there are as many as wanted."""
     # More phantoms leave the first ones as they are, and none is in two splits.
-    many = max(config.data.phantoms, _PHANTOMS_OF_ONE_HELD_OUT * count)
-    source = open_dataset(dataclasses.replace(config.data, phantoms=many), split)
+    data = config.data
+    if data.phantoms is not None:
+        many = max(data.phantoms.count, _PHANTOMS_OF_ONE_HELD_OUT * count)
+        more = dataclasses.replace(data.phantoms, count=many)
+        data = dataclasses.replace(data, phantoms=more)
+    source = open_dataset(data, split)
     return [source[i] for i in range(count)]
 
 

@@ -40,7 +40,7 @@ VARIANTS = ("published", "demo")
 def get_config(variant: str = "") -> ConfigDict:
     """Return the recommended config, or that of a variant."""
     config = make_config("unconditional")
-    config.data.phantom_kind = "brain"
+    config.data.phantoms.kind = "brain"
     config.model.autoencoder = ""
     config.model.autoencoder_config = "brain_vqvae"
     if variant == "published":
@@ -93,7 +93,7 @@ def _published(config: ConfigDict) -> None:
 def _demo(config: ConfigDict) -> None:
     config.data.image_size = 64
     config.data.batch_size = 16
-    config.data.phantoms = 2048
+    config.data.phantoms.count = 2048
     config.data.workers = 0
     config.data.classes = ("AD", "NC")
     config.model.autoencoder_config = "brain_vqvae:demo"

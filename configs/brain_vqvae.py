@@ -35,7 +35,7 @@ VARIANTS = ("published", "demo")
 def get_config(variant: str = "") -> ConfigDict:
     """Return the recommended config, or that of a variant."""
     config = make_config("vq_vae")
-    config.data.phantom_kind = "brain"
+    config.data.phantoms.kind = "brain"
     if variant == "published":
         _published(config)
     elif variant == "demo":
@@ -75,7 +75,7 @@ def _published(config: ConfigDict) -> None:
 def _demo(config: ConfigDict) -> None:
     config.data.image_size = 64
     config.data.batch_size = 8
-    config.data.phantoms = 2048
+    config.data.phantoms.count = 2048
     config.data.workers = 0
     config.model.block_out_channels = (16, 32, 64)
     config.model.layers_per_block = 1

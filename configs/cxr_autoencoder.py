@@ -59,7 +59,7 @@ def _recommended(config: ConfigDict) -> None:
 def _demo(config: ConfigDict) -> None:
     config.data.image_size = 64
     config.data.batch_size = 4
-    config.data.phantoms = 2048
+    config.data.phantoms.count = 2048
     config.data.workers = 0
     config.model.pretrained = PHANTOM_SD
     config.model.dtype = "float32"

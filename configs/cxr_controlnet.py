@@ -81,9 +81,9 @@ def _published(config: ConfigDict) -> None:
 def _demo(config: ConfigDict) -> None:
     config.data.image_size = 64
     config.data.batch_size = 8
-    config.data.phantoms = 1024
+    config.data.phantoms.count = 1024
     # What its base knows.
-    config.data.phantom_findings = FINDINGS
+    config.data.phantoms.findings = FINDINGS
     config.data.canny_sigma = 1.0
     config.data.workers = 0
     config.model.pretrained = PHANTOM_SD

@@ -137,9 +137,9 @@ def _demo(config: ConfigDict) -> None:
     config.data.image_size = 64
     config.data.batch_size = 16
     config.data.folds = 2
-    config.data.phantoms = 2048
+    config.data.phantoms.count = 2048
     # Of each finding there are as many with it as without.
-    config.data.phantom_finding_share = 0.5
+    config.data.phantoms.finding_share = 0.5
     config.data.workers = 0
     config.model.pretrained = PHANTOM_SD
     config.model.cache_latents = True

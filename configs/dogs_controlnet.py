@@ -77,7 +77,7 @@ def _published(config: ConfigDict) -> None:
 def _demo(config: ConfigDict) -> None:
     config.data.image_size = 64
     config.data.batch_size = 8
-    config.data.phantoms = 512
+    config.data.phantoms.count = 512
     config.data.canny_sigma = 1.0
     config.data.workers = 0
     config.model.pretrained = ""

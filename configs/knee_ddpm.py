@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def _recommended(config: ConfigDict) -> None:
     config.data.image_size = 256
     config.data.batch_size = 16
-    config.data.phantom_kind = "knee"
+    config.data.phantoms.kind = "knee"
     config.model.block_out_channels = (64, 128, 192, 256, 256)
     config.model.attention_levels = (3, 4)
     config.diffusion.prediction_type = "v_prediction"
@@ -69,7 +69,7 @@ def _recommended(config: ConfigDict) -> None:
 def _published(config: ConfigDict) -> None:
     config.data.image_size = 256
     config.data.batch_size = 4
-    config.data.phantom_kind = "knee"
+    config.data.phantoms.kind = "knee"
     config.data.resize = "stretch"
     config.model.architecture = "conv_unet"
     config.model.block_out_channels = (64, 128, 256, 512, 1024)
@@ -88,8 +88,8 @@ def _published(config: ConfigDict) -> None:
 def _demo(config: ConfigDict) -> None:
     config.data.image_size = 64
     config.data.batch_size = 8
-    config.data.phantom_kind = "knee"
-    config.data.phantoms = 2048
+    config.data.phantoms.kind = "knee"
+    config.data.phantoms.count = 2048
     config.data.workers = 0
     config.model.block_out_channels = (16, 32, 64, 96)
     config.model.layers_per_block = 1

@@ -9,7 +9,8 @@ a whole run.
 
 Fields may be ``bool``, ``int``, ``float``, ``str``, ``Literal["a", "b"]``, tuples of
 these (``tuple[float, float]``, ``tuple[str, ...]``), and any of them ``| None``; or a
-frozen dataclass of such fields, which is a section in the section.
+frozen dataclass of such fields, which is a section in the section; where that is
+``| None``, its default must not be ``None``.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ def to_config_dict(sections: Mapping[str, Any]) -> ConfigDict:
         config[name] = ConfigDict()
         for field, annotation in _fields(type(section)).items():
             value = getattr(section, field)
-            if dataclasses.is_dataclass(annotation):
+            if _is_section(annotation):
                 config[name][field] = to_config_dict({field: value})[field]
                 continue
             value = _check(value, annotation, f"{name}.{field}")
@@ -116,12 +117,12 @@ def _check_names(names: Iterable[str], known: Mapping[str, Any], where: str) -> 
 
 def _check(value: Any, annotation: Any, where: str) -> Any:
     """Return `value` as `annotation` asks, ints as floats and lists as tuples."""
-    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        return parse(value, annotation, where)
     if _is_optional(annotation):
         if value is None:
             return None
         annotation = _without_none(annotation)
+    if _is_section(annotation):
+        return parse(value, annotation, where)
     origin = typing.get_origin(annotation)
     if origin is Literal:
         return _check_choice(value, typing.get_args(annotation), where)
@@ -168,11 +169,15 @@ def _fields(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     annotations = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     for name, annotation in annotations.items():
-        if dataclasses.is_dataclass(annotation):
+        if _is_section(annotation):
             continue
         if _storage_type(_without_none(annotation)) not in _STORED:
             raise TypeError(f"{cls.__name__}.{name} cannot be a config's {annotation}")
     return annotations
+
+
+def _is_section(annotation: Any) -> bool:
+    return dataclasses.is_dataclass(_without_none(annotation))
 
 
 def _storage_type(annotation: Any) -> type:

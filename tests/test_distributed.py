@@ -26,7 +26,7 @@ STEPS = 8
 TINY = {
     "data.image_size": 16,
     "data.batch_size": 8,
-    "data.phantoms": 16,
+    "data.phantoms.count": 16,
     # Adam divides by the gradient's size: with a small ε, rounding errors of gradients
     # that should be 0 become whole updates.
     "optim.eps": 1e-3,
@@ -334,7 +334,7 @@ def test_hosts_train_an_autoencoder_and_then_upon_it(tmp_path):
     small = {
         "data.image_size": 16,
         "data.batch_size": 8,
-        "data.phantoms": 24,
+        "data.phantoms.count": 24,
         "model.autoencoder_config": tmp_path / "first.py",
         "model.block_out_channels": (8, 16),
         "model.attention_head_dim": 4,

@@ -24,7 +24,7 @@ def save_autoencoder_run(workdir, **model):
     """Write a run of task autoencoder_kl; its latents fit the tiny base."""
     config = make_config("autoencoder_kl")
     config.data.image_size = 16
-    config.data.phantoms = 16
+    config.data.phantoms.count = 16
     config.model.update(model if "pretrained" in model else WIDTHS | model)
     return save_run(workdir, config=config)
 

@@ -11,6 +11,7 @@ from medjax import sample as command
 from medjax.data.config import DataConfig
 from medjax.data.controls import Preparation, read_control
 from medjax.data.edges import canny
+from medjax.data.phantoms import PhantomsConfig
 from medjax.data.pipeline import open_dataset
 from medjax.diffusion.schedulers import SAMPLERS
 from medjax.errors import UserError
@@ -26,7 +27,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
     save_run(folder / "run")
     save_stable_diffusion(tiny_stable_diffusion(), folder / "sd")
-    record = open_dataset(DataConfig(image_size=40, phantoms=1), "train")[0]
+    data = DataConfig(image_size=40, phantoms=PhantomsConfig(count=1))
+    record = open_dataset(data, "train")[0]
     Image.fromarray(record["image"]).save(folder / "xray.png")
     return folder
 

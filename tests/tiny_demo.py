@@ -13,12 +13,12 @@ def get_config(variant: str = "") -> ConfigDict:
     """Return the config."""
     assert not variant
     config = cxr_controlnet.get_config("demo")
-    config.data.phantom_findings = FINDINGS
+    config.data.phantoms.findings = FINDINGS
     config.model.pretrained = ""
     config.model.train_unet = True
     # A mean of what could be there comes sooner than detail.
     config.diffusion.prediction_type = "sample"
-    config.data.phantoms = 512
+    config.data.phantoms.count = 512
     config.train.steps = 200
     config.train.log_every = 10
     config.train.checkpoint_every = 100

@@ -3,7 +3,7 @@
 import dataclasses
 
 from medjax.data.edges import CannyBackend
-from medjax.data.phantoms import FINDING_SHARE, FINDINGS, PhantomKind, check_findings
+from medjax.data.phantoms.config import PhantomsConfig
 from medjax.data.transforms import ResizeMode
 from medjax.errors import UserError, check_least
 
@@ -14,16 +14,11 @@ class DataConfig:
 
     Attributes:
         root: Folder of a data set that `medjax.prepare` wrote; "" is phantoms.
+        phantoms: Which phantoms, if `root` is ""; None if `root` names a data set.
         image_size: Height and width of the images, in pixels.
         batch_size: Examples in the global batch of one update.
         resize: "center_crop", "letterbox" (padded; the padding has no loss) or
             "stretch".
-        phantoms: Number of phantoms in the training split; an eighth as many are in
-            validation and test.
-        phantom_kind: What phantoms show: "chest", "knee" or "brain".
-        phantom_findings: What phantoms of chests may have; a body that would have had
-            another finding is without it.
-        phantom_finding_share: Share of these chests with each finding, in [0, 1].
         folds: Of cross-validation: what is prepared for training and validation is
             divided into so many, by patient or report; 0 takes both as they are.
         fold: Which of them validates, 0 to folds - 1; the others train.
@@ -32,13 +27,10 @@ class DataConfig:
     """
 
     root: str = ""
+    phantoms: PhantomsConfig | None = dataclasses.field(default_factory=PhantomsConfig)
     image_size: int = 512
     batch_size: int = 4
     resize: ResizeMode = "center_crop"
-    phantoms: int = 4096
-    phantom_kind: PhantomKind = "chest"
-    phantom_findings: tuple[str, ...] = FINDINGS
-    phantom_finding_share: float = FINDING_SHARE
     folds: int = 0
     fold: int = 0
     workers: int = 2
@@ -50,12 +42,13 @@ class DataConfig:
         Raises:
             UserError: If a value is out of its range.
         """
-        check_least(self, image_size=8, batch_size=1, phantoms=1, workers=0, seed=0)
-        check_findings(self.phantom_findings, "phantom_findings: ")
-        if not 0 <= self.phantom_finding_share <= 1:
+        check_least(self, image_size=8, batch_size=1, workers=0, seed=0)
+        if self.root:
+            # A recipe's phantoms are no part of a run on other data.
+            object.__setattr__(self, "phantoms", None)
+        elif self.phantoms is None:
             raise UserError(
-                f"phantom_finding_share is {self.phantom_finding_share}, expected a "
-                "fraction in [0, 1]"
+                "root is '' and phantoms is None. Expected a folder, or phantoms"
             )
         check_least(self, folds=0, fold=0)
         if self.folds == 1 or self.fold >= max(1, self.folds):

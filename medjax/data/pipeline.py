@@ -21,27 +21,27 @@ from jaxtyping import Int
 from medjax.data.config import DataConfig
 from medjax.data.examples import Example, make_example
 from medjax.data.folds import select_fold
-from medjax.data.phantoms import FINDING_SHARE, FINDINGS, KINDS, PhantomSource
+from medjax.data.phantoms.dataset import (
+    open_phantoms,
+    phantoms_fingerprint,
+    phantoms_metadata,
+)
 from medjax.data.prepared import (
     Metadata,
     PreparedSource,
-    describe_splits,
     fingerprint,
     read_metadata,
 )
 from medjax.data.roots import find_dataset
-from medjax.data.splits import SPLITS
 from medjax.data.tokens import tokenize
 from medjax.data.workers import begin_work, born_deaf
-from medjax.errors import UserError, nearest
+from medjax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 # Batches that each worker holds ready; they are large, so few.
 _READY = 2
 # What folds are made of.
 _LEARNING = ("train", "validation")
-# Validation and test need fewer phantoms than training.
-_HELD_OUT_SHARE = 8
 
 
 @runtime_checkable
@@ -70,24 +70,9 @@ def open_dataset(config: DataConfig, split: str) -> Source:
         plain = dataclasses.replace(config, folds=0, fold=0)
         sources = [open_dataset(plain, name) for name in _LEARNING if name in there]
         return select_fold(sources, config.folds, config.fold, split == "validation")
-    if config.root:
-        return PreparedSource(find_dataset(config.root), split)
-    splits = _phantom_splits(config)
-    if split not in splits:
-        raise UserError(
-            f"phantoms have no split '{split}', only {describe_splits(splits)}"
-            f"{nearest(split, splits)}"
-        )
-    # A fixed seed: config.seed orders the phantoms, and must not change them.
-    return PhantomSource(
-        split,
-        config.image_size,
-        splits[split],
-        seed=0,
-        kind=config.phantom_kind,
-        findings=config.phantom_findings,
-        finding_share=config.phantom_finding_share,
-    )
+    if config.phantoms is not None:
+        return open_phantoms(config.phantoms, split, config.image_size)
+    return PreparedSource(find_dataset(config.root), split)
 
 
 def dataset_metadata(config: DataConfig) -> Metadata:
@@ -96,17 +81,9 @@ def dataset_metadata(config: DataConfig) -> Metadata:
     Raises:
         UserError: If there is no such data set.
     """
-    if config.root:
-        return read_metadata(find_dataset(config.root))
-    kind = KINDS[config.phantom_kind]
-    return Metadata(
-        name="phantoms",
-        splits=_phantom_splits(config),
-        features=("id", "image", "text", "labels"),
-        label_names=kind.label_names,
-        licence="Apache-2.0: computed by medjax",
-        description=kind.description,
-    )
+    if config.phantoms is not None:
+        return phantoms_metadata(config.phantoms)
+    return read_metadata(find_dataset(config.root))
 
 
 def dataset_identity(config: DataConfig) -> dict[str, str]:
@@ -115,8 +92,11 @@ def dataset_identity(config: DataConfig) -> dict[str, str]:
     Raises:
         UserError: If there is no such data set.
     """
-    if not config.root:
-        return {"source": "phantoms", "fingerprint": _phantom_fingerprint(config)}
+    if config.phantoms is not None:
+        return {
+            "source": "phantoms",
+            "fingerprint": phantoms_fingerprint(config.phantoms),
+        }
     return {"source": config.root, "fingerprint": fingerprint(config.root)}
 
 
@@ -125,21 +105,6 @@ def record_ids(source: Source, config: DataConfig, step: int) -> list[str]:
     numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
     shuffled = [_shuffled(n, len(source), config.seed) for n in numbers]
     return [str(source[n]["id"]) for n in shuffled]
-
-
-def _phantom_fingerprint(config: DataConfig) -> str:
-    if config.phantom_kind != "chest":
-        return f"phantoms/{config.phantom_kind}"
-    possible = [name for name in FINDINGS if name in config.phantom_findings]
-    share, facts = config.phantom_finding_share, "phantoms"
-    if len(possible) < len(FINDINGS):
-        facts += f" with {' or '.join(possible) or 'no finding'}"
-    return facts if share == FINDING_SHARE else f"{facts}, a share of {share:g} each"
-
-
-def _phantom_splits(config: DataConfig) -> dict[str, int]:
-    held_out = max(1, config.phantoms // _HELD_OUT_SHARE)
-    return {"train": config.phantoms} | dict.fromkeys(SPLITS[1:], held_out)
 
 
 def make_batches(

@@ -120,7 +120,8 @@ def _changes(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[str, Any]
         value, default = (getattr(one, field.name) for one in (ours, theirs))
         if dataclasses.is_dataclass(value):
             yield from _changes(value, default, f"{path}{field.name}.")
-        elif value != default:
+        # A section that is not used is None, and cannot be set to it.
+        elif value != default and not dataclasses.is_dataclass(default):
             yield f"{path}{field.name}", value
 
 

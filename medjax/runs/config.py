@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from medjax.configuration import parse_config, to_config_dict
 from medjax.errors import UserError, nearest
 from medjax.meshes import MeshConfig
+from medjax.runs.migration import migrated
 from medjax.runs.sections import BestConfig, OptimConfig, TrainConfig
 from medjax.tasks import TASKS
 
@@ -39,7 +40,8 @@ class RunConfig:
         Raises:
             UserError: It names the keys.
         """
-        computed = not self.data.root and self.data.phantom_kind == "chest"
+        phantoms = self.data.phantoms
+        computed = phantoms is not None and phantoms.kind == "chest"
         if getattr(self.eval, "chest_findings", False) and not computed:
             raise UserError(
                 "config.eval.chest_findings is True, but the data are no computed "
@@ -121,13 +123,16 @@ def parse(config: ConfigDict) -> RunConfig:
 
 
 def completed(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config as a checkpoint keeps it, with defaults for keys newer than it.
+    """Return a config as a checkpoint keeps it, with today's keys.
+
+    Old keys get their new names, and missing keys their defaults.
 
     A new key's default is what was done before there was one.
 
     Args:
         kept: Nested, as JSON gives it back.
     """
+    kept = migrated(kept)
     if kept.get("task") not in TASKS:
         return dict(kept)
     default = json.loads(json.dumps(make_config(kept["task"]).to_dict()))
@@ -139,7 +144,8 @@ def _over(default: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]
     sections = {
         name: _over(section, kept.get(name) or {})
         for name, section in default.items()
-        if isinstance(section, dict)
+        # A section that is None was not used.
+        if isinstance(section, dict) and kept.get(name, section) is not None
     }
     return {**default, **kept, **sections}
 

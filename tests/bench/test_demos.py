@@ -19,7 +19,7 @@ def tiny(flag, file):
     config = load_config(flag, file)
     config.data.image_size = 32
     config.data.batch_size = 8
-    config.data.phantoms = 8 * 24
+    config.data.phantoms.count = 8 * 24
     config.train.steps = 2
     config.eval.examples = 8
     config.eval.samples = 2

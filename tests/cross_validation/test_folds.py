@@ -33,7 +33,8 @@ from tests.commands import REPOSITORY
 def small():
     """Return a config of three updates on phantoms of 16 × 16 pixels."""
     config = make_config("text_to_image")
-    config.data.update(image_size=16, batch_size=8, phantoms=24, folds=2, workers=0)
+    config.data.update(image_size=16, batch_size=8, folds=2, workers=0)
+    config.data.phantoms.count = 24
     config.model.update(pretrained="", dtype="float32")
     config.optim.update(learning_rate=1e-3, warmup_fraction=0.0)
     config.train.update(steps=3, checkpoint_every=1, log_every=1)
@@ -226,7 +227,7 @@ def start(folder, steps):
     """Cross-validate the tiny adapters in two folds, in a process of its own."""
     flags = {
         "data.folds": 2,
-        "data.phantoms": 24,
+        "data.phantoms.count": 24,
         "train.steps": steps,
         "train.checkpoint_every": 1,
         "train.log_every": 1,
@@ -295,8 +296,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     def start(images=3, **changes):
         config = small()
         for key, value in changes.items():
-            section, _, name = key.partition("__")
-            config[section][name] = value
+            config.update_from_flattened_dict({key.replace("__", "."): value})
         cross_validate(parse(config), tmp_path, images)
 
     with pytest.raises(UserError, match=r"data\.folds is 0"):
@@ -310,7 +310,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"--images=4: .* the test split has, 3"):
         start(images=4)
     with pytest.raises(UserError, match="18 groups"):
-        start(data__phantoms=16, data__folds=19, images=2)
+        start(data__phantoms__count=16, data__folds=19, images=2)
     brains = parse(make_config("unconditional"))
     data = dataclasses.replace(brains.data, folds=2)
     with pytest.raises(UserError, match="task unconditional draws none"):

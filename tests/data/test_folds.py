@@ -9,10 +9,11 @@ import pytest
 
 from medjax.data.config import DataConfig
 from medjax.data.folds import check_disjoint, fold_numbers
+from medjax.data.phantoms import PhantomsConfig
 from medjax.data.pipeline import open_dataset
 from medjax.errors import UserError
 
-PHANTOMS = DataConfig(image_size=16, phantoms=16, folds=3)
+PHANTOMS = DataConfig(image_size=16, phantoms=PhantomsConfig(count=16), folds=3)
 
 
 def ids(fold, split):

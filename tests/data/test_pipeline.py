@@ -7,9 +7,9 @@ import logging
 import numpy as np
 import pytest
 
-from medjax.data.config import ControlDataConfig
+from medjax.data.config import ControlDataConfig, DataConfig
 from medjax.data.edges import canny
-from medjax.data.phantoms import FINDINGS
+from medjax.data.phantoms import FINDINGS, PhantomsConfig
 from medjax.data.pipeline import (
     dataset_identity,
     dataset_metadata,
@@ -112,7 +112,7 @@ def test_a_last_validation_batch_weighs_the_rows_of_each_host(tokenizer):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_worker_processes_change_nothing(tokenizer, workers):
     # Phantoms, because a worker can only unpickle what it can import.
-    config = dataclasses.replace(CONFIG, phantoms=5)
+    config = dataclasses.replace(CONFIG, phantoms=PhantomsConfig(count=5))
     source = open_dataset(config, "train")
     threads = take(make_batches(source, tokenizer, config, start_step=1), 5)
     config = dataclasses.replace(config, workers=workers)
@@ -210,7 +210,7 @@ def test_a_cut_caption_is_said_once_and_quoted(tokenizer, caplog):
 
 
 def test_phantoms_are_the_default():
-    config = dataclasses.replace(CONFIG, phantoms=16)
+    config = dataclasses.replace(CONFIG, phantoms=PhantomsConfig(count=16))
     assert dataset_metadata(config).splits == {"train": 16, "validation": 2, "test": 2}
     assert len(open_dataset(config, "validation")) == 2
     assert open_dataset(config, "train")[0]["image"].shape == (16, 16, 3)
@@ -224,7 +224,10 @@ def test_phantoms_with_fewer_findings_are_another_data_set():
         ("Effusion",),
         (),
     ]
-    fewer = [dataclasses.replace(CONFIG, phantom_findings=names) for names in possible]
+    fewer = [
+        dataclasses.replace(CONFIG, phantoms=PhantomsConfig(findings=names))
+        for names in possible
+    ]
     prints = [dataset_identity(config)["fingerprint"] for config in fewer]
     assert prints[0] == prints[1]
     assert len({"phantoms", *prints}) == 4
@@ -233,8 +236,10 @@ def test_phantoms_with_fewer_findings_are_another_data_set():
 
 
 def test_findings_can_be_more_frequent_which_is_another_data_set():
-    usual = dataclasses.replace(CONFIG, phantoms=200)
-    often = dataclasses.replace(usual, phantom_finding_share=0.5)
+    usual, often = (
+        dataclasses.replace(CONFIG, phantoms=PhantomsConfig(count=200, **share))
+        for share in ({}, {"finding_share": 0.5})
+    )
     both = [open_dataset(config, "train") for config in (usual, often)]
     few, many = ([set(source[i]["labels"]) for i in range(200)] for source in both)
     assert all(some <= more for some, more in zip(few, many, strict=True))
@@ -245,7 +250,7 @@ def test_findings_can_be_more_frequent_which_is_another_data_set():
 
 def test_the_kind_of_phantoms_decides_what_they_are():
     chest, knee, brain = (
-        dataclasses.replace(CONFIG, phantoms=8, phantom_kind=kind)
+        dataclasses.replace(CONFIG, phantoms=PhantomsConfig(8, kind))
         for kind in ("chest", "knee", "brain")
     )
     assert dataset_metadata(brain).label_names == ("AD", "NC")
@@ -265,13 +270,31 @@ def test_the_kind_of_phantoms_decides_what_they_are():
         ({"canny_low": (3.0, 300.0)}, "canny_low reaches 300 where canny_high reaches"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"workers": -1}, "workers is -1, expected at least 0"),
-        ({"phantom_findings": ("Efusion",)}, "^phantom_findings: .* mean 'Effusion'"),
-        ({"phantom_finding_share": 1.5}, "^phantom_finding_share is 1.5, expected a f"),
+        ({"phantoms": None}, "root is '' and phantoms is None. Expected a folder"),
     ],
 )
 def test_impossible_configs_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         ControlDataConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"count": 0}, "^count is 0, expected at least 1"),
+        ({"findings": ("Efusion",)}, "^findings: .* mean 'Effusion'"),
+        ({"finding_share": 1.5}, "^finding_share is 1.5, expected a fraction"),
+    ],
+)
+def test_impossible_phantoms_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        PhantomsConfig(**change)
+
+
+def test_a_config_of_other_data_has_no_phantoms():
+    knees = PhantomsConfig(kind="knee")
+    assert DataConfig(root="DATA", phantoms=knees).phantoms is None
+    assert DataConfig().phantoms == PhantomsConfig()
 
 
 def test_impossible_requests_are_refused(tokenizer, tmp_path):

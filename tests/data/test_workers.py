@@ -12,6 +12,7 @@ import pytest
 MAIN = """
 import sys
 from medjax.data.config import ControlDataConfig
+from medjax.data.phantoms import PhantomsConfig
 from medjax.data.pipeline import make_batches, open_dataset
 
 class Tokenizer:
@@ -19,7 +20,8 @@ class Tokenizer:
     def __call__(self, text, **_):
         return {"input_ids": [1, 2]}
 
-config = ControlDataConfig(image_size=16, batch_size=2, phantoms=4, workers=2)
+phantoms = PhantomsConfig(count=4)
+config = ControlDataConfig(image_size=16, batch_size=2, phantoms=phantoms, workers=2)
 batches = make_batches(open_dataset(config, "train"), Tokenizer(), config)
 for _ in range(int(sys.argv[1])):
     next(batches)

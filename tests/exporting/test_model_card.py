@@ -11,6 +11,7 @@ from huggingface_hub.repocard import metadata_load
 import medjax
 from configs.cxr_controlnet import VARIANTS, get_config
 from medjax.data.config import DataConfig
+from medjax.data.phantoms import PhantomsConfig
 from medjax.data.pipeline import dataset_identity
 from medjax.exporting.model_card import Export, command, config_file, model_card
 from medjax.pretrained.tiny import tiny_stable_diffusion
@@ -30,7 +31,9 @@ def run(variant="", base="", dataset="", **changes) -> Run:
         section, _, name = key.partition("__")
         config[section][name] = value
     config.model.pretrained = base
-    phantoms = DataConfig(phantom_findings=tuple(config.data.phantom_findings))
+    phantoms = DataConfig(
+        phantoms=PhantomsConfig(findings=tuple(config.data.phantoms.findings))
+    )
     return Run(
         model=SD,
         config=parse(config),

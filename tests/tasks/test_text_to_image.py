@@ -38,7 +38,7 @@ def shrunk(config, **changes):
     """Return a config of two steps on phantoms of 16 × 16 pixels."""
     config.data.image_size = 16
     config.data.batch_size = 8
-    config.data.phantoms = 16
+    config.data.phantoms.count = 16
     config.train.steps = 2
     config.eval.examples = 8
     config.eval.samples = 2
@@ -201,12 +201,12 @@ def test_findings_are_those_of_the_captions(monkeypatch):
     assert seen == [(drawn, ["a", "b"])]
 
 
-@pytest.mark.parametrize("setting", [{"root": "DATA"}, {"phantom_kind": "brain"}])
+@pytest.mark.parametrize("setting", [{"root": "DATA"}, {"phantoms.kind": "brain"}])
 def test_findings_are_of_computed_chests_alone(setting):
     config = make_config("text_to_image")
     config.eval.chest_findings = True
     parse(config)
-    config.data.update(setting)
+    config.data.update_from_flattened_dict(setting)
     with pytest.raises(UserError, match=r"config\.eval\.chest_findings is True, but"):
         parse(config)
 

@@ -14,7 +14,8 @@ from medjax.training.loop import train
 def small(steps=2, accumulation=1):
     """Return the published knee's config, as small as it goes."""
     config = knee_ddpm.get_config("published")
-    config.data.update(root="", phantoms=32, image_size=16, batch_size=16, workers=0)
+    config.data.update(root="", image_size=16, batch_size=16, workers=0)
+    config.data.phantoms.count = 32
     config.model.update(block_out_channels=(8, 8, 16))
     config.optim.update(ema_decay=0.9)
     config.train.update(steps=steps, gradient_accumulation_steps=accumulation)

@@ -11,7 +11,7 @@ import pytest
 
 from medjax import meshes, trees
 from medjax.data.config import DataConfig
-from medjax.data.phantoms import PhantomSource
+from medjax.data.phantoms import PhantomsConfig, PhantomSource
 from medjax.data.pipeline import make_batches
 from medjax.diffusion.objective import DiffusionConfig
 from medjax.errors import Stopped, UserError
@@ -21,7 +21,9 @@ from medjax.tasks.text_to_image import TextToImageConfig, make_text_to_image_tas
 from medjax.training.latent_cache import cache_latents
 from medjax.training.stop import StopRequest
 
-DATA = DataConfig(image_size=16, batch_size=4, phantoms=6, workers=0)
+DATA = DataConfig(
+    image_size=16, batch_size=4, phantoms=PhantomsConfig(count=6), workers=0
+)
 INPUTS = {"base": {"source": "", "fingerprint": "a"}}
 
 

@@ -25,7 +25,8 @@ from tests.tiny_demo import get_config
 def small_config(**train_fields):
     """Return the demo, smaller still, over the eight devices that tests have."""
     config = get_config()
-    config.data.update(image_size=16, batch_size=8, phantoms=16)
+    config.data.update(image_size=16, batch_size=8)
+    config.data.phantoms.count = 16
     config.optim.update(warmup_fraction=0.0)
     config.eval.update(every=2, sample_every=4, examples=3, samples=2, sampler_steps=2)
     config.train.update(steps=4, log_every=1, checkpoint_every=2, **train_fields)

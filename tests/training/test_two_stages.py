@@ -11,6 +11,7 @@ from PIL import Image
 
 from configs import brain_ldm
 from medjax import trees
+from medjax.data.phantoms import PhantomsConfig
 from medjax.errors import Stopped, UserError
 from medjax.runs import open_run
 from medjax.runs.config import parse
@@ -40,7 +41,7 @@ def small(folder, **changes):
     config = brain_ldm.get_config("demo")
     config.data.image_size = 16
     config.data.batch_size = 8
-    config.data.phantoms = 24
+    config.data.phantoms.count = 24
     config.model.autoencoder_config = str(folder / "first.py")
     config.model.block_out_channels = (8, 16)
     config.model.attention_head_dim = 4
@@ -70,7 +71,7 @@ def test_the_autoencoder_is_trained_first_on_the_same_data(trained):
     first = load_run(folder / "run" / AUTOENCODER)
     assert first.config.task == "vq_vae"
     assert first.step == 2
-    for name in ("root", "image_size", "phantoms", "phantom_kind"):
+    for name in ("root", "image_size", "phantoms"):
         assert getattr(first.config.data, name) == getattr(config.data, name)
 
 
@@ -151,7 +152,7 @@ def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
     two_stages.train_stages(dataclasses.replace(config, data=fold), folder / "other")
     assert "or another fold of" in caplog.text
     caplog.clear()
-    other = dataclasses.replace(config.data, phantom_kind="knee")
+    other = dataclasses.replace(config.data, phantoms=PhantomsConfig(kind="knee"))
     two_stages.train_stages(dataclasses.replace(config, data=other), folder / "other")
     assert "was trained on other data" in caplog.text
 

@@ -8,7 +8,7 @@ import pytest
 
 from medjax import meshes
 from medjax.data.config import DataConfig
-from medjax.data.phantoms import PhantomSource
+from medjax.data.phantoms import PhantomsConfig, PhantomSource
 from medjax.data.pipeline import dataset_metadata
 from medjax.pretrained.tiny import tiny_tokenizer
 from medjax.tasks.eval_config import EvalConfig
@@ -106,7 +106,7 @@ def test_both_stop_between_two_batches():
 
 
 def test_data_may_have_no_validation_split(monkeypatch, caplog):
-    data = DataConfig(image_size=16, phantoms=16, workers=0)
+    data = DataConfig(image_size=16, phantoms=PhantomsConfig(count=16), workers=0)
     assert len(held_out(data)) == 2
     described = dataclasses.replace(dataset_metadata(data), splits={"train": 16})
     monkeypatch.setattr(validation, "dataset_metadata", lambda data: described)

@@ -24,6 +24,7 @@ from medjax.data.phantoms.chest.parameters import (
     draw_parameters,
 )
 from medjax.data.phantoms.chest.rendering import make_pose, render
+from medjax.data.phantoms.config import PhantomsConfig
 from medjax.data.phantoms.knee.parameters import KneeParameters, draw_knee
 from medjax.data.phantoms.knee.rendering import render_knee
 from medjax.data.phantoms.source import KINDS, PhantomKind, PhantomSource
@@ -42,6 +43,7 @@ __all__ = [
     "Nodule",
     "PhantomKind",
     "PhantomSource",
+    "PhantomsConfig",
     "Pneumothorax",
     "check_findings",
     "draw_brain",
