@@ -1,31 +1,27 @@
-"""What every test stands on: eight CPU devices, no network, checked annotations.
+"""Set up every test: one CPU device, no network, checked annotations.
 
 The environment is set before anything imports jax, and the import hook before anything
-imports medjax; both only take effect the first time.
+imports medjax; both take effect only the first time.
 """
 
 import os
-import time
 from pathlib import Path
 
 import pytest
 
+from tests import compile_cache, memory
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-FAKE_DEVICES = "--xla_force_host_platform_device_count"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the tests' time is compilation: it is to be quick rather than good, and many
-# compile the same programs. A size limit makes jax lock what the workers share.
+# Compilation takes most of the time: programs need to be quick to make, not fast.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-CACHE = REPOSITORY / ".pytest_cache" / "jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2 * 10**9))
-xla_flags = os.environ.get("XLA_FLAGS", "")
-if FAKE_DEVICES not in xla_flags:
-    os.environ["XLA_FLAGS"] = f"{xla_flags} {FAKE_DEVICES}=8".strip()
+for name, value in compile_cache.settings().items():
+    os.environ.setdefault(name, value)
 
 import jax  # noqa: E402
+import jax.extend.backend  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # With the numeric tower an int passes for a float, as PEP 484 and mypy have it. The
@@ -34,14 +30,27 @@ CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook("medjax", CHECKER)
 
 
-def pytest_runtest_setup(item):
-    """Skip slow tests that would begin after MEDJAX_SLOW_TESTS_UNTIL, in Unix time.
+def pytest_addoption(parser):
+    memory.add_option(parser)
 
-    Where time is limited, all that ran is worth more than a run that was cut off.
+
+def pytest_configure(config):
+    """Clean up the compile cache once, before the workers start."""
+    if not hasattr(config, "workerinput"):
+        compile_cache.remove_unused()
+    config.pluginmanager.register(memory.PeakMemory(config), "peak-memory")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def jax_devices(request):
+    """Start each module with its CPU devices and without compiled programs.
+
+    Compiled programs of former modules would pile up to gigabytes. The number of
+    devices is that of the module's marker `devices`, or one.
     """
-    until = os.environ.get("MEDJAX_SLOW_TESTS_UNTIL")
-    if until and item.get_closest_marker("slow") and time.time() > float(until):
-        pytest.skip("no time left: MEDJAX_SLOW_TESTS_UNTIL")
+    marker = request.node.get_closest_marker("devices")
+    jax.extend.backend.clear_backends()
+    jax.config.update("jax_num_cpu_devices", marker.args[0] if marker else 1)
 
 
 @pytest.fixture
@@ -54,9 +63,10 @@ def optimized():
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data, or a skip that names where it was looked for."""
-    override = os.environ.get("MEDJAX_TEST_DATA")
-    folder = Path(override) if override else REPOSITORY.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"real data absent: {folder}")
-    return folder
+    """Return the folder of real data, or skip the test if there is none."""
+    folder = os.environ.get("MEDJAX_TEST_DATA")
+    if not folder:
+        pytest.skip("real data absent: MEDJAX_TEST_DATA is not set")
+    if not Path(folder).is_dir():
+        pytest.skip(f"real data absent: MEDJAX_TEST_DATA={folder} is no folder")
+    return Path(folder)

@@ -15,6 +15,8 @@ from medjax.meshes import (
     param_spec,
 )
 
+pytestmark = pytest.mark.devices(8)
+
 
 def test_minus_one_takes_the_devices_that_are_left():
     mesh = make_mesh(MeshConfig(-1, 2, 2), jax.devices()[:8])

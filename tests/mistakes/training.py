@@ -174,7 +174,7 @@ MISTAKES = [
         "--config.train.gradient_accumulation_steps=3",
         says=("gradient_accumulation_steps=3", "multiple of 24"),
     ),
-    train("mesh", "--config.mesh.fsdp=3", says=("fsdp=3", "8 devices")),
+    train("mesh", "--config.mesh.fsdp=3", says=("fsdp=3", "1 devices")),
     train(
         "no data",
         "--config.data.root={dir}/none",

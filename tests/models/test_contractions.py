@@ -9,6 +9,8 @@ from jax import lax
 from medjax import meshes
 from medjax.models.contractions import attention, conv_general_dilated, dot_general
 
+pytestmark = pytest.mark.devices(8)
+
 DTYPES = [jnp.float32, jnp.bfloat16]
 NHWC = ("NHWC", "HWIO", "NHWC")
 # Relative to the largest number: float32's sums, and a step of bfloat16.

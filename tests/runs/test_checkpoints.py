@@ -21,6 +21,8 @@ from medjax.runs.checkpoints import Checkpoints
 from medjax.runs.checksums import damage
 from medjax.runs.read_checkpoint import read_metrics
 
+pytestmark = pytest.mark.devices(8)
+
 BASE = {"source": "some/base", "fingerprint": "aaaa"}
 
 

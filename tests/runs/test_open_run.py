@@ -18,6 +18,8 @@ from tests.commands import files
 from tests.pretrained.small import assert_same
 from tests.saved_runs import save_run
 
+pytestmark = pytest.mark.devices(8)
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):

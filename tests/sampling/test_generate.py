@@ -20,6 +20,8 @@ from medjax.sampling.generate import Request, generate
 from medjax.tasks.latent_diffusion import LatentDiffusion
 from tests.tasks import small
 
+pytestmark = pytest.mark.devices(8)
+
 SIZE = (16, 24)
 SIDE = (8, 12, 4)
 

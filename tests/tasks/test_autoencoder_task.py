@@ -26,6 +26,8 @@ from medjax.training.optimizer import make_optimizer
 from medjax.training.step import example_keys, init_state, make_train_step
 from tests.tasks import scratch
 
+pytestmark = pytest.mark.devices(8)
+
 KL = AutoencoderKLConfig(
     channels=1,
     block_out_channels=(8, 8),

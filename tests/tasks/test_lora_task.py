@@ -13,6 +13,8 @@ from medjax.tasks.adapters import AdapterConfig, merge_adapters
 from medjax.training.step import init_state, make_train_step
 from tests.tasks import small
 
+pytestmark = pytest.mark.devices(8)
+
 KEY = jax.random.key(7)
 CONFIGS = {
     "unet": AdapterConfig(rank=2, alpha=4.0, dropout=0.3, modules_to_save=("conv_in",)),

@@ -21,6 +21,8 @@ from medjax.tasks.text_to_image import TextToImageConfig, make_text_to_image_tas
 from medjax.training.latent_cache import cache_latents
 from medjax.training.stop import StopRequest
 
+pytestmark = pytest.mark.devices(2)
+
 DATA = DataConfig(
     image_size=16, batch_size=4, phantoms=PhantomsConfig(count=6), workers=0
 )

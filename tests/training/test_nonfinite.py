@@ -16,6 +16,8 @@ from medjax.tasks.interface import Outcome
 from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
 from medjax.training.step import example_keys, init_state, make_train_step
 
+pytestmark = pytest.mark.devices(2)
+
 KEY = jax.random.key(0)
 
 

@@ -15,6 +15,8 @@ from medjax.training.step import (
 )
 from tests.tasks import small
 
+pytestmark = pytest.mark.devices(8)
+
 KEY = jax.random.key(7)
 
 
