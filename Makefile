@@ -3,9 +3,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# How many tests run at a time, and what else pytest is told.
+# How many tests run at a time; further arguments of pytest; a part of `make test-all`.
 JOBS ?= 2
 PYTEST_ARGS ?=
+SHARD ?=
 # The first Python that is new enough and can make environments; 3.11 is the tested one.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
@@ -13,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo phantom-sd test test-slow bench lint format types clean
+.PHONY: help install demo phantom-sd test test-all bench lint format types clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -46,11 +47,12 @@ phantom-sd: $(STAMP)  ## train the demo's Stable Diffusion anew: three hours on 
 	$(BIN)/python -m medjax.export --workdir=workdirs/phantom_sd/second --overwrite \
 		--to=medjax/pretrained/phantom_sd --dtype=float16 --noparity
 
-test: $(STAMP)  ## run the tests that are fast
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(PYTEST_ARGS)
+test: $(STAMP)  ## test every module and guarantee once: minutes on two cores
+	$(BIN)/python -m pytest -n $(JOBS) -m "not ci and not release" \
+		--memory-limit=3 $(PYTEST_ARGS)
 
-test-slow: $(STAMP)  ## run the tests that are slow or large, up to 10 GB each
-	$(BIN)/python -m pytest -n $(JOBS) -m slow $(PYTEST_ARGS)
+test-all: $(STAMP)  ## run every test there is, before a release: hours; SHARD=2/6 for a part
+	$(BIN)/python .ci/test_all.py --jobs=$(JOBS) $(if $(SHARD),--shard=$(SHARD))
 
 bench: $(STAMP)  ## measure against the peers, over an hour on a quiet machine; see bench/README.md
 	for b in step "step --trains=lora" breakdown input startup "startup --network=sd15" checkpoints sample; do \
@@ -69,5 +71,5 @@ types: $(STAMP)  ## check the annotations of medjax/ and bench/
 	$(BIN)/mypy
 
 clean:  ## remove the environments, caches and demo output
-	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache workdirs/demo build dist
+	rm -rf .venv .venv-* .test-all .pytest_cache .mypy_cache .ruff_cache workdirs/demo build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import compile_cache, memory
+from tests import compile_cache, memory, sharding
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -32,13 +32,19 @@ install_import_hook("medjax", CHECKER)
 
 def pytest_addoption(parser):
     memory.add_option(parser)
+    sharding.add_option(parser)
 
 
 def pytest_configure(config):
     """Clean up the compile cache once, before the workers start."""
     if not hasattr(config, "workerinput"):
         compile_cache.remove_unused()
-    config.pluginmanager.register(memory.PeakMemory(config), "peak-memory")
+    peak = memory.PeakMemory(config.getoption("--memory-limit"))
+    config.pluginmanager.register(peak, "peak-memory")
+
+
+def pytest_collection_modifyitems(config, items):
+    sharding.select(config, items)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,8 +17,8 @@ def add_option(parser: pytest.Parser) -> None:
 class PeakMemory:
     """Collect the peak of this process, or of all workers if xdist runs them."""
 
-    def __init__(self, config: pytest.Config):
-        self.limit = config.getoption("--memory-limit")
+    def __init__(self, limit: float | None):
+        self.limit = limit
         self.peaks = {}
 
     @pytest.hookimpl(optionalhook=True)

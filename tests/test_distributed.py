@@ -260,7 +260,7 @@ def two_hosts(tmp_path_factory):
     return workdir, [err for _, _, err in done]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_two_hosts_of_four_devices_are_one_of_eight_and_one_of_one(two_hosts, tmp_path):
     ours = result(two_hosts[0])
     assert len(ours[0]) == STEPS + 1
@@ -273,7 +273,7 @@ def test_two_hosts_of_four_devices_are_one_of_eight_and_one_of_one(two_hosts, tm
         assert_close(result(workdir), ours, 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_first_host_alone_speaks_and_writes(two_hosts):
     workdir, (first, second) = two_hosts
     assert f"{STEPS}/{STEPS}, loss" in first
@@ -288,7 +288,7 @@ def wait_for(path, processes):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_hosts_that_are_killed_or_stopped_go_on_as_if_nothing_was(two_hosts, tmp_path):
     """The second host is killed, then both are started, then the second is stopped."""
     running = hosts.start(command(tmp_path), timeout=10)
@@ -319,7 +319,7 @@ def test_hosts_that_are_killed_or_stopped_go_on_as_if_nothing_was(two_hosts, tmp
     assert_close(result(tmp_path), result(two_hosts[0]), 0)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_folder_that_is_not_shared_is_refused(tmp_path):
     running = hosts.start(command(tmp_path / "{host}"))
     for code, _, err in hosts.finish(running):
@@ -328,7 +328,7 @@ def test_a_folder_that_is_not_shared_is_refused(tmp_path):
         assert "do not have the same --workdir" in line
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_hosts_train_an_autoencoder_and_then_upon_it(tmp_path):
     (tmp_path / "first.py").write_text(FIRST)
     small = {

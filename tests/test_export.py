@@ -148,13 +148,13 @@ def drawn_by_the_card(folder: Path, side: int) -> np.ndarray:
     return np.asarray(Image.open(folder.parent / "image.png"))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_cards_code_draws_an_image(exported, tmp_path):
     drawn = drawn_by_the_card(shutil.copytree(exported, tmp_path / "x"), 64)
     assert drawn.shape == (64, 64, 3) and drawn.std() > 5
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_from_training_to_an_image_by_pytorch(tmp_path):
     small = ["data.image_size=16", "train.steps=2", "eval.examples=8", "eval.samples=8"]
     done = medjax(
@@ -171,7 +171,7 @@ def test_from_training_to_an_image_by_pytorch(tmp_path):
     assert drawn_by_the_card(tmp_path / "x", 16).shape == (16, 16, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_parity_sees_what_is_stored(demo, tmp_path):
     pytest.importorskip("torch", reason="torch absent")
     pytest.importorskip("diffusers", reason="diffusers absent")

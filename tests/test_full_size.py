@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_loading_takes_little_more_memory_than_the_weights(folder):
     done = subprocess.run(
         [sys.executable, "-c", LOAD, str(folder)],

@@ -20,16 +20,15 @@ from medjax import trees
 from tests.commands import REPOSITORY
 from tests.test_full_disk import can_mount
 
-pytestmark = pytest.mark.slow
-
 STEPS = 240
+# Of the run that stands for the others in `.ci/run`.
+FEW_STEPS = 60
 KILLS = 30
 EVERY = 5
 STOPPED = 75
 # The demo, smaller, with all that a run does: validation, samples, checkpoints.
 ARGUMENTS = (
     "--config=tests/tiny_demo.py",
-    f"--config.train.steps={STEPS}",
     f"--config.train.checkpoint_every={EVERY}",
     "--config.train.log_every=1",
     "--config.data.image_size=16",
@@ -49,17 +48,19 @@ class Run:
 
     workdir: Path
     compiled: Path
+    steps: int = STEPS
 
     def start(self, *more: str, before: tuple[str, ...] = ()) -> subprocess.Popen:
         """Start, or go on, in a process group of its own."""
         command = [sys.executable, "-m", "medjax.train", f"--workdir={self.workdir}"]
+        steps = f"--config.train.steps={self.steps}"
         settings = {
             "JAX_COMPILATION_CACHE_DIR": str(self.compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "XLA_FLAGS": "",  # One device.
         }
         return subprocess.Popen(
-            [*before, *command, *ARGUMENTS, *more],
+            [*before, *command, *ARGUMENTS, steps, *more],
             cwd=REPOSITORY,
             env=os.environ | settings,
             stdout=subprocess.DEVNULL,
@@ -83,7 +84,7 @@ class Run:
         return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
 
     def state(self) -> dict[str, np.ndarray]:
-        path = self.workdir / "checkpoints" / str(STEPS) / "state"
+        path = self.workdir / "checkpoints" / str(self.steps) / "state"
         return trees.flatten(ocp.StandardCheckpointer().restore(path))
 
     def wait_for_step(self, process: subprocess.Popen, step: int) -> None:
@@ -99,7 +100,7 @@ class Run:
 def assert_ended_as(run: Run, reference: Run) -> None:
     """Compare losses and weights, bit for bit."""
     ours, theirs = run.rows(), reference.rows()
-    assert list(ours) == list(theirs) == list(range(1, STEPS + 1))
+    assert list(ours) == list(theirs) == list(range(1, run.steps + 1))
     for name in ("train/loss", "train/grad_norm", "train/learning_rate", "val/loss"):
         assert [r[name] for r in ours.values()] == [r[name] for r in theirs.values()]
     got, expected = run.state(), reference.state()
@@ -108,12 +109,16 @@ def assert_ended_as(run: Run, reference: Run) -> None:
         np.testing.assert_array_equal(got[path], array, err_msg=path)
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> Run:
-    folder = tmp_path_factory.mktemp("reference")
-    run = Run(folder / "run", folder / "compiled")
+def finished(folder: Path, steps: int) -> Run:
+    folder.mkdir(exist_ok=True)
+    run = Run(folder / "run", folder / "compiled", steps)
     assert run.start().wait() == 0, run.log()
     return run
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Run:
+    return finished(tmp_path_factory.mktemp("reference"), STEPS)
 
 
 @pytest.fixture
@@ -121,6 +126,25 @@ def run(tmp_path, reference) -> Run:
     return Run(tmp_path / "run", reference.compiled)
 
 
+@pytest.mark.ci
+def test_one_kill_and_one_request_to_stop(tmp_path):
+    reference = finished(tmp_path / "reference", FEW_STEPS)
+    run = Run(tmp_path / "run", reference.compiled, FEW_STEPS)
+    for number, code in (
+        (signal.SIGKILL, -signal.SIGKILL),
+        (signal.SIGTERM, STOPPED),
+    ):
+        process = run.start()
+        run.wait_for_step(process, max(run.saved(), default=0) + 7)
+        os.killpg(process.pid, number)
+        assert process.wait(timeout=60) == code, run.log()
+    assert 0 < max(run.saved()) < FEW_STEPS
+    assert run.start().wait() == 0, run.log()
+    assert run.log().count("resuming after step") == 2
+    assert_ended_as(run, reference)
+
+
+@pytest.mark.release
 def test_kills_at_any_moment(run, reference):
     random_ = random.Random(0)
     for number in range(KILLS):
@@ -147,6 +171,7 @@ def test_kills_at_any_moment(run, reference):
     assert "damaged" not in run.log()
 
 
+@pytest.mark.release
 def test_asked_to_stop(run, reference):
     """Its data workers hear the signal too."""
     random_ = random.Random(1)
@@ -167,6 +192,7 @@ def test_asked_to_stop(run, reference):
     assert_ended_as(run, reference)
 
 
+@pytest.mark.release
 def test_the_newest_checkpoint_is_damaged(run, reference):
     shutil.copytree(reference.workdir, run.workdir)
     newest = run.workdir / "checkpoints" / str(STEPS)
@@ -202,6 +228,7 @@ def fill_by_limit(run: Run, size: int) -> None:
     assert process.wait() == 2
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(
     "fill", [fill_by_limit, fill_by_disk] if can_mount() else [fill_by_limit]
 )

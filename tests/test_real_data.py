@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 SMALL = [
     "--config.data.image_size=32",

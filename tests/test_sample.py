@@ -33,7 +33,7 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_draws_what_it_is_asked(place):
     typed = (
         f"--workdir={place}/run",
@@ -71,7 +71,7 @@ def test_a_run_draws_what_it_is_asked(place):
     assert np.abs(before.astype(int) - first).max() > 20
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_folder_draws_a_line_a_prompt(place):
     (place / "prompts.txt").write_text("no finding\n\ncardiomegaly\n")
     typed = (
@@ -89,7 +89,7 @@ def test_a_folder_draws_a_line_a_prompt(place):
         assert json.loads(image.text["medjax"])["prompt"] == "cardiomegaly"
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_full_disk_is_told_in_one_line(place):
     limited = ("sh", "-c", 'ulimit -f 1 && exec "$@"', "sh")
     typed = (f"--pretrained={place}/sd", f"--out={place}/full", "--steps=1")

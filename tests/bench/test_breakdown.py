@@ -56,7 +56,7 @@ def test_instructions_are_what_they_compute():
     assert {name: kinds[name] for name in expected} == expected
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_command_divides_the_whole_step(tmp_path, monkeypatch, capsys):
     flags = "--network=tiny --size=32 --steps=1 --turns=1"
     monkeypatch.setattr("sys.argv", ["breakdown", *flags.split(), f"--out={tmp_path}"])

@@ -28,7 +28,7 @@ def tiny(flag, file):
     return config
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_every_demo_has_its_row(tmp_path, monkeypatch):
     monkeypatch.setattr(demos, "load_config", tiny)
     # And the autoencoder's, which is trained first.

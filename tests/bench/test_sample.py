@@ -11,7 +11,7 @@ from bench import sample
 from medjax.errors import UserError
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_command_writes_what_it_measured(tmp_path, monkeypatch):
     flags = f"--network=tiny --size=32 --repeats=1 --out={tmp_path}"
     monkeypatch.setattr("sys.argv", ["sample", *flags.split()])

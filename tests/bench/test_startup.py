@@ -17,7 +17,7 @@ def test_an_import_that_fails_is_no_measurement():
         startup.import_seconds("no_such_module")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_warm_cache_spares_compilation():
     cold, warm = startup.measure_first_step(Settings("tiny", 32))
     assert warm["first step, s"] < cold["first step, s"]

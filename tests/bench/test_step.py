@@ -19,7 +19,7 @@ TINY = Settings("tiny", size=32, batch=2)
 LEARNT = {"controlnet": 0.999, "lora": 0.99999}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("trains", CONTESTS)
 def test_all_competitors_learn_alike(trains):
     if trains == "lora":

@@ -165,7 +165,7 @@ def test_what_was_best_has_to_be_there(tmp_path, monkeypatch):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
     pytest.importorskip("efficientnet_lite_pytorch", reason="efficientnet absent")
     # Enough for answers, if not for right ones.
@@ -244,7 +244,7 @@ def start(folder, steps):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_what_is_killed_in_its_second_fold_goes_on_there(tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch", reason="efficientnet absent")
     whole, killed = tmp_path / "whole", tmp_path / "killed"

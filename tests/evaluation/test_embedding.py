@@ -10,7 +10,7 @@ from medjax.evaluation.embedding import embed, save_umap_page
 pytest.importorskip("umap")
 
 # Compiling UMAP's loops takes most of the time.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ci
 
 
 def clouds(count, seed, distance=8.0):

@@ -110,7 +110,7 @@ def test_scale_multiplies_and_bgr_reverses(networks):
     np.testing.assert_allclose(reversed_mid, mid, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_remat_changes_no_gradient(networks):
     unet, unet_params, _, _ = networks
     latents, timesteps, text, _ = inputs()

@@ -34,8 +34,14 @@ def psnr(images, expected):
     return -10 * np.log10(error)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("epsilon", marks=pytest.mark.ci),
+        pytest.param("v_prediction", marks=pytest.mark.release),
+        pytest.param("sample", marks=pytest.mark.release),
+    ],
+)
 def test_twenty_steps_with_guidance_give_torchs_images(kind, tmp_path):
     save_run(tmp_path / "run", diffusion__prediction_type=kind)
     folder = export(tmp_path / "run", tmp_path / "x", parity=False)

@@ -70,7 +70,7 @@ def test_its_latents_have_unit_variance_and_show_the_image(sd):
     assert psnr(images, np.asarray(again)).mean() > 32
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.usefixtures("optimized")
 def test_it_obeys_its_captions():
     """Heart size and effusions of 200 held-out captions, as measured from pixels."""

@@ -74,8 +74,8 @@ def losses(task, params, frozen, train=True):
     [
         ("float32", False),
         ("bfloat16", True),
-        pytest.param("float32", True, marks=pytest.mark.slow),
-        pytest.param("bfloat16", False, marks=pytest.mark.slow),
+        pytest.param("float32", True, marks=pytest.mark.release),
+        pytest.param("bfloat16", False, marks=pytest.mark.release),
     ],
 )
 @pytest.mark.usefixtures("optimized")
@@ -111,7 +111,7 @@ def test_only_adapters_and_named_layers_train(reference):
 
 @pytest.mark.parametrize(
     ("mesh", "accumulation"),
-    [pytest.param((1, 1, 1), 4, marks=pytest.mark.slow), ((2, 2, 2), 2)],
+    [pytest.param((1, 1, 1), 4, marks=pytest.mark.release), ((2, 2, 2), 2)],
 )
 def test_masks_do_not_depend_on_mesh_or_accumulation(reference, mesh, accumulation):
     found, state, _ = run(mesh, accumulation)

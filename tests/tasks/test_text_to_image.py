@@ -70,7 +70,7 @@ def trained(tmp_path_factory):
     return folder / "vae", folder / "sd", train_stages(parse(config), folder / "sd")
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_all_but_the_autoencoder_trains(trained):
     vae, sd, state = trained
     run = load_run(sd)
@@ -80,7 +80,7 @@ def test_all_but_the_autoencoder_trains(trained):
     assert_same(run.sd.vae.params, load_run(vae).model.weights["network"])
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_latents_have_unit_variance(trained):
     _, sd, state = trained
     deviation = float(state.statistics["vae"]["deviation"])
@@ -89,7 +89,7 @@ def test_latents_have_unit_variance(trained):
     assert found.module.scaling_factor == found.config["scaling_factor"]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_an_export_has_all_of_it(trained, tmp_path):
     _, sd, _ = trained
     folder = export(sd, tmp_path / "x", parity=None)
@@ -113,13 +113,13 @@ def test_an_export_has_all_of_it(trained, tmp_path):
         assert report["image"]["psnr_db"] >= 50
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_formats_of_controlnets_are_refused(trained, tmp_path):
     with pytest.raises(UserError, match="--format=controlnet is not for runs"):
         export(trained[1], tmp_path / "x", format="controlnet")
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_another_autoencoder_is_refused(trained, monkeypatch):
     other = dataclasses.replace(load_run(trained[0]).model, weights={"network": {}})
     monkeypatch.setattr(open_run, "trained_autoencoder", lambda run: other)
@@ -156,7 +156,7 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
         TextToImageConfig(**settings)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_every_weight_differs_after_training(trained):
     _, _, state = trained
     still = [

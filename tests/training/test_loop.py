@@ -65,7 +65,7 @@ def test_the_workdir_holds_what_scripts_rely_on(uninterrupted):
     assert "controlnet/conv_in/kernel" in (workdir / "parameters.txt").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(uninterrupted, tmp_path):
     reference, expected = uninterrupted
     # The clock stops it after its first step, which then validates, samples and saves.
@@ -84,7 +84,7 @@ def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(uninterrupted, tmp
             np.testing.assert_array_equal(got[path], leaf, err_msg=path)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(("make", "step"), [("make_validate", 2), ("make_sample", 4)])
 def test_an_evaluation_that_a_signal_ends_is_made_up_for(
     uninterrupted, tmp_path, monkeypatch, make, step
@@ -126,7 +126,7 @@ def test_an_evaluation_that_a_signal_ends_is_made_up_for(
         np.testing.assert_array_equal(trees.flatten(state.params)[path], leaf, path)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_that_gets_no_better_ends_and_stays_ended(tmp_path):
     config = small_config()
     best = BestConfig(patience=1, min_change=1e9)
@@ -168,7 +168,7 @@ def test_other_data_are_refused(uninterrupted, monkeypatch):
         train(small_config(), workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_diverging_run_stops_with_the_examples_named(tmp_path):
     config = small_config()
     huge = dataclasses.replace(config.optim, learning_rate=1e38, clip_norm=None)
@@ -205,7 +205,7 @@ def test_a_signal_while_loading_stops_before_the_first_step(tmp_path, signal_at)
         train(small_config(), tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_signal_while_the_last_checkpoint_is_written_waits_for_it(
     tmp_path, signal_at
 ):
@@ -222,7 +222,7 @@ def test_batches_that_do_not_divide_are_refused_before_anything_is_loaded(tmp_pa
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_data_without_a_held_out_split_train_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "held_out", lambda data: None)
     train(small_config(), tmp_path)

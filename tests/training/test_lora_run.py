@@ -19,7 +19,7 @@ from medjax.sampling.source import load_source
 from medjax.training.loop import train
 from tests.tiny_lora import get_config
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ci
 
 
 def config(**train_fields):

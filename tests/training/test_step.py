@@ -60,13 +60,20 @@ def assert_same(got, reference):
     assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize("accumulation", [pytest.param(2, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize(
+    "accumulation", [pytest.param(2, marks=pytest.mark.release), 8]
+)
 def test_accumulation_equals_the_whole_batch(reference, accumulation):
     assert_same(run(accumulation=accumulation), reference)
 
 
 @pytest.mark.parametrize(
-    ("mesh", "accumulation"), [((8, 1, 1), 1), ((2, 2, 2), 1), ((1, 4, 2), 2)]
+    ("mesh", "accumulation"),
+    [
+        pytest.param((8, 1, 1), 1, marks=pytest.mark.release),
+        pytest.param((2, 2, 2), 1, marks=pytest.mark.ci),
+        pytest.param((1, 4, 2), 2, marks=pytest.mark.release),
+    ],
 )
 def test_any_mesh_equals_one_device_and_really_splits(reference, mesh, accumulation):
     got = run(mesh, accumulation)

@@ -174,7 +174,7 @@ def test_one_that_is_not_trained_to_its_end_is_not_stood_on(
     assert "has done 1 of its 2 updates" in caplog.text
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_one_that_gets_no_better_is_stood_on(tmp_path, monkeypatch):
     """Its end is not its last step, nor need that be its best."""
     # As if it had got worse, and worse.
@@ -248,7 +248,7 @@ def test_mistakes_of_the_first_stage_name_its_config(tmp_path):
         two_stages.train_stages(config, tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_what_was_trained_draws(trained):
     folder, _, _ = trained
     out = folder / "drawn"
