@@ -144,7 +144,7 @@ def brain(asked: Asked) -> list[Row]:
 
 def phantom_sd(asked: Asked) -> list[Row]:
     """Draw chests for captions that phantom-SD has not seen."""
-    config = parse(load_config("--config", "configs/phantom_sd.py"))
+    config = parse(load_config("config", "configs/phantom_sd.py"))
     texts = [record["text"] for record in drawing.records(config, asked.images)]
     requests = [Request(i, prompt=text) for i, text in enumerate(texts)]
     sd = load_stable_diffusion(PHANTOM_SD)
@@ -208,7 +208,7 @@ def controlnet(asked: Asked) -> list[Row]:
 
 def lora(asked: Asked) -> list[Row]:
     """Draw chests with pneumothoraces and without, before and after adapters."""
-    config = parse(load_config("--config", "configs/cxr_lora.py:demo"))
+    config = parse(load_config("config", "configs/cxr_lora.py:demo"))
     workdir = asked.workdirs / "lora"
     scores = cross_validate(config, workdir, FOLD_IMAGES)
     texts = [record["text"] for record in drawing.records(config, asked.images)]
@@ -258,7 +258,7 @@ def _beside_chance(scores: Mapping[str, float], name: str) -> str:
 
 def _trained(config_file: str, workdir: Path) -> Run:
     """Return a demo's run, trained to its end."""
-    train_stages(parse(load_config("--config", config_file)), workdir)
+    train_stages(parse(load_config("config", config_file)), workdir)
     return load_run(workdir)
 
 

@@ -15,6 +15,12 @@ RENAMED = {
 }
 """New key of each old one, as ``section.key``. The old key's value is no section."""
 
+PACKAGED = {
+    "configs/brain_vqvae.py": "brain_vqvae",
+    "configs/phantom_vae.py": "phantom_vae",
+}
+"""Name of each config of an autoencoder that older versions named by its path."""
+
 
 def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored config with old keys under their new names.
@@ -41,6 +47,10 @@ def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
     # Older versions stored the phantoms that a run on other data did not use.
     if moved and config["data"].get("root"):
         config["data"]["phantoms"] = None
+    model = config.get("model", {})
+    if first := model.get("autoencoder_config"):
+        file, colon, variant = first.partition(":")
+        model["autoencoder_config"] = f"{PACKAGED.get(file, file)}{colon}{variant}"
     return config
 
 

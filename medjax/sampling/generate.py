@@ -85,13 +85,19 @@ def generate(
     requests: Sequence[Request],
     sampling: SamplingConfig,
     size: tuple[int, int],
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     *,
     seed: int = 0,
     batch_size: int = 1,
     dtype: Any = jnp.float32,
 ) -> Iterator[Float[np.ndarray, "H W c"]]:
-    """Return images in [-1, 1], one for each request; see `generate_stages`."""
+    """Return images in [-1, 1], one for each request.
+
+    Arguments and errors are those of `generate_stages`; without a mesh, the first
+    device draws.
+    """
+    if mesh is None:
+        mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices()[:1])
     stages = generate_stages(
         model,
         requests,

@@ -45,6 +45,21 @@ def test_some_old_keys_are_completed_by_defaults():
     assert phantoms["count"] == 24 and phantoms["kind"] == "chest"
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("configs/brain_vqvae.py:demo", "brain_vqvae:demo"),
+        ("configs/phantom_vae.py", "phantom_vae"),
+        ("configs/mine.py:a", "configs/mine.py:a"),
+        ("brain_vqvae:demo", "brain_vqvae:demo"),
+        (None, None),
+    ],
+)
+def test_a_packaged_first_stage_has_its_name(old, new):
+    stored = {"task": "unconditional", "model": {"autoencoder_config": old}}
+    assert migrated(stored)["model"] == {"autoencoder_config": new}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_todays_configs_stay_as_they_are(task):
     config = make_config(task).to_dict()

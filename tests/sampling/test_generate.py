@@ -71,6 +71,19 @@ def test_an_image_is_the_same_whatever_the_batch_and_the_devices(sd):
     np.testing.assert_allclose(draw(sd, asked[3:]), alone[3:], atol=1e-5)
 
 
+def test_without_a_mesh_the_first_device_draws(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "medjax.sampling.generate.generate_stages",
+        lambda *given, **_: asked.append(given) or iter([np.zeros((2, *SIZE, 3))]),
+    )
+    (image,) = generate(tiny_stable_diffusion(), [Request(0)], SamplingConfig(), SIZE)
+    assert image.shape == (*SIZE, 3)
+    *_, size, mesh = asked[0]
+    assert size == SIZE
+    assert list(mesh.devices.flat) == jax.devices()[:1]
+
+
 class Dials(LatentDiffusion):
     """Networks that add up what they are given, so that all of it can be told."""
 
