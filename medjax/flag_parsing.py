@@ -44,8 +44,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         raise UserError(f"unexpected '{extra[1]}': arguments are given as --name=value")
     _refuse_empty()
     for name, changed in changes.items():
+        config: Any = flags.FLAGS[name].value
         if changed:
-            flags.FLAGS[name].value.update_from_flattened_dict(changed)
+            config.update_from_flattened_dict(changed)
     return extra
 
 
