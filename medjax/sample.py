@@ -169,7 +169,8 @@ def define_flags() -> None:
     string(
         "edges",
         None,
-        "image of edges, or of any control, as it is: its size is the images'",
+        "image of edges, as it is: its size is the images'; of a run on stored "
+        "controls, such a control, prepared as in training",
     )
     flags.DEFINE_list("canny", None, "thresholds of --image's edges, as 100,200")
     string(

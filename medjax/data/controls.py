@@ -79,7 +79,8 @@ def read_control(
     Args:
         image_file: Its edges are the control where there are no others; with a
             strength below 1 it is the start.
-        edges_file: Edges, or any control, to be taken as they are.
+        edges_file: The control. Where training had stored controls, it is prepared as
+            they were; edges are taken as they are.
         size: What was asked for, if anything.
         default_size: What is taken where nothing says.
         preparation: What is done to the image.
@@ -87,7 +88,7 @@ def read_control(
         strength: Of the change to the image, in (0, 1].
 
     Raises:
-        UserError: If a file cannot be read, one is missing or for nothing, or edges
+        UserError: If a file cannot be read, one is missing or has no effect, or edges
             have another size.
     """
     _check_needed(image_file, edges_file, controlled, strength)
@@ -97,12 +98,12 @@ def read_control(
             "--edges=FILE"
         )
     edges = None if edges_file is None else read_image(edges_file)
-    if edges is not None and size is not None and edges.shape[:2] != size:
-        raise UserError(
-            f"--edges={edges_file} is {edges.shape[0]}x{edges.shape[1]}, and --size "
-            f"{size[0]}x{size[1]}; expected the same, for edges do not bear resizing"
-        )
-    size = size or (default_size if edges is None else edges.shape[:2])
+    if edges is None or preparation.stored:
+        size = size or default_size
+    else:
+        size = _size_of_edges(edges_file, edges, size)
+    if edges is not None and preparation.stored:
+        edges = _padded(_resized(edges, size, preparation.resize), size)
     settings: dict[str, Any] = {}
     image = None
     if image_file is not None:
@@ -123,6 +124,19 @@ def read_control(
         else None,
         settings,
     )
+
+
+def _size_of_edges(
+    file: str | Path | None, edges: UInt8[np.ndarray, "H W 3"], asked: Size | None
+) -> Size:
+    """Return the size of edges, which are not resized: that would smear them."""
+    size = (edges.shape[0], edges.shape[1])
+    if asked is not None and asked != size:
+        raise UserError(
+            f"--edges={file} is {size[0]}x{size[1]}, and --size is "
+            f"{asked[0]}x{asked[1]}. Expected the same size: resizing smears edges"
+        )
+    return size
 
 
 def _check_needed(

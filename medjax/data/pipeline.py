@@ -89,15 +89,19 @@ def dataset_metadata(config: DataConfig) -> Metadata:
 def dataset_identity(config: DataConfig) -> dict[str, str]:
     """Return the ``source`` and ``fingerprint`` of the data set, wherever it lies.
 
+    ``controls`` says whether its records hold controls: "stored" or "none".
+
     Raises:
         UserError: If there is no such data set.
     """
+    features = dataset_metadata(config).features
+    known = {"controls": "stored" if "conditioning_image" in features else "none"}
     if config.phantoms is not None:
-        return {
+        return known | {
             "source": "phantoms",
             "fingerprint": phantoms_fingerprint(config.phantoms),
         }
-    return {"source": config.root, "fingerprint": fingerprint(config.root)}
+    return known | {"source": config.root, "fingerprint": fingerprint(config.root)}
 
 
 def record_ids(source: Source, config: DataConfig, step: int) -> list[str]:
@@ -163,12 +167,7 @@ def validation_batches(
     for what fills the last one, and for `example_weights`.
     """
     return make_batches(
-        source,
-        tokenizer,
-        config,
-        rows=rows,
-        shuffle=False,
-        repeat=False,
+        source, tokenizer, config, rows=rows, shuffle=False, repeat=False
     )
 
 

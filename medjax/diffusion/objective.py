@@ -127,7 +127,7 @@ class ScheduledDiffusionConfig(ObjectiveConfig):
                 f"{self.beta_end:g}, expected 0 < beta_start <= beta_end < 1"
             )
         if self.rescale_betas_zero_snr:
-            _check_zero_snr(self.prediction_type, self.min_snr_gamma)
+            _check_zero_snr(self.prediction_type)
 
 
 def check_objective(schedule: Schedule, objective: ObjectiveConfig) -> None:
@@ -144,7 +144,7 @@ def check_objective(schedule: Schedule, objective: ObjectiveConfig) -> None:
             raise UserError(f"config.diffusion.{error}") from error
 
 
-def _check_zero_snr(predicts: PredictionType, gamma: float | None) -> None:
+def _check_zero_snr(predicts: PredictionType, gamma: float | None = None) -> None:
     if predicts == "epsilon":
         raise UserError(
             "prediction_type=epsilon cannot be trained: the noise schedule ends at "

@@ -196,8 +196,18 @@ def trained_autoencoder(run: Run) -> TrainedAutoencoder:
 
 
 def has_stored_controls(run: Run) -> bool:
-    """Tell whether the data, if they are at hand, held controls beside the images."""
+    """Tell whether the run's data held controls beside the images.
+
+    Checkpoints from before did not say so; then the data do, if they are at hand.
+    """
+    if "controls" in run.dataset:
+        return run.dataset["controls"] == "stored"
     metadata = dataset_at_hand(run)
+    if metadata is None and run.config.task == "controlnet":
+        logger.warning(
+            "the data that the run was trained on are not at hand, so its controls are "
+            "taken to be edges"
+        )
     return metadata is not None and "conditioning_image" in metadata.features
 
 

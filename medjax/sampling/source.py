@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from medjax.data.config import DataConfig
 from medjax.data.controls import Preparation, Size
@@ -12,7 +13,8 @@ from medjax.pretrained import (
     load_controlnet,
     load_stable_diffusion,
 )
-from medjax.pretrained.sources import local_place, read_json
+from medjax.pretrained.layout import MODEL_INDEX
+from medjax.pretrained.sources import local_file, local_folder, read_json
 from medjax.runs.open_run import has_stored_controls, load_run
 from medjax.sampling.defaults import ABOUT
 from medjax.tasks.latent_scaling import TrainedAutoencoder
@@ -100,16 +102,9 @@ def load_source(
         sd = load_stable_diffusion(pretrained, controlnet=controlnet is None)
         if controlnet is not None:
             sd = dataclasses.replace(sd, controlnet=load_controlnet(controlnet))
-        side = sd.unet.config.get("sample_size", 64) * sd.vae.module.downsampling
         # No place of this machine goes into the images.
         name = Path(pretrained).name if Path(pretrained).exists() else pretrained
-        made = local_place(pretrained) / ABOUT
-        if not made.is_file():
-            return Source(sd, name, (side, side), Preparation())
-        about = read_json(made)
-        side = about["image_size"]
-        preparation = Preparation(**about["preparation"])
-        return Source(sd, name, (side, side), preparation, about["guidance_scale"])
+        return _published(sd, name, pretrained, controlnet)
     if controlnet is not None:
         raise UserError("--controlnet goes with --pretrained; a run has its own")
     assert workdir is not None
@@ -140,3 +135,38 @@ def load_source(
         eta=drawn.eta,
         guidance_scale=guidance,
     )
+
+
+def _published(
+    sd: StableDiffusion, name: str, pretrained: str, controlnet: str | None
+) -> Source:
+    """Return what is not of a run; what we exported says how it was trained.
+
+    A ControlNet that is named by itself says so of itself. One that is not ours takes
+    edges, whatever the one of the pipeline took.
+    """
+    about = published_about(pretrained)
+    if controlnet is not None:
+        resize = about.get("preparation", {}).get("resize", Preparation.resize)
+        about = (
+            about | {"preparation": {"resize": resize}} | published_about(controlnet)
+        )
+    side = sd.unet.config.get("sample_size", 64) * sd.vae.module.downsampling
+    side = about.get("image_size", side)
+    return Source(
+        sd,
+        name,
+        (side, side),
+        Preparation(**about.get("preparation", {})),
+        about.get("guidance_scale", Source.guidance_scale),
+    )
+
+
+def published_about(source: str) -> dict[str, Any]:
+    """Return what an export says of itself, here or on the hub; {} for what is none."""
+    file = local_file(source)
+    folder = file.parent if file else local_folder(source, [[ABOUT]], lambda _: True)
+    # A part of a pipeline may be named by its own folder.
+    whole = [folder.parent] if (folder.parent / MODEL_INDEX).is_file() else []
+    found = [home / ABOUT for home in (folder, *whole) if (home / ABOUT).is_file()]
+    return read_json(found[0]) if found else {}
