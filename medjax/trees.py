@@ -38,6 +38,17 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     return dict(sorted(flat.items()))
 
 
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """Return ``{"a/b/0/c": leaf}`` for any pytree, in the order of its leaves.
+
+    Checkpoints are nested dicts by these paths, so that they depend on no class.
+    """
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
 def unflatten(flat: Mapping[str, Any]) -> Params:
     """Invert `flatten`."""
     tree: Params = {}

@@ -3,7 +3,8 @@
 Each step's folder is complete or absent (orbax writes beside it and renames), and holds
 
 * ``state``: the trained parameters, their average, the optimiser's state, the step;
-* ``about``: the resolved config, and source and fingerprint of the inputs, as JSON;
+* ``about``: the resolved config, source and fingerprint of the inputs, and earlier
+  numbers of steps, as JSON;
 * ``metrics``: what was measured, as JSON; missing where a signal came before that;
 * ``checksums.json``: a digest of every file, see `medjax.runs.checksums`.
 
@@ -36,6 +37,7 @@ from medjax import trees
 from medjax.arrays import PyTree
 from medjax.errors import UserError, disk_error
 from medjax.runs.checksums import set_damaged_aside, write_checksums
+from medjax.runs.earlier_plans import EARLIER_PLANS, earlier_plans
 from medjax.runs.read_checkpoint import write_metrics
 from medjax.runs.same_run import check_same_run
 
@@ -54,6 +56,9 @@ class Checkpoints:
     """The checkpoints of one run; a context manager that finishes what it writes.
 
     Saving is asynchronous: `save` returns once the arrays are copied from the devices.
+
+    Attributes:
+        earlier_plans: What the run was planned for before; see `runs.earlier_plans`.
     """
 
     def __init__(
@@ -122,6 +127,9 @@ class Checkpoints:
                 "about": ocp.JsonCheckpointHandler(),
             },
         )
+        newest = {} if self.latest_step is None else self.about()
+        self.earlier_plans = earlier_plans(newest, self.latest_step or 0, self._about)
+        self._about[EARLIER_PLANS] = self.earlier_plans
 
     @property
     def latest_step(self) -> int | None:
@@ -159,7 +167,7 @@ class Checkpoints:
             return self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(trees.unflatten(_by_path(state))),
+                    state=ocp.args.PyTreeSave(trees.unflatten(trees.by_path(state))),
                     about=ocp.args.JsonSave(self._about),
                 ),
                 metrics=metrics,
@@ -194,7 +202,7 @@ class Checkpoints:
         step = self._resolve(step)
         where = f"checkpoint {step} in {self._folder}"
         check_same_run(where, self.about(step), self._about)
-        wanted = _by_path(like)
+        wanted = trees.by_path(like)
         self._check_shapes(step, wanted)
         abstract = trees.unflatten(
             {p: ocp.utils.to_shape_dtype_struct(x) for p, x in wanted.items()}
@@ -275,7 +283,7 @@ class Checkpoints:
             ) from error
 
     def _check_shapes(self, step: int, wanted: Mapping[str, Any]) -> None:
-        saved = _by_path(self._manager.item_metadata(step)["state"].tree)
+        saved = trees.by_path(self._manager.item_metadata(step)["state"].tree)
         for path in sorted(saved.keys() | wanted.keys()):
             there, here = (
                 str(tuple(tree[path].shape)) if path in tree else "absent"
@@ -287,14 +295,3 @@ class Checkpoints:
                     f"config: {path} is {there} there, {here} here; mend the config or "
                     "give another --workdir"
                 )
-
-
-def _by_path(tree: PyTree) -> dict[str, Any]:
-    """Return ``{"a/b/0/c": leaf}`` for any pytree, in the order of its leaves.
-
-    What is on disk is nested dicts by these paths: it depends on none of our classes.
-    """
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }

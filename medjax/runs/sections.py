@@ -43,7 +43,8 @@ class OptimConfig:
     Attributes:
         learning_rate: Peak learning rate.
         schedule: After the warm-up: the peak held, or a decay to zero at the end.
-        warmup_fraction: Part of all steps, in [0, 1], in which the rate rises linearly.
+        warmup_fraction: Part of all steps, in [0, 1], in which the rate rises linearly;
+            of those that the run begins with, where `train.steps` is changed later.
         weight_decay: Decoupled decay λ, applied to arrays of two or more dimensions.
         b1: Decay of the gradient's mean, in [0, 1).
         b2: Decay of the squared gradient's mean, in [0, 1).

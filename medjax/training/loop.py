@@ -29,7 +29,11 @@ from medjax.training.evaluators import Evaluations
 from medjax.training.latent_cache import cache_latents
 from medjax.training.metrics_writer import MetricsWriter
 from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
-from medjax.training.optimizer import learning_rates, make_optimizer
+from medjax.training.optimizer import (
+    learning_rates,
+    make_optimizer,
+    schedule_change,
+)
 from medjax.training.profiling import Profile
 from medjax.training.progress import Progress, RateMeter, memory
 from medjax.training.step import (
@@ -102,8 +106,18 @@ def _train(
     inputs = {"base": assembly.base, "dataset": dataset_identity(data)}
     about.check_hosts(config, inputs, assembly.params, workdir)
     frozen = meshes.place_params(assembly.frozen, mesh)
-    optimizer = make_optimizer(config.optim, plan.steps, assembly.params)
-    rates = learning_rates(config.optim, plan.steps)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        dataclasses.asdict(config),
+        inputs,
+        keep_last=plan.keep_last,
+        keep_best=plan.keep_best,
+        metric=config.best.metric,
+        mode=config.best.mode,
+    )
+    earlier = checkpoints.earlier_plans
+    optimizer = make_optimizer(config.optim, plan.steps, assembly.params, earlier)
+    rates = learning_rates(config.optim, plan.steps, earlier)
     ema_decay = config.optim.ema_decay
     state = init_state(
         assembly.params, assembly.statistics, optimizer, mesh, ema_decay is not None
@@ -142,15 +156,6 @@ def _train(
     if unseen is not None:
         validate = make_validate(task, unseen, *how, asked_to_stop)
     sample = make_sample(task, shown, *how, kind.measure, asked_to_stop)
-    checkpoints = Checkpoints(
-        workdir / "checkpoints",
-        dataclasses.asdict(config),
-        inputs,
-        keep_last=plan.keep_last,
-        keep_best=plan.keep_best,
-        metric=config.best.metric,
-        mode=config.best.mode,
-    )
     del assembly  # The step donates the state; nothing else may hold the first one.
 
     def culprits(step: int, batch: Batch) -> Sequence[str]:
@@ -170,6 +175,8 @@ def _train(
             del state  # Or the devices would hold two.
             state = checkpoints.restore(like, start)
             logger.info("resuming after step %d of %d", start, plan.steps)
+            for line in schedule_change(config.optim, plan.steps, earlier, start):
+                logger.warning("%s", line)
         about.write_about(config, workdir, state.params)
         step = start or 0
         rate = RateMeter()

@@ -12,6 +12,8 @@ Source: (2) Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2
 (3) is the warm-up of the decay of TensorFlow's ExponentialMovingAverage.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -21,28 +23,43 @@ from medjax.arrays import Array, Params, PyTree
 from medjax.errors import UserError
 from medjax.runs.sections import OptimConfig
 
+# Of the peak: a rate below it trains little.
+_LITTLE = 0.01
+Plans = Sequence[tuple[int, int]]
+"""Numbers of steps, and the updates done when each was replaced by the next."""
 
-def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
+
+def make_schedule(
+    config: OptimConfig, steps: int, earlier: Plans = ()
+) -> optax.Schedule:
     """Return the learning rate as a function of the number of updates done before.
 
     The first update of a warm-up already has a rate above zero and the last update of a
     decay too, so that every number of steps trains, one step included.
 
+    Where the run was planned for other numbers of steps before, its warm-up stays that
+    of the first plan. The decay goes on from where the last update left it, and reaches
+    zero at the new end: no rate jumps.
+
     Args:
         config: The peak, the warm-up and the decay.
         steps: Updates of the whole run, at least 1.
+        earlier: See `runs.earlier_plans`.
 
     Raises:
         UserError: If `steps` is below 1.
     """
     if steps < 1:
         raise UserError(f"a run of {steps} steps trains nothing, expected at least 1")
-    warmup = int(config.warmup_fraction * steps)
+    warmup = int(config.warmup_fraction * (earlier[0][0] if earlier else steps))
+    start, begun = _decay_begins(warmup, earlier)
 
     def schedule(count: Int[Array, ""] | int) -> Float[Array, ""]:
         count = jnp.asarray(count, jnp.float32)
         rise = jnp.minimum((count + 1) / max(warmup, 1), 1.0)
-        progress = jnp.clip((count - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+        progress = jnp.clip((count - start) / max(steps - start, 1), 0.0, 1.0)
+        if begun:
+            progress = begun + (1 - begun) * progress
         if config.schedule == "cosine":
             fall = 0.5 * (1 + jnp.cos(jnp.pi * progress))
         elif config.schedule == "linear":
@@ -54,14 +71,59 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     return schedule
 
 
-def learning_rates(config: OptimConfig, steps: int) -> dict[str, optax.Schedule]:
+def _decay_begins(warmup: int, earlier: Plans) -> tuple[int, float]:
+    """Return the update that the present plan's decay begins at, and how far it is."""
+    start, begun = warmup, 0.0
+    for steps, done in earlier:
+        last = max(done - 1, warmup)
+        passed = min(max(last - start, 0) / max(steps - start, 1), 1.0)
+        start, begun = last, begun + (1 - begun) * passed
+    return start, begun
+
+
+def learning_rates(
+    config: OptimConfig, steps: int, earlier: Plans = ()
+) -> dict[str, optax.Schedule]:
     """Return ``learning_rate``, and ``learning_rate_NETWORK`` where that is otherwise.
 
     Arguments and errors are those of `make_schedule`.
     """
     own = {f"learning_rate_{name}": config.of(name) for name in config.networks}
     configs = {"learning_rate": config, **own}
-    return {name: make_schedule(one, steps) for name, one in configs.items()}
+    return {name: make_schedule(one, steps, earlier) for name, one in configs.items()}
+
+
+def schedule_change(
+    config: OptimConfig, steps: int, earlier: Plans, done: int
+) -> list[str]:
+    """Return what a new number of steps does to each learning rate, a line each.
+
+    Args:
+        config: The peaks, the warm-ups and the decays.
+        steps: Updates of the whole run.
+        earlier: See `runs.earlier_plans`.
+        done: Updates done so far. Nothing changes unless the last plan ended here.
+    """
+    if not earlier or earlier[-1][1] != done or steps <= done:
+        return []
+    planned = earlier[-1][0]
+    old = learning_rates(config, planned, earlier[:-1])
+    new = learning_rates(config, steps, earlier)
+    lines = []
+    for name, rate in new.items():
+        last, was, now = (
+            float(f(count))
+            for f, count in ((rate, done - 1), (old[name], done), (rate, done))
+        )
+        line = (
+            f"train.steps is {steps}, was {planned}: {name} at step {done + 1} is "
+            f"{now:.3g}, was {was:.3g} by the old plan; at step {done} it was "
+            f"{last:.3g}. The warm-up stays as it was"
+        )
+        if now < _LITTLE * config.of(name.removeprefix("learning_rate_")).learning_rate:
+            line += ". The decay is almost over, so these steps change little"
+        lines.append(line)
+    return lines
 
 
 def decay_mask(params: PyTree) -> PyTree:
@@ -74,7 +136,7 @@ def decay_mask(params: PyTree) -> PyTree:
 
 
 def make_optimizer(
-    config: OptimConfig, steps: int, params: Params
+    config: OptimConfig, steps: int, params: Params, earlier: Plans = ()
 ) -> optax.GradientTransformationExtraArgs:
     """Return clip by global norm, then AdamW, with float32 state.
 
@@ -84,11 +146,12 @@ def make_optimizer(
         config: Rates, moments, decay, clip.
         steps: Updates of the whole run.
         params: The trained parameters, by network; shapes are enough.
+        earlier: See `runs.earlier_plans`.
 
     Raises:
         UserError: If something is otherwise for a network that does not train.
     """
-    adamw = _adamw(config, steps)
+    adamw = _adamw(config, steps, earlier)
     if config.networks:
         for name in config.networks:
             if name not in params:
@@ -96,7 +159,7 @@ def make_optimizer(
                     f"config.optim.{name} is there, but of {', '.join(params)}, which "
                     f"train, none is a {name}; expected None for all of its keys"
                 )
-        kinds = {name: _adamw(config.of(name), steps) for name in params}
+        kinds = {name: _adamw(config.of(name), steps, earlier) for name in params}
         labels = jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, params)
         adamw = optax.partition(kinds, labels)
     if config.clip_norm is None:
@@ -121,9 +184,11 @@ def _clip(limit: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
-def _adamw(config: OptimConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+def _adamw(
+    config: OptimConfig, steps: int, earlier: Plans
+) -> optax.GradientTransformationExtraArgs:
     return optax.adamw(
-        make_schedule(config, steps),
+        make_schedule(config, steps, earlier),
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,

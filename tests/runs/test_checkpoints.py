@@ -157,6 +157,16 @@ def test_another_config_is_refused(tmp_path):
         assert checkpoints.about()["config"]["optim"]["pair"] == [1, 2]
 
 
+def test_earlier_numbers_of_steps_are_kept(tmp_path):
+    plans = []
+    for done, steps in ((1, 3), (3, 3), (5, 8), (6, 20), (7, 20)):
+        with opened(tmp_path, config={"train": {"steps": steps}}) as checkpoints:
+            plans.append(checkpoints.earlier_plans)
+            checkpoints.save(done, make_state(0))
+    extended = ((3, 3), (8, 5))
+    assert plans == [(), (), extended[:1], extended, extended]
+
+
 def test_arrays_that_do_not_fit_are_named(tmp_path):
     with opened(tmp_path) as checkpoints:
         checkpoints.save(1, make_state(1))

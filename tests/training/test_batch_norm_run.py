@@ -23,10 +23,13 @@ def small(steps=2, accumulation=1):
     return parse(config)
 
 
-def test_it_goes_on_as_if_it_had_not_stopped(tmp_path):
+def test_it_goes_on_as_if_it_had_not_stopped(tmp_path, caplog):
     whole = train(small(3), tmp_path / "whole")
     train(small(2), tmp_path / "parts")
+    assert "learning_rate at step" not in caplog.text
     parts = train(small(3), tmp_path / "parts")
+    # What changes with the number of steps is said; at a constant rate nothing does.
+    assert "train.steps is 3, was 2: learning_rate at step 3 is" in caplog.text
     for path, leaf in trees.flatten(whole.statistics).items():
         np.testing.assert_array_equal(trees.flatten(parts.statistics)[path], leaf)
     run = load_run(tmp_path / "parts")

@@ -13,6 +13,7 @@ from medjax.training.optimizer import (
     learning_rates,
     make_optimizer,
     make_schedule,
+    schedule_change,
     update_ema,
 )
 
@@ -58,6 +59,95 @@ def test_schedules_take_their_shape():
     assert rate("cosine", 60) == pytest.approx(0.5)
     assert rate("linear", 80) == pytest.approx(0.25)
     assert rate("cosine", 100) == pytest.approx(0.0, abs=1e-7)
+
+
+def rates_of(config, plans):
+    """Return the rate of each update of a run that was planned anew, and again.
+
+    Args:
+        config: Of the optimiser.
+        plans: Steps, and the updates done when it was resumed with the next ones.
+    """
+    rates, first = [], 0
+    for number, (steps, end) in enumerate(plans):
+        schedule = make_schedule(config, steps, plans[:number])
+        rates.append(jax.vmap(schedule)(jnp.arange(first, end)))
+        first = end
+    return np.concatenate(rates)
+
+
+PLANS = [
+    ((3, 3), (8, 8)),
+    ((10, 4), (20, 20)),
+    ((10, 10), (15, 15), (30, 30)),
+    ((10, 2), (40, 20), (60, 60)),
+    ((20, 8), (12, 12)),
+]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+@pytest.mark.parametrize("plans", PLANS)
+@pytest.mark.parametrize("warmup", [0.0, 0.3])
+def test_no_rate_jumps_when_a_run_is_extended(schedule, plans, warmup):
+    config = OptimConfig(learning_rate=1.0, schedule=schedule, warmup_fraction=warmup)
+    rates = rates_of(config, plans)
+    rising = int(warmup * plans[0][0])
+    # The warm-up is that of the first plan, and is never entered again.
+    np.testing.assert_allclose(
+        rates[:rising], (np.arange(rising) + 1) / max(rising, 1), rtol=1e-6
+    )
+    falls = np.diff(rates[max(rising - 1, 0) :])
+    assert (falls <= 1e-6).all()
+    # No fall is steeper than where a whole cosine falls within one plan.
+    begins = [rising, *(max(end - 1, rising) for _, end in plans)]
+    shortest = min(
+        steps - start for (steps, _), start in zip(plans, begins, strict=False)
+    )
+    assert falls.min() >= -np.pi / 2 / shortest - 1e-6
+    assert (rates > 0).all()
+    last = plans[-1][0]
+    ended = float(make_schedule(config, last, plans[:-1])(last))
+    assert ended == pytest.approx(float(schedule == "constant"), abs=1e-6)
+
+
+def test_the_optimizer_of_an_extended_run_goes_by_its_rates(networks):
+    own = NetworkOptimConfig(learning_rate=0.5, schedule="linear")
+    fields = {"schedule": "cosine", "weight_decay": 0.0, "eps": 0.0}
+    config = OptimConfig(learning_rate=0.1, text_encoder=own, **fields)
+    first = make_optimizer(config, 3, networks)
+    second = make_optimizer(config, 8, networks, [(3, 3)])
+    grads = jax.tree.map(jnp.ones_like, networks)
+    state, rates = first.init(networks), learning_rates(config, 8, [(3, 3)])
+    for count in range(5):
+        update = (first if count < 3 else second).update
+        norm = optax.tree.norm(grads)
+        # Adam's update for a gradient that stays is the rate.
+        updates, state = update(grads, state, networks, grad_norm=norm)
+    for name, key in (("unet", ""), ("text_encoder", "_text_encoder")):
+        moved = -updates[name]["kernel"]
+        np.testing.assert_allclose(moved, rates[f"learning_rate{key}"](4), rtol=1e-4)
+
+
+def test_a_plan_that_is_resumed_unchanged_changes_nothing():
+    config = OptimConfig(learning_rate=1.0, schedule="cosine", warmup_fraction=0.2)
+    whole = rates_of(config, [(20, 20)])
+    np.testing.assert_array_equal(rates_of(config, [(20, 20)]), whole)
+    assert schedule_change(config, 20, (), 7) == []
+    # Resumed again after it was extended: what changed was said before.
+    assert schedule_change(config, 20, ((10, 4),), 7) == []
+
+
+def test_an_extension_states_the_old_rate_and_the_new_one():
+    own = NetworkOptimConfig(learning_rate=0.5, schedule="constant")
+    config = OptimConfig(learning_rate=0.01, schedule="cosine", text_encoder=own)
+    first, second = schedule_change(config, 8, ((3, 3),), 3)
+    assert first.startswith(
+        "train.steps is 8, was 3: learning_rate at step 4 is 0.00179, was 0 by the old "
+        "plan; at step 3 it was 0.0025"
+    )
+    assert "learning_rate_text_encoder at step 4 is 0.5, was 0.5" in second
+    told = learning_rates(config, 8, ((3, 3),))
+    assert float(told["learning_rate"](3)) == pytest.approx(0.00179, rel=1e-2)
 
 
 def test_a_run_of_no_steps_is_refused():
