@@ -91,12 +91,12 @@ def read_control(
         UserError: If a file cannot be read, one is missing or has no effect, or edges
             have another size.
     """
-    _check_needed(image_file, edges_file, controlled, strength)
     if controlled and preparation.stored and edges_file is None:
         raise UserError(
             "the ControlNet was trained on stored controls, not on edges; give one by "
             "--edges=FILE"
         )
+    _check_needed(image_file, edges_file, controlled, strength)
     edges = None if edges_file is None else read_image(edges_file)
     if edges is None or preparation.stored:
         size = size or default_size
