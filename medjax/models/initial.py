@@ -8,6 +8,7 @@ Kernels are normal with variance 1/fan-in (LeCun et al., "Efficient BackProp", 1
 section 4.6), embeddings normal with deviation 0.02, scales one, everything else zero.
 """
 
+import functools
 import zlib
 from typing import Any
 
@@ -23,9 +24,31 @@ _EMBEDDING_DEVIATION = 0.02
 
 
 def param_shapes(module: nn.Module, *inputs: Any, **options: Any) -> Params:
-    """Return the tree of the module's parameters as `jax.ShapeDtypeStruct`s."""
-    key = jax.random.key(0)
-    return jax.eval_shape(lambda: module.init(key, *inputs, **options))["params"]
+    """Return the tree of the module's parameters as `jax.ShapeDtypeStruct`s.
+
+    Args:
+        module: Its fields are hashable, so that its shapes are traced only once.
+        inputs: Arrays, of which only shapes and types matter, or None.
+        options: Further arguments of the module, hashable.
+    """
+    kinds = tuple(
+        None if x is None else jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs
+    )
+    return trees.unflatten(dict(_shapes(module, kinds, tuple(options.items()))))
+
+
+@functools.cache
+def _shapes(
+    module: nn.Module,
+    kinds: tuple[jax.ShapeDtypeStruct | None, ...],
+    options: tuple[tuple[str, Any], ...],
+) -> tuple[tuple[str, jax.ShapeDtypeStruct], ...]:
+    """Return the path and shape of each parameter."""
+
+    def init(*inputs: Any) -> Any:
+        return module.init(jax.random.key(0), *inputs, **dict(options))
+
+    return tuple(trees.flatten(jax.eval_shape(init, *kinds)["params"]).items())
 
 
 def draw_params(shapes: Params, key: Array) -> Params:
