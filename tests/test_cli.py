@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from medjax.cli import writable_folder
+from tests import in_process
 
 COMMAND = """
 import dataclasses
@@ -78,6 +79,11 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return in_process.script(folder / "command.py", *arguments)
+
+
+def run_apart(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run the command in a process of its own."""
     repository = Path(__file__).parents[1]
     return subprocess.run(
         [sys.executable, "command.py", *arguments],
@@ -85,7 +91,32 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
         env={"PYTHONPATH": str(repository)},
         capture_output=True,
         text=True,
+        check=False,
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config=optim.py:demo", "--workdir=w", "--config.optim.steps=7"],
+        ["--config=optim.py", "--workdir=w", "--config.optim.rate=ab"],
+        ["--config=optim.py", "--workdir=bad"],
+        ["--config=optim.py", "--workdir=bug"],
+        ["--config=optim.py", "--workdir=w", "--debug"],
+        ["--config=optim.py", "--workdir=bad", "--debug"],
+        ["--help"],
+    ],
+)
+def test_a_process_of_its_own_makes_no_difference(folder, arguments):
+    """So the other tests, which have none, hold for what users start."""
+    apart, within = run_apart(folder, *arguments), run(folder, *arguments)
+    assert within.returncode == apart.returncode
+    if "--help" in arguments:
+        assert "--workdir" in apart.stdout and "--workdir" in within.stdout
+        return
+    assert within.stdout == apart.stdout
+    assert "Traceback" in apart.stderr or within.stderr == apart.stderr
+    assert within.stderr.splitlines()[-1] == apart.stderr.splitlines()[-1]
 
 
 def test_overrides_reach_the_parsed_config(folder):

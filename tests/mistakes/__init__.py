@@ -12,7 +12,9 @@ class Mistake:
     """What is typed, and words that the one line of the answer has.
 
     In arguments and words, {dir} is a fresh folder, {data} prepared images and {raw}
-    images that are not; `setup` may change the fresh folder first.
+    images that are not; `setup` may change the fresh folder first. Most are typed
+    within the test's process; those `apart`, or with variables of their own in `env`,
+    get one.
     """
 
     name: str
@@ -21,6 +23,7 @@ class Mistake:
     setup: Callable[[Path], object] = lambda folder: None
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     command: str = "train"
+    apart: bool = False
 
 
 def train(name: str, *arguments: str, says: tuple[str, ...], **more) -> Mistake:

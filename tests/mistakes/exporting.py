@@ -25,14 +25,18 @@ def run(folder: Path) -> None:
 
 
 def run_without_its_base(folder: Path) -> None:
-    save_stable_diffusion(tiny_stable_diffusion(), folder / "base")
-    save_run(folder / "run", model__pretrained=str(folder / "base"))
-    shutil.rmtree(folder / "base")
+    """Put a run there whose base, ``gone`` beside the folder, is no more."""
+    shared, gone = folder.parent / "baseless", folder.parent / "gone"
+    if not shared.exists():
+        save_stable_diffusion(tiny_stable_diffusion(), gone)
+        save_run(shared, model__pretrained=str(gone))
+    shutil.rmtree(gone, ignore_errors=True)
+    shutil.copytree(shared, folder / "run")
 
 
 def run_on_another_base(folder: Path) -> None:
     run_without_its_base(folder)
-    save_stable_diffusion(tiny_stable_diffusion(seed=1), folder / "base")
+    save_stable_diffusion(tiny_stable_diffusion(seed=1), folder.parent / "gone")
 
 
 def damaged_run(folder: Path) -> None:
@@ -47,7 +51,12 @@ def thesis(folder: Path) -> None:
 
 
 MISTAKES = [
-    export("format of an export", "--format=pipelin", says=("mean 'pipeline'?",)),
+    export(
+        "format of an export",
+        "--format=pipelin",
+        says=("mean 'pipeline'?",),
+        apart=True,
+    ),
     export("dtype", "--dtype=float61", says=("--dtype=float61", "mean 'float16'?")),
     export(
         "weights", "--weights=rwa", says=("--weights=rwa", "mean 'raw'?"), setup=run
@@ -60,7 +69,7 @@ MISTAKES = [
         "nowhere to export to", ("--workdir=x",), ("--to is missing",), command="export"
     ),
     export("no place to export to", "--to=", says=("--to= is empty",)),
-    export("no run", says=("--workdir={dir}/run: no such folder",)),
+    export("no run", says=("--workdir={dir}/run: no such folder",), apart=True),
     export(
         "folder that is no run",
         "--workdir={raw}",
@@ -79,13 +88,13 @@ MISTAKES = [
     ),
     export(
         "base that is not there",
-        says=("the base that the run was trained on", "{dir}/base'", "--base=…"),
+        says=("the base that the run was trained on", "/gone'", "--base=…"),
         setup=run_without_its_base,
     ),
     export(
         "base that has changed",
         says=(
-            "{dir}/base' (",
+            "/gone' (",
             "is not the one that the run was trained on",
             "--base=…",
         ),

@@ -1,5 +1,6 @@
 """Mistakes in `python -m medjax.sample`."""
 
+import shutil
 from pathlib import Path
 
 from medjax.pretrained import save_stable_diffusion
@@ -17,14 +18,23 @@ def sample(name: str, *arguments: str, says: tuple[str, ...], **more) -> Mistake
 
 
 def plain(folder: Path) -> None:
-    """Put a Stable Diffusion without a ControlNet there."""
-    save_stable_diffusion(tiny_stable_diffusion(), folder / "sd")
+    """Put a Stable Diffusion without a ControlNet there; all tests share its making."""
+    shared = folder.parent / "plain"
+    if not shared.exists():
+        save_stable_diffusion(tiny_stable_diffusion(), shared)
+    shutil.copytree(shared, folder / "sd")
 
 
 MISTAKES = [
     sample("nothing to draw from", says=("--workdir=RUN", "--pretrained=")),
     sample("two things to draw from", RUN, PLAIN, says=("give either --workdir",)),
-    sample("sampler", RUN, "--sampler=unipic", says=("'unipic'", "mean 'unipc'?")),
+    sample(
+        "sampler",
+        RUN,
+        "--sampler=unipic",
+        says=("'unipic'", "mean 'unipc'?"),
+        apart=True,
+    ),
     sample("run to draw from", RUN, says=("--workdir={dir}/run: no such folder",)),
     sample(
         "run without a checkpoint", "--workdir={raw}", says=("holds no checkpoint",)
@@ -113,5 +123,11 @@ MISTAKES = [
     sample("prompts", "--prompts={raw}/x.txt", says=("x.txt: cannot be read",)),
     sample("prompt twice", "--prompts=x", "--prompt=y", says=("not both",)),
     sample("steps of the sampler", RUN, "--steps=0", says=("--steps=0",)),
-    sample("where to draw", RUN, "--out=/proc/x", says=("cannot be written to",)),
+    sample(
+        "where to draw",
+        RUN,
+        "--out=/proc/x",
+        says=("cannot be written to",),
+        apart=True,
+    ),
 ]

@@ -73,6 +73,7 @@ MISTAKES = [
         "config file",
         "--config=configs/cxr_controlnt.py",
         says=("configs/cxr_controlnt.py", "did you mean 'configs/cxr_controlnet.py'?"),
+        apart=True,
     ),
     train(
         "variant",
@@ -124,7 +125,9 @@ MISTAKES = [
         "--config.task=contrlnet",
         says=("config.task is 'contrlnet'", "did you mean 'controlnet'?"),
     ),
-    train("flag", "--workdr=x", says=("--workdr;", "did you mean 'workdir'?")),
+    train(
+        "flag", "--workdr=x", says=("--workdr;", "did you mean 'workdir'?"), apart=True
+    ),
     train("argument", "steps=3", says=("'steps=3'", "--name=value")),
     Mistake("no workdir", (DEMO,), ("--workdir is missing",)),
     Mistake("no config", ("--workdir={dir}",), ("--config is missing",)),
@@ -174,11 +177,12 @@ MISTAKES = [
         "--config.train.gradient_accumulation_steps=3",
         says=("gradient_accumulation_steps=3", "multiple of 24"),
     ),
-    train("mesh", "--config.mesh.fsdp=3", says=("fsdp=3", "1 devices")),
+    train("mesh", "--config.mesh.fsdp=3", says=("fsdp=3", "8 devices")),
     train(
         "no data",
         "--config.data.root={dir}/none",
         says=("config.data.root={dir}/none: no such folder", "medjax.prepare"),
+        apart=True,
     ),
     train(
         "empty folder of data",
