@@ -8,7 +8,9 @@ from tests.mistakes import prep
 MISTAKES = [
     prep("flag of prepare", "--overwrit", says=("--overwrit;", "'overwrite'?")),
     prep("argument of prepare", "x", says=("unexpected 'x'", "--name=value")),
-    prep("bool", "--overwrite=maybe", says=("--overwrite=maybe: expected bool",)),
+    prep(
+        "bool", "--overwrite=maybe", says=("--overwrite=maybe: Expected true or false",)
+    ),
     prep("file of flags", "--flagfile={dir}/x", says=("Unable to open flagfile",)),
     prep(
         "data set",
