@@ -33,7 +33,7 @@ from medjax.pretrained.efficientnet import efficientnet_features
 from medjax.pretrained.sources import PHANTOM_SD
 from medjax.runs.config import parse
 from medjax.runs.open_run import Run, load_run
-from medjax.sampling.generate import Request
+from medjax.tasks.drawing import Request
 from medjax.training.two_stages import train_stages
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")

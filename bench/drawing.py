@@ -17,7 +17,8 @@ from medjax.evaluation.grids import canvas, save_png
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.vq_vae import VQVAE
 from medjax.runs.config import RunConfig
-from medjax.sampling.generate import Request, generate
+from medjax.sampling.generate import generate
+from medjax.tasks.drawing import Request
 from medjax.tasks.latent_scaling import decode, encode_mean
 
 BATCH = 16

@@ -91,8 +91,8 @@ def export(
         _check_choice("format", format, _FORMATS)
     _check_choice("dtype", dtype, _DTYPES)
     target = _target(to, overwrite)
-    from medjax.exporting.model_card import Export
-    from medjax.exporting.write import format_for, write_export
+    from medjax.exporting.formats import Export, format_for
+    from medjax.exporting.write import write_export
     from medjax.pretrained import hub
     from medjax.runs.open_run import load_run
 

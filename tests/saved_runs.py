@@ -14,7 +14,7 @@ from medjax.data.pipeline import dataset_identity
 from medjax.runs.checkpoints import Checkpoints
 from medjax.runs.config import parse
 from medjax.tasks import TASKS
-from medjax.tasks.assembly import Given
+from medjax.tasks.interface import TaskInputs
 from medjax.training.step import TrainState
 from tests.tiny_demo import get_config
 
@@ -48,8 +48,8 @@ def save_run(
         section, _, name = key.partition("__")
         config[section][name] = value
     run = parse(config)
-    given = Given(run.model, run.data, run.diffusion, jax.random.key(0))
-    assembly = TASKS[run.task].make(given)
+    given = TaskInputs(run.model, run.data, run.diffusion, jax.random.key(0))
+    assembly = TASKS[run.task].build(given)
     inputs = {"base": assembly.base, "dataset": dataset_identity(run.data)}
     place = workdir / "checkpoints"
     with Checkpoints(place, dataclasses.asdict(run), inputs) as checkpoints:

@@ -22,7 +22,7 @@ from medjax.pretrained.tokenizer import save_tokenizer
 from medjax.runs.config import parse
 from medjax.runs.open_run import load_run
 from medjax.tasks import TASKS
-from medjax.tasks.assembly import Given
+from medjax.tasks.interface import TaskInputs
 from tests.commands import files, medjax, one_line
 from tests.pretrained import original
 from tests.pretrained.small import assert_same
@@ -63,8 +63,8 @@ def assembled(**changes):
     config = get_config()
     config.model.update(changes)
     run = parse(config)
-    given = Given(run.model, run.data, run.diffusion, jax.random.key(0))
-    return TASKS[run.task].make(given)
+    given = TaskInputs(run.model, run.data, run.diffusion, jax.random.key(0))
+    return TASKS[run.task].build(given)
 
 
 def expected(saved, kind="ema_params"):

@@ -18,8 +18,8 @@ from medjax.data.splits import SPLITS, split_of
 from medjax.errors import UserError
 from medjax.prepare import prepare, summary
 from medjax.runs.config import make_config, parse
-from medjax.tasks.assembly import Given
 from medjax.tasks.controlnet import ControlNetConfig, make_controlnet_task
+from medjax.tasks.interface import TaskInputs
 from medjax.training.two_stages import train_stages
 from tests.images import write_image
 
@@ -171,7 +171,7 @@ def test_without_captions_text_to_image_refuses_and_controlnet_says_so(
     with pytest.raises(UserError, match="no image has a caption"):
         train_stages(parse(config), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    given = Given(ControlNetConfig(pretrained=""), data, None, jax.random.key(0))
+    given = TaskInputs(ControlNetConfig(pretrained=""), data, None, jax.random.key(0))
     with (
         caplog.at_level(logging.WARNING, "medjax"),
         pytest.raises(AttributeError),  # There is no diffusion, to end it here.

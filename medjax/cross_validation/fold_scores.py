@@ -11,11 +11,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from medjax import meshes
+from medjax import meshes, storage
 from medjax.data.pipeline import Source, dataset_identity, validation_batches
 from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError
-from medjax.evaluation.chest import findings, matches
 from medjax.evaluation.frechet import frechet_distance
 from medjax.evaluation.grids import image_page, save_png
 from medjax.evaluation.similarity import Mask, likeness
@@ -24,7 +23,9 @@ from medjax.runs.checksums import CHECKSUMS
 from medjax.runs.config import RunConfig
 from medjax.runs.open_run import Run, best_step, load_run
 from medjax.runs.sections import BestConfig
-from medjax.sampling.generate import Request, generate
+from medjax.sampling.generate import generate
+from medjax.tasks import TASKS
+from medjax.tasks.drawing import Request
 
 _AT_ONCE = 8
 Images = Float[np.ndarray, "n H W 3"]
@@ -82,9 +83,10 @@ def score_fold(
     if file.is_file() and (known := json.loads(file.read_text("utf-8")))["of"] == asked:
         each = {name: np.array(values) for name, values in known["each"].items()}
         return FoldScores(fold, step, best, each, known["all"])
-    scratch = getattr(config.model, "autoencoder", None) is not None
+    row = TASKS[config.task]
+    assert row.caption_scores is not None
     # The base may have moved since the checkpoint was saved.
-    base = None if scratch else config.model.pretrained or None
+    base = row.origins(config.model).pretrained or None
     run = load_run(folder, step, base=base)
     real, drawn, mask = _drawn(run, test, count, config.eval.sampling())
     save_png(
@@ -94,22 +96,12 @@ def score_fold(
     each = likeness(real, drawn, mask)
     features = efficientnet_features(real), efficientnet_features(drawn)
     whole = {"frechet_distance": frechet_distance(*features)}
-    if getattr(config.eval, "chest_findings", False):
-        texts = [test[number]["text"] for number in range(count)]
-        for name, agrees in matches(drawn, texts).items():
-            each[f"{name}_agreement"] = np.diagonal(agrees).astype(float)
-        whole |= {
-            name: share
-            for name, share in findings(drawn, texts).items()
-            # What no caption asks for has no share.
-            if name not in each and not np.isnan(share)
-        }
+    texts = [test[number]["text"] for number in range(count)]
+    more, of_all = row.caption_scores.measure(drawn, texts, config.eval)
+    each, whole = each | more, whole | of_all
     kept = {name: values.tolist() for name, values in each.items()}
-    text = json.dumps({"of": asked, "each": kept, "all": whole})
-    # Whole or not at all.
-    written = file.with_suffix(".incomplete")
-    written.write_text(text + "\n", encoding="utf-8")
-    written.replace(file)
+    content = {"of": asked, "each": kept, "all": whole}
+    storage.write_json(file, content, indent=None)
     return FoldScores(fold, step, best, each, whole)
 
 

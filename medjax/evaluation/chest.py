@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from skimage.transform import resize_local_mean
 
 from medjax.data.captions import labels_of
+from medjax.data.config import DataConfig
 from medjax.data.phantoms import CARDIOMEGALY_RATIO
 from medjax.errors import UserError
 from medjax.evaluation.chest_reader import IMAGE_SIZE, fit_reader
@@ -69,6 +70,19 @@ def _sides(
     left: Float[np.ndarray, " b"], right: Float[np.ndarray, " b"], limit: float
 ) -> Int[np.ndarray, " b"]:
     return (left > limit) + 2 * (right > limit)
+
+
+def check_computed_chests(data: DataConfig) -> None:
+    """Check that a data set has chests whose findings can be measured.
+
+    Raises:
+        UserError: If it has no computed chests.
+    """
+    if data.phantoms is None or data.phantoms.kind != "chest":
+        raise UserError(
+            "config.eval.chest_findings is True, but the data are no computed "
+            "chests; add --config.eval.chest_findings=False"
+        )
 
 
 def measure_chest(images: Float[np.ndarray, "b H H c"]) -> ChestMeasure:

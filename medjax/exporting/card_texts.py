@@ -1,4 +1,4 @@
-"""The words of a model card; `medjax.exporting.model_card` fills them in."""
+"""The texts of a model card; `medjax.exporting.model_card` fills them in."""
 
 CARD = """---
 {metadata}
@@ -46,11 +46,11 @@ the command is
 PLACES = "\n\nA folder in the code stands for its path on your machine."
 CAPTIONS = " Captions are worded as those of the data."
 WHAT = {
-    "autoencoder_kl": (
+    "vae": (
         "The autoencoder of a Stable Diffusion, fitted to its images: it makes latents "
         "of them, and images of latents. For PyTorch diffusers."
     ),
-    "text_to_image": (
+    "pipeline": (
         "A Stable Diffusion, which is to make images that follow a caption. For "
         "PyTorch diffusers."
     ),
@@ -62,7 +62,7 @@ WHAT = {
         "Adapters (LoRA) in one file: with the Stable Diffusion below, they are to "
         "make images that follow a caption. For web UIs."
     ),
-    "pipeline": (
+    "controlnet_pipeline": (
         "A Stable Diffusion with a ControlNet, which is to make images that follow a "
         "picture and a caption. For PyTorch diffusers."
     ),
@@ -125,7 +125,7 @@ pipeline = StableDiffusionControlNetPipeline.from_pretrained(
 )
 """
 USE = {
-    "autoencoder_kl": """```python
+    "vae": """```python
 import torch
 from diffusers import AutoencoderKL
 
@@ -135,7 +135,7 @@ vae = AutoencoderKL.from_pretrained("{name}", torch_dtype=torch.{dtype})
 In the place of a Stable Diffusion's own, `vae=vae` gives it to
 `StableDiffusionPipeline.from_pretrained`, and `--config.model.vae={name}` gives it to
 medjax.""",
-    "text_to_image": """```python
+    "pipeline": """```python
 import torch
 from diffusers import StableDiffusionPipeline
 
@@ -158,7 +158,7 @@ with peft installed:
 
 """
     + _LORA,
-    "pipeline": """```python
+    "controlnet_pipeline": """```python
 import torch
 from diffusers import StableDiffusionControlNetPipeline
 from diffusers.utils import load_image

@@ -1,44 +1,24 @@
 """The model card of an export: what it is, what it stands on, and how it was made.
 
-Its form is the Hugging Face hub's: ``README.md`` with metadata in front. What is not
-known is said to be unknown, and no path of the machine that trained is told.
+Its form is the Hugging Face hub's: ``README.md`` with metadata in front.
 """
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from medjax import __version__, texts
+from medjax import __version__
 from medjax.data.config import ControlDataConfig
 from medjax.data.prepared import describe_splits
 from medjax.exporting import card_texts
-from medjax.pretrained.sources import PHANTOM_SD, local_place
+from medjax.exporting.card_facts import UNKNOWN, CardFacts, collect_facts
+from medjax.exporting.formats import Export
+from medjax.pretrained.sources import built_in, hub_id
 from medjax.runs.config import RunConfig, make_config, parse
-from medjax.runs.open_run import Run, dataset_at_hand, has_stored_controls
+from medjax.runs.open_run import Run
 
-UNKNOWN = "unknown"
-# The hub's words for the licences of what is usually started from.
-LICENCES = {
-    "creativeml-openrail-m": (
-        "CompVis/stable-diffusion-v1-4",
-        "runwayml/stable-diffusion-v1-5",
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    ),
-    "openrail++": (
-        "stabilityai/stable-diffusion-2",
-        "stabilityai/stable-diffusion-2-base",
-        "stabilityai/stable-diffusion-2-1",
-        "stabilityai/stable-diffusion-2-1-base",
-    ),
-    "openrail": ("lllyasviel/ControlNet", "lllyasviel/sd-controlnet-canny"),
-    # The tiny one is part of this project.
-    "apache-2.0": ("",),
-}
 _TAGS = ("stable-diffusion", "medical-imaging", "medjax", "jax")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # Settings that are places, and what stands for them where they are local.
 _PLACES = {
     "data.root": "DATA",
@@ -49,58 +29,61 @@ _PLACES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Export:
-    """What was written.
-
-    Attributes:
-        name: Of the folder, or its hub id.
-        format: As `medjax.export` names it.
-        dtype: What weights are stored as.
-        file: Name of the single file, where it is one.
-    """
-
-    name: str
-    format: str
-    dtype: str
-    file: str = ""
-
-
 def model_card(run: Run, export: Export) -> str:
     """Return the text of ``README.md``."""
-    task, size = run.config.task, run.config.data.image_size
-    alone = task == "controlnet" or export.format in ("lora", "kohya")
-    kind = export.format if alone else task
-    base = _named(run.base["source"]) or "BASE"
-    use = card_texts.USE[kind].format(
+    return render(collect_facts(run, export))
+
+
+def render(facts: CardFacts) -> str:
+    """Return the text of a card that tells these facts."""
+    config, export = facts.config, facts.export
+    return card_texts.CARD.format(
+        metadata=_metadata(facts),
+        title=export.name.rpartition("/")[2],
+        what=card_texts.WHAT[facts.texts]
+        + (card_texts.UNET_TOO if facts.unet_too else ""),
+        use=_use(facts),
+        size=config.data.image_size,
+        captions=card_texts.CAPTIONS if facts.captioned else "",
+        data=_data(facts),
+        base=_base(facts),
+        weights=_weights(facts),
+        step=facts.step,
+        batch_size=config.data.batch_size,
+        version=__version__,
+        config=config_file(config),
+        command=command(config),
+        metrics=_metrics(facts),
+    )
+
+
+def _use(facts: CardFacts) -> str:
+    """Return how to use the export, as text and code."""
+    export = facts.export
+    base = (facts.base and facts.base.name) or "BASE"
+    use = card_texts.USE[facts.texts].format(
         name=export.name,
         file=export.file,
         dtype=export.dtype,
         base=base,
-        guidance=getattr(run.config.eval, "guidance_scale", None),
-        size=size,
+        guidance=facts.guidance_scale,
+        size=facts.config.data.image_size,
         run=export.file.removeprefix("lora_").removesuffix(".safetensors"),
-        changes=_upon(run, export.dtype),
+        changes=_changes_of_base(facts),
     )
     named = [name for name in (export.name, base) if f'"{name}' in use]
-    return card_texts.CARD.format(
-        metadata=_metadata(run),
-        title=export.name.rpartition("/")[2],
-        what=card_texts.WHAT[kind]
-        + (card_texts.UNET_TOO if {"controlnet", "unet"} <= set(run.trained) else ""),
-        use=use if all(map(_hub_id, named)) else use + card_texts.PLACES,
-        size=size,
-        captions="" if task == "autoencoder_kl" else card_texts.CAPTIONS,
-        data=_data(run),
-        base=_base(run),
-        weights=_weights(run),
-        step=run.step,
-        batch_size=run.config.data.batch_size,
-        version=__version__,
-        config=config_file(run.config),
-        command=command(run.config),
-        metrics=_metrics(run),
-    )
+    return use if all(map(hub_id, named)) else use + card_texts.PLACES
+
+
+def _changes_of_base(facts: CardFacts) -> str:
+    """Return the code by which a base becomes what the run trained upon."""
+    kind, code = facts.prediction_type, ""
+    if kind is not None:
+        code = card_texts.PREDICTS.format(kind=kind)
+    if facts.vae is not None:
+        name, dtype = facts.vae.name, facts.export.dtype
+        code += card_texts.OWN_AUTOENCODER.format(vae=name, dtype=dtype)
+    return code
 
 
 def config_file(config: RunConfig) -> str:
@@ -117,7 +100,7 @@ def config_file(config: RunConfig) -> str:
 def _changes(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each key below two configs, or sections, whose values differ, and ours."""
     for field in dataclasses.fields(ours):
-        value, default = (getattr(one, field.name) for one in (ours, theirs))
+        value, default = vars(ours)[field.name], vars(theirs)[field.name]
         if dataclasses.is_dataclass(value):
             yield from _changes(value, default, f"{path}{field.name}.")
         # A section that is not used is None, and cannot be set to it.
@@ -132,9 +115,10 @@ def _literal(value: object) -> str:
 def command(config: RunConfig) -> str:
     """Return the command that trains by `config_file`, as ``config.py``."""
     flags = ["--config=config.py", "--workdir=DIR"]
+    sections = dataclasses.asdict(config)
     for key, placeholder in _PLACES.items():
         section, _, name = key.partition(".")
-        if _is_local(key, getattr(getattr(config, section), name, None)):
+        if _is_local(key, sections[section].get(name)):
             flags.append(f"--config.{key}={placeholder}")
     return " ".join(["python -m medjax.train", *flags])
 
@@ -143,99 +127,49 @@ def _is_local(key: str, value: object) -> bool:
     """Tell whether a setting is a place on the machine that trained."""
     if key not in _PLACES or not isinstance(value, str) or not value:
         return False
-    return key == "data.root" or (_hub_id(value) is None and value != PHANTOM_SD)
+    return key == "data.root" or (hub_id(value) is None and not built_in(value))
 
 
-def _hub_id(source: str) -> str | None:
-    """Return the source if it names a model on the hub, as far as can be seen."""
-    hub = _HUB_ID.fullmatch(source) and not local_place(source).exists()
-    return source if hub else None
-
-
-def _named(source: str) -> str:
-    """Return a name of the source, without its place; of phantom-SD its folder's."""
-    own = "medjax/pretrained/phantom_sd" if source == PHANTOM_SD else ""
-    return own or _hub_id(source) or Path(source).name
-
-
-def _metadata(run: Run) -> str:
+def _metadata(facts: CardFacts) -> str:
     from huggingface_hub import ModelCardData
 
-    task, source = run.config.task, run.base["source"]
-    # Weights of computed images alone are the project's own.
-    own = UNKNOWN if run.config.data.root else "apache-2.0"
     return ModelCardData(
-        license=own if _from_scratch(run) else _licence(source),
-        base_model=None if _from_scratch(run) else _hub_id(source),
+        license=facts.licence,
+        base_model=facts.base_id,
         library_name="diffusers",
-        pipeline_tag="image-to-image" if task == "autoencoder_kl" else "text-to-image",
-        tags=[*_kinds(run), *_TAGS],
+        pipeline_tag="text-to-image" if facts.captioned else "image-to-image",
+        tags=[*facts.tags, *_TAGS],
     ).to_yaml()
 
 
-def _kinds(run: Run) -> list[str]:
-    """Return the hub's words for what there is beside a Stable Diffusion."""
-    if run.config.task == "text_to_image" and run.sd.adapters:
-        return ["lora"]
-    return ["controlnet"] if run.config.task == "controlnet" else []
-
-
-def _upon(run: Run, dtype: str) -> str:
-    """Return the code by which a base becomes what the run trained upon."""
-    kind = getattr(run.config.diffusion, "prediction_type", None)
-    code = "" if kind is None else card_texts.PREDICTS.format(kind=kind)
-    if vae := getattr(run.config.model, "vae", None):
-        code += card_texts.OWN_AUTOENCODER.format(vae=_named(vae), dtype=dtype)
-    return code
-
-
-def _from_scratch(run: Run) -> bool:
-    """Tell whether all of it was trained by runs of medjax, beginning with noise."""
-    if run.config.task == "autoencoder_kl":
-        return run.config.model.pretrained is None
-    return getattr(run.config.model, "autoencoder", None) is not None
-
-
-def _licence(source: str) -> str:
-    """Return the hub's word for the licence of weights, or `UNKNOWN`."""
-    for licence, sources in LICENCES.items():
-        if source in sources:
-            return licence
-    card = local_place(source) / "README.md"
-    if not card.is_file():
-        return UNKNOWN
-    found = re.search(r"^license: *([\w.+-]+) *$", texts.read_text(card), re.M)
-    return found[1] if found else UNKNOWN
-
-
-def _base(run: Run) -> str:
-    if _from_scratch(run):
-        if run.config.task == "autoencoder_kl":
+def _base(facts: CardFacts) -> str:
+    if facts.base is None:
+        if not facts.first_stage:
             return card_texts.FROM_NOTHING
-        return card_texts.FROM_SCRATCH.format(fingerprint=run.base["fingerprint"])
-    source, model = run.base["source"], run.config.model
-    start, vae = getattr(model, "controlnet", None), getattr(model, "vae", None)
-    what = f"`{_named(source)}`" if source else "The tiny, random model of medjax"
+        return card_texts.FROM_SCRATCH.format(fingerprint=facts.fingerprint)
+    name = facts.base.name
+    what = f"`{name}`" if name else "The tiny, random model of medjax"
     text = (
-        f"{what}, known by the fingerprint `{run.base['fingerprint']}`. Licence: "
-        f"{_licence(source)}."
+        f"{what}, known by the fingerprint `{facts.fingerprint}`. Licence: "
+        f"{facts.base.licence}."
     )
-    if vae is not None:
-        text += f" In its autoencoder's place: `{_named(vae)}` ({_licence(vae)})."
-    if start is not None:
+    if facts.vae is not None:
         text += (
-            f" The ControlNet started from `{_named(start)}`, whose licence goes on "
-            f"with it: {_licence(start)}."
+            f" In its autoencoder's place: `{facts.vae.name}` ({facts.vae.licence})."
+        )
+    if facts.controlnet is not None:
+        text += (
+            f" The ControlNet started from `{facts.controlnet.name}`, whose licence "
+            f"goes on with it: {facts.controlnet.licence}."
         )
     return text
 
 
-def _data(run: Run) -> str:
-    metadata = dataset_at_hand(run)
-    known = f"known by the fingerprint `{run.dataset['fingerprint']}`"
+def _data(facts: CardFacts) -> str:
+    metadata, known = facts.data, f"known by the fingerprint `{facts.data_fingerprint}`"
     if metadata is None:
         said = [
-            f"`{Path(run.dataset['source']).name}`, {known}.",
+            f"`{facts.data_name}`, {known}.",
             f"Licence: {UNKNOWN}: the data were not at hand when this was written.",
         ]
     else:
@@ -245,10 +179,9 @@ def _data(run: Run) -> str:
             " ".join(metadata.description.split()),
             f"Licence: {licence}.",
         ]
-    if isinstance(run.config.data, ControlDataConfig):
-        kind = "unknown" if metadata is None else "edges"
-        kind = "stored" if has_stored_controls(run) else kind
-        said.append(card_texts.CONDITION[kind].format(edges=_edges(run.config.data)))
+    if facts.control is not None:
+        text = card_texts.CONDITION[facts.control]
+        said.append(text.format(edges=_edges(facts.config.data)))
     return " ".join(said)
 
 
@@ -264,15 +197,16 @@ def _edges(data: ControlDataConfig) -> str:
     )
 
 
-def _weights(run: Run) -> str:
-    average = f"The moving average of the weights (decay {run.config.optim.ema_decay})"
-    return average if run.weights == "ema" else "The weights"
+def _weights(facts: CardFacts) -> str:
+    decay = facts.config.optim.ema_decay
+    average = f"The moving average of the weights (decay {decay})"
+    return average if facts.average else "The weights"
 
 
-def _metrics(run: Run) -> str:
+def _metrics(facts: CardFacts) -> str:
     told = {
         name: value
-        for name, value in sorted(run.metrics.items())
+        for name, value in sorted(facts.metrics.items())
         if name.startswith("val/") or name == "train/loss"
     }
     if not told:

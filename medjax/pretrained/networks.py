@@ -25,6 +25,12 @@ class Network:
     params: Params
     config: Mapping[str, Any]
 
+    def scaled(self, deviation: float) -> "Network":
+        """Return an autoencoder that scales latents of this deviation to one."""
+        config = {**self.config, "scaling_factor": float(np.float32(1 / deviation))}
+        module = type(self.module).from_config(config)
+        return dataclasses.replace(self, module=module, config=config)
+
 
 @dataclasses.dataclass(frozen=True)
 class LowRank:

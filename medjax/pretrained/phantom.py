@@ -5,7 +5,6 @@ autoencoder learns first, by `configs/phantom_vae.py`. Its tokenizer has the wor
 captions without pneumothorax as single tokens, and can spell any other.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -80,10 +79,3 @@ def drawn_stable_diffusion(vae: Network, key: jax.Array) -> StableDiffusion:
         tokenizer=tokenizer,
         schedule=make_schedule(SCHEDULER_CONFIG),
     )
-
-
-def scaled(vae: Network, deviation: float) -> Network:
-    """Return an autoencoder whose scaling factor makes its latents' deviation one."""
-    config = {**vae.config, "scaling_factor": float(np.float32(1 / deviation))}
-    module = type(vae.module).from_config(config)
-    return dataclasses.replace(vae, module=module, config=config)

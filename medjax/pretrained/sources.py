@@ -6,6 +6,7 @@ login`` or ``HF_TOKEN``), its offline switch (``HF_HUB_OFFLINE``).
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,31 @@ SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 PHANTOM_SD = "phantom-sd"
 """The small Stable Diffusion of computed chests that comes with medjax."""
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _BUILT_IN = {PHANTOM_SD: Path(__file__).with_name("phantom_sd")}
+
+
+def built_in(source: str | Path) -> bool:
+    """Tell whether `source` names weights that come with medjax."""
+    return str(source) in _BUILT_IN
+
+
+def public_name(source: str | Path) -> str:
+    """Return a name of `source` without its place on this machine.
+
+    A hub id is its own name; weights that come with medjax have their folder in the
+    repository.
+    """
+    place = _BUILT_IN.get(str(source))
+    if place is not None:
+        return f"medjax/pretrained/{place.name}"
+    return hub_id(str(source)) or Path(source).name
+
+
+def hub_id(source: str) -> str | None:
+    """Return `source` if it names a model on the hub, as far as can be seen."""
+    hub = _HUB_ID.fullmatch(source) and not local_place(source).exists()
+    return source if hub else None
 
 
 def local_place(source: str | Path) -> Path:

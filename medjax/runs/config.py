@@ -40,42 +40,32 @@ class RunConfig:
         Raises:
             UserError: It names the keys.
         """
-        phantoms = self.data.phantoms
-        computed = phantoms is not None and phantoms.kind == "chest"
-        if getattr(self.eval, "chest_findings", False) and not computed:
+        row = TASKS[self.task]
+        row.check(self)
+        asked = [one for one in row.optional_metrics if one.asked(self.eval)]
+        metric = self.best.metric
+        if metric.endswith(tuple(itertools.chain(*(one.endings for one in asked)))):
+            return
+        _check_not_optional(metric)
+        known = [f"val/{name}" for name in ("loss", *row.metrics)]
+        if metric not in known:
             raise UserError(
-                "config.eval.chest_findings is True, but the data are no computed "
-                "chests; add --config.eval.chest_findings=False"
-            )
-        metric = self.best.metric.removeprefix("val/")
-        for switch, measured in _MEASURED_IF.items():
-            if metric.endswith(measured) and not getattr(self.eval, switch, False):
-                raise UserError(
-                    f"config.best.metric is {self.best.metric}, which only "
-                    f"config.eval.{switch}=True of task text_to_image measures"
-                )
-        known = [f"val/{name}" for name in ("loss", *TASKS[self.task].metrics)]
-        asked_for = metric.endswith(tuple(itertools.chain(*_MEASURED_IF.values())))
-        if self.best.metric not in known and not asked_for:
-            raise UserError(
-                f"config.best.metric is {self.best.metric}, which validation of task "
+                f"config.best.metric is {metric}, which validation of task "
                 f"{self.task} does not measure; expected one of {', '.join(known)}"
-                + nearest(self.best.metric, known)
-            )
-        accumulation = self.train.gradient_accumulation_steps
-        if accumulation > 1 and getattr(self.model, "architecture", "") == "conv_unet":
-            raise UserError(
-                f"config.train.gradient_accumulation_steps={accumulation}: batch "
-                "normalisation would see a microbatch at a time, which trains "
-                "something else; expected 1, or model.architecture=unet_2d"
+                + nearest(metric, known)
             )
 
 
-# What validation measures only where a key of config.eval asks for it.
-_MEASURED_IF = {
-    "frechet_distance": ("frechet_distance",),
-    "chest_findings": ("_agreement", "_presence", "_presence_unasked"),
-}
+def _check_not_optional(metric: str) -> None:
+    """Refuse a metric that a task measures only if it is asked to."""
+    for task, row in TASKS.items():
+        for one in row.optional_metrics:
+            if metric.endswith(one.endings):
+                raise UserError(
+                    f"config.best.metric is {metric}, which only "
+                    f"config.eval.{one.key}=True of task {task} measures"
+                )
+
 
 # Sections that all tasks have, and one that only some have.
 _COMMON, _OPTIONAL = ("optim", "mesh", "train", "best"), ("diffusion",)

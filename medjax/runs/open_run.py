@@ -23,8 +23,10 @@ from medjax.runs.config import RunConfig, completed, parse
 from medjax.runs.read_checkpoint import read_about, read_metrics, read_tree, state_names
 from medjax.runs.sections import BestConfig
 from medjax.tasks import TASKS
+from medjax.tasks.drawing import DrawingModel
+from medjax.tasks.interface import Checkpoint
 from medjax.tasks.latent_scaling import TrainedAutoencoder
-from medjax.tasks.trained import Checkpoint, TrainedUnconditional
+from medjax.tasks.row import FirstStage
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Run:
         dataset: The same of its data.
     """
 
-    model: StableDiffusion | TrainedAutoencoder | TrainedUnconditional
+    model: StableDiffusion | TrainedAutoencoder | DrawingModel
     config: RunConfig
     step: int
     weights: str
@@ -70,9 +72,14 @@ class Run:
         if not isinstance(self.model, StableDiffusion):
             raise UserError(
                 f"this run's task is {self.config.task}, which makes no Stable "
-                "Diffusion; expected a run of controlnet or text_to_image"
+                f"Diffusion; expected a run of {' or '.join(_captioned_tasks())}"
             )
         return self.model
+
+
+def _captioned_tasks() -> list[str]:
+    """Return the names of the tasks that draw images for captions."""
+    return [name for name, row in TASKS.items() if row.caption_scores is not None]
 
 
 def load_run(
@@ -114,13 +121,11 @@ def load_run(
         config.model, config.data, config.diffusion, params, inputs["base"]
     )
     logger.info("read checkpoint %s, %s weights", folder, kind)
-    stands_on: str | TrainedAutoencoder | None = base
-    if getattr(config.model, "autoencoder", None) is not None:
-        stands_on = _autoencoder(Path(workdir), config, base)
-    elif config.task == "unconditional":
-        stands_on = None
+    row = TASKS[config.task]
+    stage = row.first_stage(config.model)
+    autoencoder = None if stage is None else _autoencoder(Path(workdir), stage, base)
     return Run(
-        model=TASKS[config.task].trained(checkpoint, stands_on),
+        model=row.reopen(checkpoint, base, autoencoder),
         config=config,
         step=int(folder.name),
         weights=kind,
@@ -132,10 +137,10 @@ def load_run(
 
 
 def _autoencoder(
-    workdir: Path, config: RunConfig, base: str | None
+    workdir: Path, stage: FirstStage, base: str | None
 ) -> TrainedAutoencoder:
     """Return the autoencoder that a run stands on."""
-    place = config.model.autoencoder
+    place = stage.folder
     folder = Path(base or place) if base or place else workdir / AUTOENCODER
     try:
         return trained_autoencoder(load_done(folder))
@@ -189,10 +194,15 @@ def trained_autoencoder(run: Run) -> TrainedAutoencoder:
     """
     if not isinstance(run.model, TrainedAutoencoder):
         raise UserError(
-            f"this is a run of task {run.config.task}, expected one of vq_vae or "
-            "autoencoder_kl"
+            f"this is a run of task {run.config.task}, expected one of "
+            f"{' or '.join(autoencoder_tasks())}"
         )
     return run.model
+
+
+def autoencoder_tasks() -> tuple[str, ...]:
+    """Return the names of the tasks that train an autoencoder."""
+    return tuple(name for name, row in TASKS.items() if row.autoencoder is not None)
 
 
 def has_stored_controls(run: Run) -> bool:

@@ -26,9 +26,10 @@ from medjax.evaluation.separation import (
     classifier_accuracy,
     silhouettes,
 )
-from medjax.sampling.generate import Request, generate
+from medjax.sampling.generate import generate
 from medjax.sampling.source import Source
-from medjax.tasks.trained import TrainedUnconditional
+from medjax.tasks.drawing import Request
+from medjax.tasks.image_diffusion import TrainedImageDiffusion
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def map_classes(
         UserError: If the run has no classes, or its data are not there.
     """
     model, data = source.model, source.data
-    if not isinstance(model, TrainedUnconditional) or not source.classes:
+    if not isinstance(model, TrainedImageDiffusion) or not source.classes:
         raise UserError("--mode=umap needs a run that was trained with classes")
     assert isinstance(data, ClassDataConfig)
     real, labels, groups = _real(model, data)
@@ -95,7 +96,7 @@ def map_classes(
 
 
 def _real(
-    model: TrainedUnconditional, data: ClassDataConfig
+    model: TrainedImageDiffusion, data: ClassDataConfig
 ) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"], Sequence[str]]:
     """Return features, classes and groups of training images."""
     some = FirstExamples(open_dataset(data, "train"), _REAL)
@@ -112,7 +113,7 @@ def _real(
 
 
 def _features(
-    model: TrainedUnconditional, images: Float[np.ndarray, "b H W c"]
+    model: TrainedImageDiffusion, images: Float[np.ndarray, "b H W c"]
 ) -> Float[np.ndarray, "b d"]:
     """Return what diffusion sees of images, one after the other."""
     encode = jax.jit(model.task.encode)

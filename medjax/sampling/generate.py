@@ -4,16 +4,15 @@ An image's noise comes from (seed, its number) alone, so that it is the same wha
 the batch, the mesh or the number of devices.
 """
 
-import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Float32, Key
+from jaxtyping import Float, Key
 
 from medjax import meshes, trees
 from medjax.arrays import Array, Batch, Params
@@ -21,37 +20,13 @@ from medjax.data.tokens import tokenize
 from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError
 from medjax.models.controlnet import ControlNet
-from medjax.pretrained import StableDiffusion
+from medjax.pretrained import Network, StableDiffusion
+from medjax.tasks.base_model import base_weights
+from medjax.tasks.drawing import Drawing, DrawingModel, Request, check_size
 from medjax.tasks.latent_diffusion import LatentDiffusion
 from medjax.tasks.shape_checks import check_base
-from medjax.tasks.trained import TrainedUnconditional
 
 logger = logging.getLogger(__name__)
-
-_PARTS = ("unet", "vae", "text_encoder", "controlnet")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Request:
-    """What one image is to be.
-
-    Attributes:
-        number: Tells its noise from that of other images of the same seed.
-        prompt: Its caption.
-        negative_prompt: What guidance leads away from.
-        conditioning_image: The control, in [0, 1]; with a ControlNet.
-        image: To begin from, in [-1, 1]; with a strength below 1.
-        noise: To begin from, rather than what is drawn.
-        label: Number of its class; for a model that knows classes, and no prompts.
-    """
-
-    number: int
-    prompt: str = ""
-    negative_prompt: str = ""
-    conditioning_image: Float32[np.ndarray, "H W 3"] | None = None
-    image: Float32[np.ndarray, "H W 3"] | None = None
-    noise: Float32[np.ndarray, "h w z"] | None = None
-    label: int | None = None
 
 
 def latent_diffusion(sd: StableDiffusion, dtype: Any) -> LatentDiffusion:
@@ -61,15 +36,14 @@ def latent_diffusion(sd: StableDiffusion, dtype: Any) -> LatentDiffusion:
         UserError: If they do not fit each other.
     """
 
-    def network(name: str) -> Any:
-        part = getattr(sd, name)
+    def module(part: Network | None) -> Any:
         return part and type(part.module).from_config(part.config, dtype=dtype)
 
     model = LatentDiffusion(
-        unet=network("unet"),
-        vae=network("vae"),
-        text_encoder=network("text_encoder"),
-        controlnet=network("controlnet"),
+        unet=module(sd.unet),
+        vae=module(sd.vae),
+        text_encoder=module(sd.text_encoder),
+        controlnet=module(sd.controlnet),
         schedule=sd.schedule,
         null_text_ids=tokenize(sd.tokenizer, "")[0],
     )
@@ -81,7 +55,7 @@ def latent_diffusion(sd: StableDiffusion, dtype: Any) -> LatentDiffusion:
 
 
 def generate(
-    model: StableDiffusion | TrainedUnconditional,
+    model: StableDiffusion | DrawingModel,
     requests: Sequence[Request],
     sampling: SamplingConfig,
     size: tuple[int, int],
@@ -112,7 +86,7 @@ def generate(
 
 
 def generate_stages(
-    model: StableDiffusion | TrainedUnconditional,
+    model: StableDiffusion | DrawingModel,
     requests: Sequence[Request],
     sampling: SamplingConfig,
     size: tuple[int, int],
@@ -142,26 +116,11 @@ def generate_stages(
     """
     # What cannot be done is said here, and not when the first image is asked for.
     how = (sampling, size, jnp.dtype(dtype), frames)
-    if isinstance(model, TrainedUnconditional):
-        drawn = _unconditional(model, *how)
+    if isinstance(model, StableDiffusion):
+        drawing = _captioned(model, *how)
     else:
-        drawn = _captioned(model, *how)
-    return _in_batches(drawn, requests, mesh, seed, batch_size, jnp.dtype(dtype))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Drawing:
-    """What draws a batch.
-
-    Attributes:
-        nets: Weights by network.
-        draw: From nets, a batch and keys to stages of images (n b H W c).
-        make_batch: From requests to a batch.
-    """
-
-    nets: Params
-    draw: Callable[[Params, Batch, Array], Array]
-    make_batch: Callable[[Sequence[Request]], dict[str, np.ndarray]]
+        drawing = model.drawing(*how)
+    return _in_batches(drawing, requests, mesh, seed, batch_size, jnp.dtype(dtype))
 
 
 def _captioned(
@@ -170,48 +129,22 @@ def _captioned(
     size: tuple[int, int],
     dtype: np.dtype,
     frames: int,
-) -> _Drawing:
+) -> Drawing:
     model = latent_diffusion(sd, dtype)
     check_size(size, model.vae.downsampling)
     model.plan(sampling)
-    parts = {n: getattr(sd, n).params for n in _PARTS if getattr(sd, n) is not None}
-    return _Drawing(
+    parts = base_weights(sd)
+    if sd.controlnet is not None:
+        parts["controlnet"] = sd.controlnet.params
+    return Drawing(
         trees.cast(parts, dtype),
         lambda nets, batch, keys: model.draw(nets, batch, keys, sampling, size, frames),
         lambda requests: _batch(requests, sd.tokenizer),
     )
 
 
-def _unconditional(
-    model: TrainedUnconditional,
-    sampling: SamplingConfig,
-    size: tuple[int, int],
-    dtype: np.dtype,
-    frames: int,
-) -> _Drawing:
-    task = model.task.computing_in(dtype)
-    side = task.autoencoder.downsampling if task.autoencoder else 1
-    check_size(size, side * task.unet.downsampling)
-    task.plan(sampling)
-    # Running averages and the latents' scale stay float32.
-    kept = {name: model.nets[name] for name in model.nets if name != "unet"}
-    return _Drawing(
-        {"unet": trees.cast(model.nets["unet"], dtype), **kept},
-        lambda nets, batch, keys: task.draw(
-            nets, keys, size, batch.get("labels"), sampling, frames
-        ),
-        _labels,
-    )
-
-
-def _labels(requests: Sequence[Request]) -> dict[str, np.ndarray]:
-    if requests[0].label is None:
-        return {}
-    return {"labels": np.array([request.label for request in requests], np.int32)}
-
-
 def _in_batches(
-    drawing: _Drawing,
+    drawing: Drawing,
     requests: Sequence[Request],
     mesh: Mesh,
     seed: int,
@@ -244,25 +177,6 @@ def _in_batches(
             yield stages[:, index]
 
 
-def check_size(size: tuple[int, int], side: int) -> None:
-    """Check that images of this height and width can be drawn.
-
-    Args:
-        size: In pixels.
-        side: What divides both.
-
-    Raises:
-        UserError: Names the nearest sizes that can.
-    """
-    for pixels in size:
-        below = pixels // side * side
-        if pixels != below or not below:
-            near = " or ".join(str(x) for x in (below, below + side) if x)
-            raise UserError(
-                f"size is {size[0]}x{size[1]}, expected multiples of {side}, as {near}"
-            )
-
-
 def _batch(requests: Sequence[Request], tokenizer: Any) -> dict[str, np.ndarray]:
     def ids(texts: Sequence[str]) -> np.ndarray:
         found = [tokenize(tokenizer, text) for text in texts]
@@ -274,9 +188,10 @@ def _batch(requests: Sequence[Request], tokenizer: Any) -> dict[str, np.ndarray]
         "text_ids": ids([request.prompt for request in requests]),
         "null_text_ids": ids([request.negative_prompt for request in requests]),
     }
-    names = {"conditioning_image": "conditioning_image", "images": "image"}
-    for key, name in (names | {"noise": "noise"}).items():
-        given = [getattr(request, name) for request in requests]
-        if given[0] is not None:
-            batch[key] = np.stack(given)
-    return batch
+    arrays: dict[str, list[Any]] = {
+        "conditioning_image": [request.conditioning_image for request in requests],
+        "images": [request.image for request in requests],
+        "noise": [request.noise for request in requests],
+    }
+    given = {name: images for name, images in arrays.items() if images[0] is not None}
+    return batch | {name: np.stack(images) for name, images in given.items()}

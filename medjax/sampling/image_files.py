@@ -23,8 +23,9 @@ from medjax.errors import UserError, nearest
 from medjax.evaluation.animation import save_gif, strip
 from medjax.evaluation.grids import canvas, image_page, save_png, to_uint8
 from medjax.sampling.class_map import map_classes
-from medjax.sampling.generate import Request, generate_stages
+from medjax.sampling.generate import generate_stages
 from medjax.sampling.source import Source
+from medjax.tasks.drawing import Request
 
 logger = logging.getLogger(__name__)
 

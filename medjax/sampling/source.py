@@ -17,8 +17,9 @@ from medjax.pretrained.layout import MODEL_INDEX
 from medjax.pretrained.sources import local_file, local_folder, read_json
 from medjax.runs.open_run import has_stored_controls, load_run
 from medjax.sampling.defaults import ABOUT
+from medjax.tasks import TASKS
+from medjax.tasks.drawing import DrawingModel
 from medjax.tasks.latent_scaling import TrainedAutoencoder
-from medjax.tasks.trained import TrainedUnconditional
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Source:
         data: What a run was trained on.
     """
 
-    model: StableDiffusion | TrainedUnconditional
+    model: StableDiffusion | DrawingModel
     name: str
     size: Size
     preparation: Preparation
@@ -62,8 +63,6 @@ class Source:
     @property
     def schedule(self) -> Schedule:
         """Its noise schedule."""
-        if isinstance(self.model, TrainedUnconditional):
-            return self.model.task.schedule
         return self.model.schedule
 
 
@@ -109,19 +108,19 @@ def load_source(
         raise UserError("--controlnet goes with --pretrained; a run has its own")
     assert workdir is not None
     run = load_run(workdir, step, weights, base)
-    if isinstance(run.model, TrainedAutoencoder):
+    data, drawn = run.config.data, run.config.eval.sampling()
+    if drawn is None or isinstance(run.model, TrainedAutoencoder):
         raise UserError(
             f"--workdir={workdir}: a run of task {run.config.task}, which draws no "
             "images; expected one of what stands on it"
         )
-    data, drawn = run.config.data, run.config.eval.sampling()
     source = Source(
         run.model,
         f"{Path(workdir).resolve().name}, step {run.step}, {run.weights} weights",
         (data.image_size, data.image_size),
         Preparation.of_training(data, has_stored_controls(run)),
         drawn.guidance_scale,
-        classes=getattr(data, "classes", ()),
+        classes=TASKS[run.config.task].classes(data),
         data=data,
     )
     if source.captioned:

@@ -1,114 +1,99 @@
-"""Tasks: which networks there are, which part trains, and what the loss is."""
+"""Tasks: what can be trained. `TASKS` is the only place that knows which there are.
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+A new task is a file with its functions and a row in the table.
+"""
 
 from medjax.data.config import ClassDataConfig, ControlDataConfig, DataConfig
 from medjax.diffusion.objective import DiffusionConfig, ScheduledDiffusionConfig
-from medjax.tasks.assembly import Assembly, Given, Shown
-from medjax.tasks.autoencoder_kl import AutoencoderKLConfig, make_autoencoder_kl_task
-from medjax.tasks.autoencoder_loss import measure_reconstruction
-from medjax.tasks.controlnet import (
-    ControlNetConfig,
-    ControlNetEvalConfig,
-    make_controlnet_task,
-    measure_adherence,
+from medjax.tasks import (
+    autoencoder_kl,
+    caption_measures,
+    controlnet,
+    text_to_image,
+    unconditional,
+    vq_vae,
 )
+from medjax.tasks.autoencoder_loss import measure_reconstruction
 from medjax.tasks.eval_config import EvalConfig, SamplingEvalConfig
 from medjax.tasks.interface import Task
-from medjax.tasks.text_to_image import (
-    TextToImageConfig,
-    TextToImageEvalConfig,
-    make_text_to_image_task,
-    measure_likeness,
-)
-from medjax.tasks.trained import (
-    trained_autoencoder,
-    trained_controlnet,
-    trained_text_to_image,
-    trained_unconditional,
-)
-from medjax.tasks.unconditional import UnconditionalConfig, make_unconditional_task
-from medjax.tasks.vq_vae import VQVAEConfig, make_vq_vae_task
-
-
-def _nothing(shown: Shown, data: Any, config: Any) -> dict[str, float]:
-    del shown, data, config
-    return {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """One row of the table of tasks.
-
-    Attributes:
-        sections: The dataclasses of those sections of its config that differ from one
-            task to another.
-        make: Builds it.
-        trained: Puts what it trained where it is used; see `medjax.tasks.trained`.
-        measure: Measures a page of samples, by the sections ``data`` and ``eval``.
-        metrics: What validation gives beside the loss without being asked.
-    """
-
-    sections: Mapping[str, type]
-    make: Callable[[Given], Assembly]
-    trained: Callable[..., Any]
-    measure: Callable[[Shown, Any, Any], dict[str, float]] = _nothing
-    metrics: tuple[str, ...] = ()
-
+from medjax.tasks.row import CaptionScores, TaskRow
 
 _RECONSTRUCTED = ("reconstruction", "psnr_db", "ssim")
 
-TASKS: dict[str, Kind] = {
-    "controlnet": Kind(
-        {
+TASKS: dict[str, TaskRow] = {
+    "controlnet": TaskRow(
+        sections={
             "data": ControlDataConfig,
-            "model": ControlNetConfig,
+            "model": controlnet.ControlNetConfig,
             "diffusion": DiffusionConfig,
-            "eval": ControlNetEvalConfig,
+            "eval": controlnet.ControlNetEvalConfig,
         },
-        make_controlnet_task,
-        trained_controlnet,
-        measure_adherence,
-        ("edge_f1",),
+        build=controlnet.make_controlnet_task,
+        reopen=controlnet.trained_controlnet,
+        measure=controlnet.measure_adherence,
+        metrics=("edge_f1",),
+        origins=controlnet.controlnet_origins,
+        formats=controlnet.controlnet_formats,
+        caption_scores=CaptionScores(),
     ),
-    "text_to_image": Kind(
-        {
+    "text_to_image": TaskRow(
+        sections={
             "data": DataConfig,
-            "model": TextToImageConfig,
+            "model": text_to_image.TextToImageConfig,
             "diffusion": DiffusionConfig,
-            "eval": TextToImageEvalConfig,
+            "eval": caption_measures.TextToImageEvalConfig,
         },
-        make_text_to_image_task,
-        trained_text_to_image,
-        measure_likeness,
-        ("mse", "psnr_db", "ssim"),
+        build=text_to_image.make_text_to_image_task,
+        reopen=text_to_image.trained_text_to_image,
+        check=caption_measures.check_text_to_image,
+        measure=caption_measures.measure_likeness,
+        metrics=("mse", "psnr_db", "ssim"),
+        optional_metrics=caption_measures.OPTIONAL_METRICS,
+        first_stage=text_to_image.text_to_image_first_stage,
+        check_first_stage=text_to_image.check_text_to_image_first_stage,
+        origins=text_to_image.text_to_image_origins,
+        formats=text_to_image.text_to_image_formats,
+        caption_scores=caption_measures.FINDINGS_SCORES,
     ),
-    "unconditional": Kind(
-        {
+    "unconditional": TaskRow(
+        sections={
             "data": ClassDataConfig,
-            "model": UnconditionalConfig,
+            "model": unconditional.UnconditionalConfig,
             "diffusion": ScheduledDiffusionConfig,
             "eval": SamplingEvalConfig,
         },
-        make_unconditional_task,
-        trained_unconditional,
+        build=unconditional.make_unconditional_task,
+        reopen=unconditional.trained_unconditional,
+        check=unconditional.check_unconditional,
+        first_stage=unconditional.unconditional_first_stage,
+        check_first_stage=unconditional.check_unconditional_first_stage,
+        classes=unconditional.unconditional_classes,
     ),
-    "vq_vae": Kind(
-        {"data": DataConfig, "model": VQVAEConfig, "eval": EvalConfig},
-        make_vq_vae_task,
-        trained_autoencoder,
-        measure_reconstruction,
-        (*_RECONSTRUCTED, "commitment", "codebook", "perplexity", "codebook_usage"),
+    "vq_vae": TaskRow(
+        sections={"data": DataConfig, "model": vq_vae.VQVAEConfig, "eval": EvalConfig},
+        build=vq_vae.make_vq_vae_task,
+        reopen=vq_vae.trained_vq_vae,
+        measure=measure_reconstruction,
+        metrics=(
+            *_RECONSTRUCTED,
+            *("commitment", "codebook", "perplexity", "codebook_usage"),
+        ),
+        autoencoder=vq_vae.vq_vae_module,
     ),
-    "autoencoder_kl": Kind(
-        {"data": DataConfig, "model": AutoencoderKLConfig, "eval": EvalConfig},
-        make_autoencoder_kl_task,
-        trained_autoencoder,
-        measure_reconstruction,
-        (*_RECONSTRUCTED, "kl"),
+    "autoencoder_kl": TaskRow(
+        sections={
+            "data": DataConfig,
+            "model": autoencoder_kl.AutoencoderKLConfig,
+            "eval": EvalConfig,
+        },
+        build=autoencoder_kl.make_autoencoder_kl_task,
+        reopen=autoencoder_kl.trained_autoencoder_kl,
+        measure=measure_reconstruction,
+        metrics=(*_RECONSTRUCTED, "kl"),
+        autoencoder=autoencoder_kl.untrained_autoencoder_kl,
+        origins=autoencoder_kl.autoencoder_kl_origins,
+        formats=lambda model: ("vae",),
     ),
 }
 
-__all__ = ["TASKS", "Kind", "Task"]
+__all__ = ["TASKS", "Task", "TaskRow"]

@@ -22,9 +22,12 @@ from medjax.errors import UserError, check_least
 from medjax.models.apply import apply
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import Network, load_autoencoder
-from medjax.tasks.assembly import NO_BASE, Assembly, Given
-from medjax.tasks.autoencoder_loss import AutoencoderTask, Coded
+from medjax.tasks.autoencoder_loss import AutoencoderTask, Coded, autoencoder_weights
+from medjax.tasks.base_model import check_fingerprint
+from medjax.tasks.interface import NO_BASE, BuiltTask, Checkpoint, TaskInputs
+from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.random_draws import normal
+from medjax.tasks.row import Origins
 
 _DECODER = ("network/decoder", "network/post_quant_conv")
 _OF_SHAPE = (
@@ -86,18 +89,18 @@ class AutoencoderKLConfig:
                 )
 
 
-def make_autoencoder_kl_task(given: Given) -> Assembly:
+def make_autoencoder_kl_task(inputs: TaskInputs) -> BuiltTask:
     """Load, or draw, a KL autoencoder's weights.
 
     Raises:
         UserError: If weights are not found or do not fit.
     """
-    config: AutoencoderKLConfig = given.model
+    config: AutoencoderKLConfig = inputs.model
     dtype = jnp.dtype(config.dtype)
     base = dict(NO_BASE)
     if config.pretrained is None:
         module = autoencoder_kl_module(config)
-        weights = module.init_params(given.key)
+        weights = module.init_params(inputs.key)
     else:
         network = load_autoencoder(config.pretrained)
         module = AutoencoderKL.from_config(network.config, dtype=dtype)
@@ -112,7 +115,7 @@ def make_autoencoder_kl_task(given: Given) -> Assembly:
         {"network": weights},
         lambda path: not config.decoder_only or path.startswith(_DECODER),
     )
-    return Assembly(
+    return BuiltTask(
         AutoencoderTask(
             module,
             config.channels,
@@ -138,6 +141,53 @@ def autoencoder_kl_module(config: AutoencoderKLConfig) -> AutoencoderKL:
         norm_num_groups=config.norm_num_groups,
         dtype=jnp.dtype(config.dtype),
     )
+
+
+def untrained_autoencoder_kl(config: AutoencoderKLConfig) -> AutoencoderKL:
+    """Return the network of a configuration, with a base or without one."""
+    if config.pretrained is None:
+        return autoencoder_kl_module(config)
+    module = load_autoencoder(config.pretrained).module
+    assert isinstance(module, AutoencoderKL)
+    return module
+
+
+def trained_autoencoder_kl(
+    checkpoint: Checkpoint,
+    source: str | None = None,
+    autoencoder: TrainedAutoencoder | None = None,
+) -> TrainedAutoencoder:
+    """Return the autoencoder with its trained weights, float32.
+
+    Args:
+        checkpoint: The run's checkpoint.
+        source: Where the weights that training started from lie now; None for where
+            they lay in training.
+        autoencoder: None: it stands on no other.
+
+    Raises:
+        UserError: If those weights are not found, or are others.
+    """
+    del autoencoder
+    model: AutoencoderKLConfig = checkpoint.model
+    weights = trees.cast(checkpoint.params, "float32")
+    if model.pretrained is None:
+        module = autoencoder_kl_module(dataclasses.replace(model, dtype="float32"))
+    else:
+        place = checkpoint.base["source"] if source is None else source
+        network = load_autoencoder(place)
+        check_fingerprint(network.params, checkpoint.base, place)
+        assert isinstance(network.module, AutoencoderKL)
+        module = network.module
+        own = trees.flatten({"network": network.params})
+        weights = trees.unflatten(own | trees.flatten(weights))
+    weights = autoencoder_weights(weights)
+    return TrainedAutoencoder(module, weights, trees.fingerprint(weights))
+
+
+def autoencoder_kl_origins(model: AutoencoderKLConfig) -> Origins:
+    """Return the weights that training started from."""
+    return Origins(model.pretrained)
 
 
 def kl_network(module: AutoencoderKL, params: Params) -> Network:

@@ -20,9 +20,8 @@ from medjax.evaluation.similarity import likeness
 from medjax.meshes import gather_params
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.vq_vae import VQVAE
-from medjax.tasks.assembly import Shown
 from medjax.tasks.eval_config import EvalConfig
-from medjax.tasks.interface import Outcome
+from medjax.tasks.interface import Outcome, SamplePage
 from medjax.tasks.latent_scaling import decode, encode_mean, with_channels
 from medjax.tasks.shape_checks import check_image_size
 
@@ -112,10 +111,10 @@ def autoencoder_weights(weights: Params) -> Params:
 
 
 def measure_reconstruction(
-    shown: Shown, data: Any, config: EvalConfig
+    page: SamplePage, data: Any, config: EvalConfig
 ) -> dict[str, float]:
     """Return the mean PSNR and SSIM of a page's reconstructions, without padding."""
     del data, config
-    pair = shown.columns["original"], shown.columns["reconstruction"]
-    measured = likeness(*pair, shown.batch.get("loss_mask"))
+    pair = page.columns["original"], page.columns["reconstruction"]
+    measured = likeness(*pair, page.batch.get("loss_mask"))
     return {name: float(measured[name].mean()) for name in ("psnr_db", "ssim")}

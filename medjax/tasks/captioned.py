@@ -26,16 +26,15 @@ from medjax.models.clip_text import CLIPText
 from medjax.models.controlnet import ControlNet
 from medjax.models.lora import is_adapter
 from medjax.models.unet_2d_condition import UNet2DCondition
-from medjax.pretrained import StableDiffusion, load_autoencoder, load_stable_diffusion
-from medjax.pretrained.tiny import tiny_stable_diffusion
+from medjax.pretrained import StableDiffusion
 from medjax.tasks.adapters import (
     NETWORKS,
     AdapterConfig,
     draw_adapters,
     with_adapters,
 )
-from medjax.tasks.assembly import Assembly, Given
-from medjax.tasks.interface import Outcome
+from medjax.tasks.base_model import base_weights
+from medjax.tasks.interface import BuiltTask, Outcome, TaskInputs
 from medjax.tasks.latent_diffusion import LatentDiffusion
 from medjax.tasks.random_draws import add_drawn_noise, dropped, objective_losses, split
 from medjax.tasks.shape_checks import check_base, check_image_size
@@ -166,24 +165,24 @@ class CaptionedTask:
 
 def assemble_captioned(
     sd: StableDiffusion,
-    given: Given,
+    inputs: TaskInputs,
     trains: Callable[[str], bool],
     only_mid_control: bool = False,
-) -> Assembly:
+) -> BuiltTask:
     """Divide the weights of a Stable Diffusion in trained and frozen.
 
     Adapters that the configuration asks for are drawn, and train.
 
     Args:
         sd: Networks and weights; a ControlNet of it is no part of the base.
-        given: The configuration.
+        inputs: The configuration.
         trains: Whether the weight at a path (``unet/conv_in/kernel``) does.
         only_mid_control: Whether a ControlNet reaches the U-Net's middle only.
 
     Raises:
         UserError: If the networks do not fit each other.
     """
-    model: BaseConfig = given.model
+    model: BaseConfig = inputs.model
     options = {"dtype": jnp.dtype(model.dtype), "remat": model.remat}
     dtype = options["dtype"]
     networks = LatentDiffusion(
@@ -193,7 +192,7 @@ def assemble_captioned(
         controlnet=ControlNet.from_config(sd.controlnet.config, **options)
         if sd.controlnet
         else None,
-        schedule=make_schedule(sd.schedule.config, given.diffusion.prediction_type),
+        schedule=make_schedule(sd.schedule.config, inputs.diffusion.prediction_type),
         null_text_ids=tokenize(sd.tokenizer, "")[0],
         only_mid_control=only_mid_control,
     )
@@ -209,41 +208,17 @@ def assemble_captioned(
     control = {"controlnet": sd.controlnet.params} if sd.controlnet else {}
     configs = model.adapters
     adapters = {
-        name: draw_adapters(name, base[name], config, given.key)
+        name: draw_adapters(name, base[name], config, inputs.key)
         for name, config in configs.items()
     }
     params, frozen = trees.split(
         trees.merge(base | control, adapters),
         lambda path: is_adapter(path) or trains(path),
     )
-    return Assembly(
-        CaptionedTask(networks, given.diffusion, configs),
+    return BuiltTask(
+        CaptionedTask(networks, inputs.diffusion, configs),
         params=trees.cast(params, jnp.float32),
         frozen=trees.cast(frozen, dtype),
         tokenizer=sd.tokenizer,
         base=trees.identity(model.pretrained, base),
     )
-
-
-def load_base(
-    source: str, vae: str | None = None, route: str = "auto"
-) -> StableDiffusion:
-    """Return the Stable Diffusion that a run stands on, the tiny one for "".
-
-    Args:
-        source: Where it lies.
-        vae: Where the autoencoder in place of its own lies, if there is one.
-        route: How weights are read.
-    """
-    sd = (
-        load_stable_diffusion(source, route=route)
-        if source
-        else tiny_stable_diffusion()
-    )
-    return dataclasses.replace(sd, vae=load_autoencoder(vae)) if vae else sd
-
-
-def base_weights(sd: StableDiffusion) -> Params:
-    """Return the weights by network; a run knows its base by their fingerprint."""
-    parts = {"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text_encoder}
-    return {name: part.params for name, part in parts.items()}

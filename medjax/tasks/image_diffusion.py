@@ -7,10 +7,12 @@ Source: Ho et al., 2020, eq. 14; Rombach et al., 2022, eq. 2 (latents); Ho and S
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int, Key
 
 from medjax import trees
@@ -26,6 +28,7 @@ from medjax.models.apply import apply
 from medjax.models.conv_unet import ConvUNet
 from medjax.models.unet_2d import UNet2D
 from medjax.tasks import latent_scaling
+from medjax.tasks.drawing import Drawing, Request, check_size
 from medjax.tasks.interface import Outcome
 from medjax.tasks.random_draws import (
     add_drawn_noise,
@@ -229,3 +232,49 @@ class ImageDiffusion:
         )
         output, renewed = made
         return output.astype(jnp.float32), dict(renewed)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedImageDiffusion:
+    """A trained model that draws images without captions.
+
+    Attributes:
+        task: Its functions.
+        nets: Weights by network, and the statistics; float32.
+    """
+
+    task: ImageDiffusion
+    nets: Params
+
+    @property
+    def schedule(self) -> Schedule:
+        """Its noise schedule."""
+        return self.task.schedule
+
+    def drawing(
+        self,
+        sampling: SamplingConfig,
+        size: tuple[int, int],
+        dtype: np.dtype,
+        frames: int,
+    ) -> Drawing:
+        """Return how it draws; see `medjax.tasks.drawing.DrawingModel`."""
+        task = self.task.computing_in(dtype)
+        side = task.autoencoder.downsampling if task.autoencoder else 1
+        check_size(size, side * task.unet.downsampling)
+        task.plan(sampling)
+        # Running averages and the latents' scale stay float32.
+        kept = {name: self.nets[name] for name in self.nets if name != "unet"}
+        return Drawing(
+            {"unet": trees.cast(self.nets["unet"], dtype), **kept},
+            lambda nets, batch, keys: task.draw(
+                nets, keys, size, batch.get("labels"), sampling, frames
+            ),
+            _labels,
+        )
+
+
+def _labels(requests: Sequence[Request]) -> dict[str, np.ndarray]:
+    if requests[0].label is None:
+        return {}
+    return {"labels": np.array([request.label for request in requests], np.int32)}

@@ -1,13 +1,19 @@
-"""What the training loop asks of a task."""
+"""The functions of a task, what it is built from, and what a checkpoint holds of it."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jaxtyping import Float, Key
 
 from medjax.arrays import Array, Batch, Params
+from medjax.data.config import DataConfig
 from medjax.diffusion.sampling_config import SamplingConfig
+
+NO_BASE = {"source": "", "fingerprint": "none"}
+"""The base of a task that starts from random weights."""
 
 
 @jax.tree_util.register_dataclass
@@ -95,3 +101,82 @@ class Task(Protocol):
             sampling: How images are drawn; None for tasks that draw none.
         """
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskInputs:
+    """Everything a task is built from.
+
+    Attributes:
+        model: The section ``model`` of the config.
+        data: The section ``data``.
+        diffusion: The section ``diffusion``; None for tasks without one.
+        key: Key for weights that are drawn.
+        autoencoder: The trained autoencoder, for tasks that stand on one.
+        source: The training split, for what is measured on it.
+    """
+
+    model: Any
+    data: DataConfig
+    diffusion: Any
+    key: Key[Array, ""]
+    autoencoder: Any = None
+    source: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltTask:
+    """A task, ready to train.
+
+    Attributes:
+        task: Its functions.
+        params: The weights that train, float32.
+        frozen: The weights that do not train.
+        tokenizer: For the captions; None for tasks that read none.
+        base: ``source`` and ``fingerprint`` of the frozen weights, to find them again.
+        statistics: First value of what `Task.follow` updates.
+        posterior: Function of frozen weights and images that returns the mean and the
+            log-variance of latents. None unless latents are computed once and kept.
+    """
+
+    task: Task
+    params: Params
+    frozen: Params
+    tokenizer: Any
+    base: Mapping[str, str]
+    statistics: Params = dataclasses.field(default_factory=dict)
+    posterior: Callable[[Params, Array], tuple[Array, Array]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplePage:
+    """A page of samples on the host, for a task's own measures.
+
+    Attributes:
+        columns: The images that `Task.sample` returned, by column.
+        batch: The examples.
+        records: The records that the examples were made from.
+    """
+
+    columns: Mapping[str, Float[np.ndarray, "b H W c"]]
+    batch: Mapping[str, np.ndarray]
+    records: Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The content of a run's checkpoint, as NumPy arrays.
+
+    Attributes:
+        model: The section ``model`` of the config.
+        data: The section ``data``.
+        diffusion: The section ``diffusion``; None for tasks without one.
+        params: The trained weights and the statistics.
+        base: ``source`` and ``fingerprint`` of the weights that the run stood on.
+    """
+
+    model: Any
+    data: DataConfig
+    diffusion: Any
+    params: Params
+    base: Mapping[str, str]

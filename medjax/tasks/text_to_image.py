@@ -17,29 +17,26 @@ from medjax.arrays import Params
 from medjax.data.config import DataConfig
 from medjax.data.pipeline import dataset_metadata
 from medjax.errors import UserError
-from medjax.evaluation.chest import findings
-from medjax.evaluation.frechet import frechet_distance
-from medjax.evaluation.similarity import likeness
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import StableDiffusion
-from medjax.pretrained.efficientnet import check_efficientnet, efficientnet_features
-from medjax.pretrained.phantom import drawn_stable_diffusion, scaled
+from medjax.pretrained.phantom import drawn_stable_diffusion
 from medjax.tasks.adapters import (
     NO_ADAPTERS,
     AdapterConfig,
     saved_paths,
 )
-from medjax.tasks.assembly import Assembly, Given, Shown
 from medjax.tasks.autoencoder_kl import kl_network
-from medjax.tasks.captioned import (
-    BaseConfig,
-    CaptionedTask,
-    assemble_captioned,
+from medjax.tasks.base_model import (
     base_weights,
+    check_fingerprint,
     load_base,
+    trained_base,
+    with_trained,
 )
-from medjax.tasks.eval_config import SamplingEvalConfig
+from medjax.tasks.captioned import BaseConfig, CaptionedTask, assemble_captioned
+from medjax.tasks.interface import BuiltTask, Checkpoint, TaskInputs
 from medjax.tasks.latent_scaling import TrainedAutoencoder, latent_deviation
+from medjax.tasks.row import FirstStage, Origins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,86 +92,38 @@ class TextToImageConfig(BaseConfig):
         return {name: one for name, one in all_of_them.items() if one != NO_ADAPTERS}
 
 
-@dataclasses.dataclass(frozen=True)
-class TextToImageEvalConfig(SamplingEvalConfig):
-    """Validation, and what a page of samples is measured by beside PSNR, SSIM and MSE.
-
-    Attributes:
-        frechet_distance: Whether by the Fréchet distance to the real images, too. It
-            needs ``medjax[evaluation]``, and `samples` of hundreds to say anything.
-        chest_findings: Whether by the findings that `medjax.evaluation.chest` sees in
-            computed chests, too.
-    """
-
-    frechet_distance: bool = False
-    chest_findings: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be measured here.
-
-        Raises:
-            UserError: Starts with the name of the field.
-        """
-        super().__post_init__()
-        if self.frechet_distance:
-            try:
-                check_efficientnet()
-            except UserError as error:
-                raise UserError(f"frechet_distance is True, but {error}") from error
-
-
-def measure_likeness(
-    shown: Shown, data: Any, config: TextToImageEvalConfig
-) -> dict[str, float]:
-    """Return how like the real images those drawn for their captions are.
-
-    Two chests of one caption differ in much that it does not tell; so the numbers
-    compare checkpoints, and say little alone.
-    """
-    del data
-    real, drawn = shown.columns["target"], shown.columns["generated"]
-    each = likeness(real, drawn, shown.batch.get("loss_mask"))
-    measured = {name: float(values.mean()) for name, values in each.items()}
-    if config.frechet_distance:
-        features = efficientnet_features(real), efficientnet_features(drawn)
-        measured["frechet_distance"] = frechet_distance(*features)
-    if config.chest_findings:
-        measured |= findings(drawn, [record["text"] for record in shown.records])
-    return measured
-
-
-def make_text_to_image_task(given: Given) -> Assembly:
+def make_text_to_image_task(inputs: TaskInputs) -> BuiltTask:
     """Load or draw the networks, and divide their weights in trained and frozen.
 
     Raises:
         UserError: If weights are not found or do not fit.
     """
-    model: TextToImageConfig = given.model
-    check_captions(given.data)
+    model: TextToImageConfig = inputs.model
+    check_captions(inputs.data)
     statistics: Params = {}
-    if given.autoencoder is None:
+    if inputs.autoencoder is None:
         sd = load_base(model.pretrained, model.vae, model.route)
     else:
-        check_autoencoder(given.autoencoder)
+        check_autoencoder(inputs.autoencoder)
         deviation = latent_deviation(
-            given.autoencoder, given.source, given.data, given.key
+            inputs.autoencoder, inputs.source, inputs.data, inputs.key
         )
         statistics = {"vae": {"deviation": deviation}}
-        sd = from_scratch(given.autoencoder, float(deviation), given.key)
-    assembly = assemble_captioned(
+        sd = from_scratch(inputs.autoencoder, float(deviation), inputs.key)
+    built = assemble_captioned(
         dataclasses.replace(sd, controlnet=None),
-        given,
+        inputs,
         _trains(model, base_weights(sd)),
     )
-    base = assembly.base
-    if given.autoencoder is not None:
-        base = given.autoencoder.identity(model.autoencoder or "")
-    assert isinstance(assembly.task, CaptionedTask)
+    base = built.base
+    if inputs.autoencoder is not None:
+        base = inputs.autoencoder.identity(model.autoencoder or "")
+    assert isinstance(built.task, CaptionedTask)
     return dataclasses.replace(
-        assembly,
+        built,
         base=base,
         statistics=statistics,
-        posterior=assembly.task.model.posterior if model.cache_latents else None,
+        posterior=built.task.model.posterior if model.cache_latents else None,
     )
 
 
@@ -222,4 +171,62 @@ def from_scratch(
     """
     assert isinstance(trained.module, AutoencoderKL)
     vae = kl_network(trained.module, trained.weights["network"])
-    return drawn_stable_diffusion(scaled(vae, deviation), key)
+    return drawn_stable_diffusion(vae.scaled(deviation), key)
+
+
+def trained_text_to_image(
+    checkpoint: Checkpoint,
+    source: str | None = None,
+    autoencoder: TrainedAutoencoder | None = None,
+) -> StableDiffusion:
+    """Return the Stable Diffusion with its trained weights in place, float32.
+
+    Args:
+        checkpoint: The run's checkpoint.
+        source: Where the base lies now; None for where it lay in training.
+        autoencoder: Of a run from scratch, the one that it stood on.
+
+    Raises:
+        UserError: If the base is not found, or is another.
+    """
+    if autoencoder is None:
+        sd = trained_base(checkpoint, source)
+        return dataclasses.replace(sd, controlnet=None)
+    check_fingerprint(autoencoder.weights, checkpoint.base, "the autoencoder")
+    deviation = float(checkpoint.params["vae"]["deviation"])
+    # All weights that are drawn here are replaced by trained ones.
+    sd = from_scratch(autoencoder, deviation, jax.random.key(0))
+    return with_trained(sd, checkpoint)
+
+
+def text_to_image_first_stage(model: TextToImageConfig) -> FirstStage | None:
+    """Return the autoencoder's run of training from scratch; None with a base."""
+    if model.autoencoder is None:
+        return None
+    return FirstStage(model.autoencoder, model.autoencoder_config)
+
+
+def check_text_to_image_first_stage(config: Any, untrained: TrainedAutoencoder) -> None:
+    """Check that a run can stand on an autoencoder, before that trains for hours.
+
+    Args:
+        config: The run's.
+        untrained: The autoencoder; its weights may be missing.
+
+    Raises:
+        UserError: If a Stable Diffusion cannot have it, or the data have no captions.
+    """
+    check_captions(config.data)
+    check_autoencoder(untrained)
+
+
+def text_to_image_origins(model: TextToImageConfig) -> Origins:
+    """Return the weights that training started from; none if from scratch."""
+    if model.autoencoder is not None:
+        return Origins()
+    return Origins(model.pretrained, model.vae)
+
+
+def text_to_image_formats(model: TextToImageConfig) -> tuple[str, ...]:
+    """Return the formats that hold the trained weights: adapters have their own."""
+    return ("lora", "kohya", "pipeline") if model.adapters else ("pipeline",)

@@ -9,17 +9,23 @@ import dataclasses
 from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from medjax import trees
 from medjax.arrays import Params
+from medjax.data.config import ClassDataConfig
+from medjax.data.pipeline import dataset_metadata
 from medjax.diffusion.objective import ScheduledDiffusionConfig
 from medjax.diffusion.schedule import make_schedule
 from medjax.errors import UserError
 from medjax.models.conv_unet import ConvUNet
 from medjax.models.unet_2d import UNet2D
 from medjax.tasks import latent_scaling
-from medjax.tasks.assembly import NO_BASE, Assembly, Given
-from medjax.tasks.image_diffusion import ImageDiffusion
+from medjax.tasks.base_model import check_fingerprint
+from medjax.tasks.image_diffusion import ImageDiffusion, TrainedImageDiffusion
+from medjax.tasks.interface import NO_BASE, BuiltTask, Checkpoint, TaskInputs
+from medjax.tasks.latent_scaling import TrainedAutoencoder
+from medjax.tasks.row import FirstStage
 
 _OF_UNET_2D = ("attention_levels", "attention_head_dim", "norm_num_groups", "remat")
 
@@ -86,16 +92,16 @@ class UnconditionalConfig:
             )
 
 
-def make_unconditional_task(given: Given) -> Assembly:
+def make_unconditional_task(inputs: TaskInputs) -> BuiltTask:
     """Draw the network's weights, and measure the latents that it will see.
 
     Raises:
         UserError: If the configuration does not fit.
     """
-    model: UnconditionalConfig = given.model
-    trained: latent_scaling.TrainedAutoencoder | None = given.autoencoder
-    task = unconditional_task(model, given.data, given.diffusion, trained)
-    params, batch_stats = task.unet.init_variables(given.key)
+    model: UnconditionalConfig = inputs.model
+    trained: TrainedAutoencoder | None = inputs.autoencoder
+    task = unconditional_task(model, inputs.data, inputs.diffusion, trained)
+    params, batch_stats = task.unet.init_variables(inputs.key)
     statistics: Params = {"batch_stats": batch_stats} if batch_stats else {}
     frozen: Params = {}
     if trained is not None:
@@ -106,13 +112,13 @@ def make_unconditional_task(given: Given) -> Assembly:
             )
         frozen = {"autoencoder": trained.weights}
         mean, deviation = latent_scaling.measure_latents(
-            trained, given.source, given.data, model.channels, given.key
+            trained, inputs.source, inputs.data, model.channels, inputs.key
         )
         statistics["latents"] = {"mean": mean, "deviation": deviation}
     base = NO_BASE
     if trained is not None:
         base = trained.identity(model.autoencoder or "")
-    return Assembly(
+    return BuiltTask(
         task,
         params={"unet": params},
         # Its rounding would be part of every target.
@@ -127,7 +133,7 @@ def unconditional_task(
     model: UnconditionalConfig,
     data: Any,
     diffusion: ScheduledDiffusionConfig,
-    trained: latent_scaling.TrainedAutoencoder | None,
+    trained: TrainedAutoencoder | None,
 ) -> ImageDiffusion:
     """Build the network of a configuration.
 
@@ -167,3 +173,87 @@ def unconditional_task(
         diffusion.prediction_type,
     )
     return ImageDiffusion(unet, autoencoder, model.channels, diffusion, schedule)
+
+
+def trained_unconditional(
+    checkpoint: Checkpoint,
+    source: str | None = None,
+    autoencoder: TrainedAutoencoder | None = None,
+) -> TrainedImageDiffusion:
+    """Return the trained model, float32.
+
+    Args:
+        checkpoint: The run's checkpoint.
+        source: Not used: it has no base.
+        autoencoder: The one that the run stood on; None for pixels.
+
+    Raises:
+        UserError: If the autoencoder is another.
+    """
+    del source
+    if autoencoder is not None:
+        check_fingerprint(autoencoder.weights, checkpoint.base, "the autoencoder")
+    model = dataclasses.replace(checkpoint.model, dtype="float32")
+    task = unconditional_task(model, checkpoint.data, checkpoint.diffusion, autoencoder)
+    nets = dict(checkpoint.params)
+    if autoencoder is not None:
+        nets["autoencoder"] = autoencoder.weights
+    return TrainedImageDiffusion(task, trees.cast(nets, np.float32))
+
+
+def check_unconditional(config: Any) -> None:
+    """Refuse what batch normalisation cannot do.
+
+    Args:
+        config: The run's.
+
+    Raises:
+        UserError: It names the keys.
+    """
+    accumulation = config.train.gradient_accumulation_steps
+    if accumulation > 1 and config.model.architecture == "conv_unet":
+        raise UserError(
+            f"config.train.gradient_accumulation_steps={accumulation}: batch "
+            "normalisation would see a microbatch at a time, which trains "
+            "something else; expected 1, or model.architecture=unet_2d"
+        )
+
+
+def unconditional_first_stage(model: UnconditionalConfig) -> FirstStage | None:
+    """Return the autoencoder's run whose latents are diffused; None for pixels."""
+    if model.autoencoder is None:
+        return None
+    return FirstStage(model.autoencoder, model.autoencoder_config)
+
+
+def check_unconditional_first_stage(config: Any, untrained: TrainedAutoencoder) -> None:
+    """Check that a run can stand on an autoencoder, before that trains for hours.
+
+    Args:
+        config: The run's.
+        untrained: The autoencoder; its weights may be missing.
+
+    Raises:
+        UserError: If channels, sizes, sampler or classes do not fit.
+    """
+    if untrained.channels != config.model.channels:
+        raise UserError(
+            f"config.model.channels={config.model.channels}: the autoencoder by "
+            f"{config.model.autoencoder_config} has {untrained.channels}; expected "
+            "the same"
+        )
+    task = unconditional_task(config.model, config.data, config.diffusion, untrained)
+    task.check(config.data.image_size, config.eval.sampling())
+    there = dataset_metadata(config.data).label_names
+    for name in config.data.classes:
+        if name not in there:
+            raise UserError(
+                f"config.data.classes={config.data.classes}: no image has the label "
+                f"'{name}'; the data have {', '.join(there) or 'no labels'}, and () is "
+                "for diffusion without classes"
+            )
+
+
+def unconditional_classes(data: ClassDataConfig) -> tuple[str, ...]:
+    """Return the classes that can be asked for."""
+    return data.classes

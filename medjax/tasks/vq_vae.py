@@ -16,14 +16,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Key
 
+from medjax import trees
 from medjax.arrays import Array, Params
 from medjax.diffusion.objective import LossKind, errors
 from medjax.errors import UserError, check_least
 from medjax.models import codebook
 from medjax.models.apply import apply
 from medjax.models.vq_vae import VQVAE, nearest_codes, straight_through
-from medjax.tasks.assembly import NO_BASE, Assembly, Given
-from medjax.tasks.autoencoder_loss import AutoencoderTask, Coded, Followed
+from medjax.tasks.autoencoder_loss import (
+    AutoencoderTask,
+    Coded,
+    Followed,
+    autoencoder_weights,
+)
+from medjax.tasks.interface import NO_BASE, BuiltTask, Checkpoint, TaskInputs
+from medjax.tasks.latent_scaling import TrainedAutoencoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +94,12 @@ class VQVAEConfig:
                 )
 
 
-def make_vq_vae_task(given: Given) -> Assembly:
+def make_vq_vae_task(inputs: TaskInputs) -> BuiltTask:
     """Draw a VQ-VAE's weights."""
-    config: VQVAEConfig = given.model
+    config: VQVAEConfig = inputs.model
     module = vq_vae_module(config)
     by_gradient = config.codebook_learning == "gradient"
-    network, codes = jax.random.split(given.key)
+    network, codes = jax.random.split(inputs.key)
     params = {"network": module.init_params(network)}
     book = codebook.init_codebook(codes, config.codebook_size, config.latent_channels)
     if by_gradient:
@@ -109,7 +116,25 @@ def make_vq_vae_task(given: Given) -> Assembly:
         functools.partial(_follow, config),
     )
     statistics = {} if by_gradient else {"codebook": book}
-    return Assembly(task, params, {}, None, NO_BASE, statistics)
+    return BuiltTask(task, params, {}, None, NO_BASE, statistics)
+
+
+def trained_vq_vae(
+    checkpoint: Checkpoint,
+    source: str | None = None,
+    autoencoder: TrainedAutoencoder | None = None,
+) -> TrainedAutoencoder:
+    """Return the VQ-VAE with its trained weights, float32.
+
+    Args:
+        checkpoint: The run's checkpoint.
+        source: Not used: a VQ-VAE has no base.
+        autoencoder: None: it stands on no other.
+    """
+    del source, autoencoder
+    module = vq_vae_module(dataclasses.replace(checkpoint.model, dtype="float32"))
+    weights = autoencoder_weights(trees.cast(checkpoint.params, "float32"))
+    return TrainedAutoencoder(module, weights, trees.fingerprint(weights))
 
 
 def _code(

@@ -22,7 +22,7 @@ from medjax.errors import Stopped
 from medjax.runs.checkpoints import Checkpoints
 from medjax.runs.config import RunConfig
 from medjax.tasks import TASKS
-from medjax.tasks.assembly import Given
+from medjax.tasks.interface import TaskInputs
 from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.training import about
 from medjax.training.evaluators import Evaluations
@@ -98,9 +98,11 @@ def _train(
     shown = examples if unseen is None else unseen
 
     init_key, train_key, eval_key = jax.random.split(jax.random.key(plan.seed), 3)
-    kind = TASKS[config.task]
-    given = Given(config.model, data, config.diffusion, init_key, autoencoder, examples)
-    assembly = kind.make(given)
+    row = TASKS[config.task]
+    given = TaskInputs(
+        config.model, data, config.diffusion, init_key, autoencoder, examples
+    )
+    assembly = row.build(given)
     task, tokenizer = assembly.task, assembly.tokenizer
     task.check(data.image_size, config.eval.sampling())
     inputs = {"base": assembly.base, "dataset": dataset_identity(data)}
@@ -155,7 +157,7 @@ def _train(
     validate = None
     if unseen is not None:
         validate = make_validate(task, unseen, *how, asked_to_stop)
-    sample = make_sample(task, shown, *how, kind.measure, asked_to_stop)
+    sample = make_sample(task, shown, *how, row.measure, asked_to_stop)
     del assembly  # The step donates the state; nothing else may hold the first one.
 
     def culprits(step: int, batch: Batch) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""A run and what it stands on: an autoencoder first, where its latents are wanted."""
+"""Train a run and, before it, the autoencoder that it stands on."""
 
 import contextlib
 import dataclasses
@@ -9,76 +9,52 @@ from pathlib import Path
 
 from medjax import distributed, meshes
 from medjax.config_files import load_config
-from medjax.data.pipeline import dataset_identity, dataset_metadata
+from medjax.data.pipeline import dataset_identity
 from medjax.errors import Stopped, UserError
-from medjax.models.autoencoder_kl import AutoencoderKL
-from medjax.models.vq_vae import VQVAE
-from medjax.pretrained import load_autoencoder
 from medjax.runs.checksums import saved_steps
 from medjax.runs.config import RunConfig, parse
 from medjax.runs.open_run import (
     AUTOENCODER,
     Run,
+    autoencoder_tasks,
     load_done,
     load_run,
     trained_autoencoder,
 )
 from medjax.runs.same_run import differences, matters
-from medjax.tasks.autoencoder_kl import autoencoder_kl_module
+from medjax.tasks import TASKS
 from medjax.tasks.latent_scaling import TrainedAutoencoder
-from medjax.tasks.text_to_image import check_autoencoder, check_captions
-from medjax.tasks.unconditional import unconditional_task
-from medjax.tasks.vq_vae import vq_vae_module
+from medjax.tasks.row import FirstStage
 from medjax.training.loop import train
 from medjax.training.step import TrainState, check_batch_size
 from medjax.training.stop import stop_on_signals
 
 logger = logging.getLogger(__name__)
 
-_AUTOENCODERS = ("vq_vae", "autoencoder_kl")
-
 
 def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
     """Train a run, and before it the autoencoder that it stands on.
 
-    One that is named is taken as it is; one beside the run is trained to its end first.
-    Where `train.max_hours` ends that, the state returned is the autoencoder's; where
-    `best.patience` does, it is at its end.
+    An autoencoder that the config names is used as it is. The one beside the run is
+    trained to its end first. If `train.max_hours` ends that, the state returned is the
+    autoencoder's; if `best.patience` does, the autoencoder is finished.
 
     Arguments, result and errors are those of `loop.train`.
 
     Raises:
-        UserError: If the autoencoder is neither there nor can be trained, or the folder
+        UserError: If the autoencoder is missing and cannot be trained, or the folder
             is a cross-validation's.
         Stopped: Also between the two.
     """
-    if folds := sorted(one.name for one in Path(workdir).glob("fold-[0-9]*")):
-        raise UserError(
-            f"--workdir={workdir}: holds a cross-validation ({', '.join(folds)}); "
-            "medjax.cross_validate goes on with it, and another run needs a folder of "
-            "its own"
-        )
-    place = getattr(config.model, "autoencoder", None)
-    if place is None:
+    _refuse_folds(workdir)
+    stage = TASKS[config.task].first_stage(config.model)
+    if stage is None:
         return train(config, workdir)
     start = time.monotonic()
-    folder = Path(place).expanduser() if place else Path(workdir) / AUTOENCODER
+    folder = Path(stage.folder or Path(workdir) / AUTOENCODER).expanduser()
     run = _run(folder)
-    if not place and (run is None or _unfinished(run)):
-        with _named_as_first(config.model.autoencoder_config):
-            first = _first_stage(config)
-        logger.info("first the autoencoder, by %s", config.model.autoencoder_config)
-        _check_second_stage(config, first)
-        with stop_on_signals() as stop:
-            with _named_as_first(config.model.autoencoder_config):
-                state = train(first, folder)
-            votes = distributed.Agreement()
-            # Of several hosts, what one call hears the next one gives.
-            if max(votes.largest(int(stop.made)), votes.largest(0)):
-                raise Stopped(
-                    f"asked to stop when the autoencoder in {folder} was done; the "
-                    "same command goes on from here"
-                )
+    if not stage.folder and (run is None or _unfinished(run)):
+        state = _train_first(config, stage, folder)
         config = _in_hours(config, start)
         if config.train.max_hours == 0:
             return state
@@ -92,10 +68,52 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
         autoencoder = trained_autoencoder(load_done(folder))
     except UserError as error:
         raise UserError(f"config.model.autoencoder: {folder}: {error}") from error
-    if not place:
-        _tell_of_another_config(folder, run, config)
+    _warn_of_differences(config, stage, folder, run)
+    return train(config, workdir, autoencoder)
+
+
+def _refuse_folds(workdir: str | Path) -> None:
+    """Raise UserError if the folder is a cross-validation's."""
+    if folds := sorted(one.name for one in Path(workdir).glob("fold-[0-9]*")):
+        raise UserError(
+            f"--workdir={workdir}: holds a cross-validation ({', '.join(folds)}); "
+            "medjax.cross_validate goes on with it, and another run needs a folder of "
+            "its own"
+        )
+
+
+def _train_first(config: RunConfig, stage: FirstStage, folder: Path) -> TrainState:
+    """Train the autoencoder that a run stands on; return its state.
+
+    Raises:
+        UserError: If it cannot be trained, or the run could not stand on it.
+        Stopped: If a signal came.
+    """
+    with _named_as_first(stage.config_file):
+        first = _first_config(config, stage)
+    logger.info("first the autoencoder, by %s", stage.config_file)
+    _check_second_stage(config, first)
+    with stop_on_signals() as stop:
+        with _named_as_first(stage.config_file):
+            state = train(first, folder)
+        votes = distributed.Agreement()
+        # Of several hosts, what one call hears the next one gives.
+        if max(votes.largest(int(stop.made)), votes.largest(0)):
+            raise Stopped(
+                f"asked to stop when the autoencoder in {folder} was done; the "
+                "same command goes on from here"
+            )
+    return state
+
+
+def _warn_of_differences(
+    config: RunConfig, stage: FirstStage, folder: Path, run: Run
+) -> None:
+    """Warn of what is unusual about an autoencoder that is used as it is."""
+    if not stage.folder:
+        _warn_of_another_config(folder, run, config, stage)
     plan = run.config.train
-    if place and run.step < plan.steps and run.config.best.patience is None:
+    if stage.folder and run.step < plan.steps and run.config.best.patience is None:
         logger.warning(
             "the autoencoder in %s has done %d of its %d updates",
             folder,
@@ -111,7 +129,6 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
             folder,
             run.dataset["source"],
         )
-    return train(config, workdir, autoencoder)
 
 
 def _run(folder: Path) -> Run | None:
@@ -124,12 +141,14 @@ def _unfinished(run: Run) -> bool:
     return run.step < run.config.train.steps or not run.metrics
 
 
-def _tell_of_another_config(folder: Path, run: Run, config: RunConfig) -> None:
-    """Warn where an autoencoder is not what its config file describes by now."""
-    file = config.model.autoencoder_config
+def _warn_of_another_config(
+    folder: Path, run: Run, config: RunConfig, stage: FirstStage
+) -> None:
+    """Warn if an autoencoder differs from what its config file describes by now."""
+    file = stage.config_file
     if file is None or not Path(file.partition(":")[0]).expanduser().is_file():
         return
-    now = _first_stage(config)
+    now = _first_config(config, stage)
     for key, was, said in differences(
         dataclasses.asdict(run.config), dataclasses.asdict(now)
     ):
@@ -164,29 +183,27 @@ def _named_as_first(file: str | None) -> Iterator[None]:
         raise UserError(f"{where}{error}") from error
 
 
-def _first_stage(config: RunConfig) -> RunConfig:
+def _first_config(config: RunConfig, stage: FirstStage) -> RunConfig:
     """Return the autoencoder's config, on the data and in the hours of the run.
 
     Raises:
         UserError: If there is no such config, or it is wrong.
     """
-    file = config.model.autoencoder_config
+    file = stage.config_file
     if file is None:
         raise UserError(
-            "config.model.autoencoder is '', for one that is trained first; give "
-            "config.model.autoencoder_config, by which, or the folder of its run"
+            "config.model.autoencoder_config is missing. Set it to the config of the "
+            "autoencoder to train first, or set config.model.autoencoder to the folder "
+            "of a finished run"
         )
     first = parse(load_config("config.model.autoencoder_config", file))
-    if first.task not in _AUTOENCODERS:
+    if TASKS[first.task].autoencoder is None:
         raise UserError(
             f"config.model.autoencoder_config: {file} is of task {first.task}; "
-            f"expected {' or '.join(_AUTOENCODERS)}"
+            f"expected {' or '.join(autoencoder_tasks())}"
         )
-    shared = {
-        field.name: getattr(config.data, field.name)
-        for field in dataclasses.fields(first.data)
-        if field.name != "batch_size"
-    }
+    names = {field.name for field in dataclasses.fields(first.data)} - {"batch_size"}
+    shared = {name: value for name, value in vars(config.data).items() if name in names}
     return dataclasses.replace(
         first,
         data=dataclasses.replace(first.data, **shared),
@@ -196,42 +213,13 @@ def _first_stage(config: RunConfig) -> RunConfig:
 
 
 def _check_second_stage(config: RunConfig, first: RunConfig) -> None:
-    """Raise UserError for what it would say when the first has trained for hours."""
-    wanted = getattr(config.model, "channels", first.model.channels)
-    if first.model.channels != wanted:
-        raise UserError(
-            f"config.model.channels={wanted}: the autoencoder by "
-            f"{config.model.autoencoder_config} has {first.model.channels}; expected "
-            "the same"
-        )
+    """Raise the errors that the second stage would raise hours later."""
     check_batch_size(
         config.data.batch_size,
         config.train.gradient_accumulation_steps,
         meshes.make_mesh(config.mesh),
     )
-    untrained = TrainedAutoencoder(_module(first), {}, "")
-    if config.task != "unconditional":
-        check_captions(config.data)
-        check_autoencoder(untrained)
-        return
-    task = unconditional_task(config.model, config.data, config.diffusion, untrained)
-    task.check(config.data.image_size, config.eval.sampling())
-    there = dataset_metadata(config.data).label_names
-    for name in config.data.classes:
-        if name not in there:
-            raise UserError(
-                f"config.data.classes={config.data.classes}: no image has the label "
-                f"'{name}'; the data have {', '.join(there) or 'no labels'}, and () is "
-                "for diffusion without classes"
-            )
-
-
-def _module(config: RunConfig) -> VQVAE | AutoencoderKL:
-    """Return the network of an autoencoder's config."""
-    if config.task == "vq_vae":
-        return vq_vae_module(config.model)
-    if config.model.pretrained is None:
-        return autoencoder_kl_module(config.model)
-    module = load_autoencoder(config.model.pretrained).module
-    assert isinstance(module, AutoencoderKL)
-    return module
+    build = TASKS[first.task].autoencoder
+    assert build is not None
+    untrained = TrainedAutoencoder(build(first.model), {}, "")
+    TASKS[config.task].check_first_stage(config, untrained)

@@ -28,9 +28,8 @@ from medjax.data.pipeline import (
     validation_batches,
 )
 from medjax.evaluation.grids import image_page
-from medjax.tasks.assembly import Shown
 from medjax.tasks.eval_config import EvalConfig
-from medjax.tasks.interface import Task
+from medjax.tasks.interface import SamplePage, Task
 from medjax.training.step import example_keys
 
 logger = logging.getLogger(__name__)
@@ -133,7 +132,7 @@ def make_sample(
     config: EvalConfig,
     mesh: Mesh,
     key: Array,
-    measure: Callable[[Shown, Any, Any], dict[str, float]],
+    measure: Callable[[SamplePage, Any, Any], dict[str, float]],
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Callable[[Params, Params], Samples | None]:
     """Return ``(params, frozen) -> Samples`` for the first validation examples.
@@ -177,7 +176,7 @@ def make_sample(
         page = {name: images[:_ON_PAGE] for name, images in columns.items()}
         captions = [record["text"] for record in records[:_ON_PAGE]]
         grid = image_page(page, captions if any(captions) else None)
-        return Samples(grid, measure(Shown(columns, whole, records), data, config))
+        return Samples(grid, measure(SamplePage(columns, whole, records), data, config))
 
     return sample
 

@@ -16,7 +16,8 @@ import pytest
 
 from medjax.cross_validation import fold_scores, folds
 from medjax.cross_validation.fold_scores import FoldScores
-from medjax.cross_validation.folds import cross_validate, interval
+from medjax.cross_validation.folds import cross_validate
+from medjax.cross_validation.report import interval
 from medjax.data.pipeline import open_dataset
 from medjax.errors import Stopped, UserError
 from medjax.evaluation import chest
@@ -70,7 +71,7 @@ def stubs(monkeypatch):
         "open_dataset": lambda data, split: splits[split],
         "train_stages": lambda config, folder: trained.append(config.data.fold),
         "score_fold": score,
-        "_write": lambda *_: None,
+        "write_report": lambda *_: None,
         "check_efficientnet": lambda: None,
     }.items():
         monkeypatch.setattr(folds, name, stub)

@@ -13,7 +13,8 @@ from configs.cxr_controlnet import VARIANTS, get_config
 from medjax.data.config import DataConfig
 from medjax.data.phantoms import PhantomsConfig
 from medjax.data.pipeline import dataset_identity
-from medjax.exporting.model_card import Export, command, config_file, model_card
+from medjax.exporting.formats import Export
+from medjax.exporting.model_card import command, config_file, model_card
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.runs.config import parse
 from medjax.runs.open_run import Run

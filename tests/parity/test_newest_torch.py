@@ -18,7 +18,8 @@ from medjax.diffusion.schedulers import own_sampler
 from medjax.export import export
 from medjax.meshes import MeshConfig, make_mesh
 from medjax.runs.open_run import load_run
-from medjax.sampling.generate import Request, generate
+from medjax.sampling.generate import generate
+from medjax.tasks.drawing import Request
 from tests.saved_runs import save_run
 
 PYTHON = os.environ.get("MEDJAX_NEWEST_TORCH", sys.executable)

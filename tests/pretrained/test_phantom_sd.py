@@ -15,7 +15,8 @@ from medjax.pretrained import load_stable_diffusion
 from medjax.pretrained.phantom import FINDINGS as KNOWN
 from medjax.pretrained.sources import PHANTOM_SD, local_place
 from medjax.runs.config import parse
-from medjax.sampling.generate import Request, generate
+from medjax.sampling.generate import generate
+from medjax.tasks.drawing import Request
 from medjax.tasks.latent_scaling import decode, encode_mean
 
 

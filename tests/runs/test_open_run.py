@@ -13,7 +13,6 @@ from medjax.pretrained import load_controlnet, save_controlnet, save_stable_diff
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.runs import open_run
 from medjax.runs.open_run import load_run
-from medjax.tasks.trained import _schedule
 from tests.commands import files
 from tests.pretrained.small import assert_same
 from tests.saved_runs import save_run
@@ -47,7 +46,7 @@ def test_the_newest_average_is_read_in_place_of_the_base(world):
 )
 def test_the_scheduler_is_the_bases_unless_it_takes_no_such_model(kind, scheduler):
     base = tiny_stable_diffusion().schedule
-    schedule = _schedule(base, kind)
+    schedule = trained_schedule(base, kind)
     wanted = kind or "epsilon"
     assert schedule.prediction_type == schedule.config["prediction_type"] == wanted
     assert schedule.config["_class_name"] == f"{scheduler}Scheduler"

@@ -16,7 +16,8 @@ from medjax.meshes import MeshConfig
 from medjax.models.controlnet import ControlNet, config_from_unet
 from medjax.pretrained import Network
 from medjax.pretrained.tiny import tiny_stable_diffusion
-from medjax.sampling.generate import Request, generate
+from medjax.sampling.generate import generate
+from medjax.tasks.drawing import Request
 from medjax.tasks.latent_diffusion import LatentDiffusion
 from tests.tasks import small
 

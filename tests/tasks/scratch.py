@@ -8,8 +8,8 @@ import numpy as np
 from medjax.data.config import ClassDataConfig
 from medjax.data.phantoms import PhantomSource
 from medjax.diffusion.objective import ScheduledDiffusionConfig
-from medjax.tasks.assembly import Given
 from medjax.tasks.autoencoder_loss import autoencoder_weights
+from medjax.tasks.interface import TaskInputs
 from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.unconditional import UnconditionalConfig, make_unconditional_task
 from medjax.tasks.vq_vae import VQVAEConfig, make_vq_vae_task
@@ -43,7 +43,9 @@ CONV = UnconditionalConfig(
 def vq_vae(**changes):
     """Return a VQ-VAE's assembly."""
     model = dataclasses.replace(VQ, **changes)
-    return make_vq_vae_task(Given(model, ClassDataConfig(image_size=16), None, KEY))
+    return make_vq_vae_task(
+        TaskInputs(model, ClassDataConfig(image_size=16), None, KEY)
+    )
 
 
 def trained(assembly):
@@ -60,7 +62,7 @@ def unconditional(model=UNET, classes=(), autoencoder=None, **diffusion):
     objective = ScheduledDiffusionConfig(**diffusion)
     source = PhantomSource("train", 16, 40)
     return make_unconditional_task(
-        Given(model, data, objective, KEY, autoencoder, source)
+        TaskInputs(model, data, objective, KEY, autoencoder, source)
     )
 
 

@@ -16,10 +16,10 @@ from medjax.pretrained.diffusers_format import save_network
 from medjax.pretrained.layout import STABLE_DIFFUSION
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.runs.sections import OptimConfig
-from medjax.tasks.assembly import Given, Shown
 from medjax.tasks.autoencoder_kl import AutoencoderKLConfig, make_autoencoder_kl_task
 from medjax.tasks.autoencoder_loss import measure_reconstruction
 from medjax.tasks.eval_config import EvalConfig
+from medjax.tasks.interface import SamplePage, TaskInputs
 from medjax.tasks.latent_scaling import decode, encode_mean
 from medjax.tasks.vq_vae import VQVAEConfig
 from medjax.training.optimizer import make_optimizer
@@ -40,7 +40,7 @@ KL = AutoencoderKLConfig(
 
 def kl_task(model=KL):
     return make_autoencoder_kl_task(
-        Given(model, DataConfig(image_size=16), None, scratch.KEY)
+        TaskInputs(model, DataConfig(image_size=16), None, scratch.KEY)
     )
 
 
@@ -89,7 +89,7 @@ def test_a_page_has_the_reconstructions_and_their_likeness():
     again = compiled_decode(book.module, book.weights, latents)
     np.testing.assert_allclose(columns["original"], gray, atol=1e-6)
     np.testing.assert_allclose(columns["reconstruction"], again, atol=1e-5)
-    shown = Shown({name: np.asarray(x) for name, x in columns.items()}, {}, [])
+    shown = SamplePage({name: np.asarray(x) for name, x in columns.items()}, {}, [])
     measured = measure_reconstruction(shown, None, EvalConfig())
     psnr = 10 * jnp.log10(4 / jnp.square(gray - again).mean((1, 2, 3)))
     assert measured["psnr_db"] == pytest.approx(float(psnr.mean()), rel=1e-4)

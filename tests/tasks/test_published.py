@@ -8,7 +8,7 @@ from medjax import trees
 from medjax.models.vq_vae import VQVAE
 from medjax.runs.config import parse
 from medjax.tasks import TASKS
-from medjax.tasks.assembly import Given
+from medjax.tasks.interface import TaskInputs
 from medjax.tasks.latent_scaling import TrainedAutoencoder
 
 
@@ -30,5 +30,5 @@ def test_the_published_variants_have_their_size(module, count, monkeypatch):
             "medjax.tasks.latent_scaling.measure_latents", lambda *_: (None, None)
         )
     key = jax.random.key(0)
-    given = Given(config.model, config.data, config.diffusion, key, autoencoder)
-    assert trees.count(TASKS[config.task].make(given).params) == count
+    given = TaskInputs(config.model, config.data, config.diffusion, key, autoencoder)
+    assert trees.count(TASKS[config.task].build(given).params) == count

@@ -17,16 +17,12 @@ from medjax.runs import open_run
 from medjax.runs.config import make_config, parse
 from medjax.runs.open_run import load_run
 from medjax.sampling.source import load_source
-from medjax.tasks import text_to_image
+from medjax.tasks import caption_measures
 from medjax.tasks.adapters import AdapterConfig
-from medjax.tasks.assembly import Given, Shown
+from medjax.tasks.caption_measures import TextToImageEvalConfig, measure_likeness
+from medjax.tasks.interface import SamplePage, TaskInputs
 from medjax.tasks.latent_scaling import TrainedAutoencoder
-from medjax.tasks.text_to_image import (
-    TextToImageConfig,
-    TextToImageEvalConfig,
-    make_text_to_image_task,
-    measure_likeness,
-)
+from medjax.tasks.text_to_image import TextToImageConfig, make_text_to_image_task
 from medjax.training.two_stages import train_stages
 from tests.pretrained.small import assert_same
 from tests.saved_runs import save_run
@@ -130,7 +126,9 @@ def test_another_autoencoder_is_refused(trained, monkeypatch):
 def test_a_gray_autoencoder_is_refused():
     config = parse(phantom_sd.get_config())
     gray = TrainedAutoencoder(AutoencoderKL(in_channels=1, out_channels=1), {}, "")
-    given = Given(config.model, config.data, config.diffusion, jax.random.key(0), gray)
+    given = TaskInputs(
+        config.model, config.data, config.diffusion, jax.random.key(0), gray
+    )
     with pytest.raises(UserError, match="channels=3"):
         make_text_to_image_task(given)
 
@@ -172,7 +170,7 @@ def test_likeness_is_of_pairs_and_of_sets():
 
     def measured(drawn, config=config):
         columns = {"generated": drawn, "target": real}
-        return measure_likeness(Shown(columns, {}, ()), None, config)
+        return measure_likeness(SamplePage(columns, {}, ()), None, config)
 
     same, other = measured(real), measured(-real)
     assert same["mse"] == 0 and same["ssim"] == pytest.approx(1)
@@ -189,10 +187,10 @@ def test_likeness_is_of_pairs_and_of_sets():
 def test_findings_are_those_of_the_captions(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        text_to_image, "findings", lambda *pair: seen.append(pair) or {"heart": 0.5}
+        caption_measures, "findings", lambda *pair: seen.append(pair) or {"heart": 0.5}
     )
     drawn = np.zeros((2, 16, 16, 3), np.float32)
-    shown = Shown(
+    shown = SamplePage(
         {"generated": drawn, "target": drawn}, {}, [{"text": "a"}, {"text": "b"}]
     )
     assert "heart" not in measure_likeness(shown, None, TextToImageEvalConfig())

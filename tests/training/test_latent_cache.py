@@ -16,7 +16,7 @@ from medjax.data.pipeline import make_batches
 from medjax.diffusion.objective import DiffusionConfig
 from medjax.errors import Stopped, UserError
 from medjax.pretrained.tiny import tiny_tokenizer
-from medjax.tasks.assembly import Given
+from medjax.tasks.interface import TaskInputs
 from medjax.tasks.text_to_image import TextToImageConfig, make_text_to_image_task
 from medjax.training.latent_cache import cache_latents
 from medjax.training.stop import StopRequest
@@ -33,7 +33,7 @@ INPUTS = {"base": {"source": "", "fingerprint": "a"}}
 def world(tmp_path_factory):
     model = TextToImageConfig(pretrained="", cache_latents=True, dtype="float32")
     assembly = make_text_to_image_task(
-        Given(model, DATA, DiffusionConfig(), jax.random.key(0))
+        TaskInputs(model, DATA, DiffusionConfig(), jax.random.key(0))
     )
     mesh = meshes.make_mesh(meshes.MeshConfig(data=2), jax.devices()[:2])
     frozen = meshes.place_params(assembly.frozen, mesh)

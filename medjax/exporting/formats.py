@@ -1,0 +1,184 @@
+"""The formats of exports: what each holds, and how it is written."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from medjax.data.pipeline import open_dataset
+from medjax.errors import UserError
+from medjax.models.autoencoder_kl import AutoencoderKL
+from medjax.pretrained import (
+    Network,
+    StableDiffusion,
+    save_autoencoder,
+    save_controlnet,
+    save_stable_diffusion,
+)
+from medjax.pretrained.lora_files import save_diffusers_lora, save_kohya_lora
+from medjax.pretrained.single_file_out import save_controlnet_file
+from medjax.runs.open_run import Run, trained_autoencoder
+from medjax.tasks import TASKS
+from medjax.tasks.autoencoder_kl import kl_network
+from medjax.tasks.latent_scaling import latent_deviation
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """An export to write.
+
+    Attributes:
+        name: Name of the folder, or its hub id.
+        format: One of `FORMATS`.
+        dtype: Dtype of the stored weights.
+        file: Name of the single file, for formats that are one.
+    """
+
+    name: str
+    format: str
+    dtype: str
+    file: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format of exports.
+
+    Attributes:
+        save: Writes the weights of a run to an empty folder, and returns them as
+            PyTorch is to load them.
+        check: Raises UserError if the format cannot store all that a run trained.
+        draws: Whether `medjax.sample` reads it, so that it gets sampling defaults.
+        whole: Whether PyTorch draws from it alone.
+    """
+
+    save: Callable[[Run, Path, Export], Network | StableDiffusion]
+    check: Callable[[Run, str], None] = lambda run, name: None
+    draws: bool = True
+    whole: bool = False
+
+
+def format_for(run: Run, asked: str | None) -> str:
+    """Return the format that was asked for, or the usual one.
+
+    Args:
+        run: The run to export.
+        asked: Name of a format; None for the usual one of what it trained.
+
+    Raises:
+        UserError: If a run of this task cannot be exported, or the format cannot store
+            all that it trained.
+    """
+    task = run.config.task
+    formats = TASKS[task].formats(run.config.model)
+    if not formats:
+        raise UserError(
+            f"a run of task {task} cannot be exported; expected one of task "
+            f"{', '.join(_exportable())}"
+        )
+    if asked is not None and asked not in formats:
+        raise UserError(
+            f"--format={asked} is not for runs of task {task}; expected "
+            f"--format={' or '.join(formats)}"
+        )
+    chosen = asked or formats[0]
+    FORMATS[chosen].check(run, chosen)
+    return chosen
+
+
+def _exportable() -> list[str]:
+    """Return the tasks whose usual model can be exported."""
+    models = {name: row.sections["model"]() for name, row in TASKS.items()}
+    return [name for name, model in models.items() if TASKS[name].formats(model)]
+
+
+def _check_unet(run: Run, name: str) -> None:
+    """Check that the U-Net, for which there is no place, did not train."""
+    if "unet" in run.trained:
+        raise UserError(
+            f"--format={name}: has no place for the U-Net, which this run trained too "
+            "(config.model.train_unet or sd_locked=False), and without it images are "
+            "others; expected --format=pipeline"
+        )
+
+
+def _check_low_rank(run: Run, name: str) -> None:
+    """Check that adapters alone are what the run trained."""
+    for network, adapters in run.sd.adapters.items():
+        if adapters.rest:
+            paths = ", ".join(f"{network}/{path}" for path in adapters.rest)
+            raise UserError(
+                f"--format={name}: has no place for {paths}, which this run trained "
+                f"too (config.model.{network}_lora.modules_to_save), and without it "
+                "images are others; expected --format=pipeline"
+            )
+
+
+def _save_pipeline(run: Run, folder: Path, export: Export) -> StableDiffusion:
+    save_stable_diffusion(run.sd, folder, jnp.dtype(export.dtype))
+    return run.sd
+
+
+def _save_controlnet(run: Run, folder: Path, export: Export) -> StableDiffusion:
+    assert run.sd.controlnet is not None
+    save_controlnet(run.sd.controlnet, folder, jnp.dtype(export.dtype))
+    return run.sd
+
+
+def _save_single_file(run: Run, folder: Path, export: Export) -> StableDiffusion:
+    assert run.sd.controlnet is not None
+    dtype = jnp.dtype(export.dtype)
+    save_controlnet_file(run.sd.controlnet, folder / export.file, dtype)
+    return run.sd
+
+
+def _save_vae(run: Run, folder: Path, export: Export) -> Network:
+    network = _scaled_autoencoder(run)
+    save_autoencoder(network, folder, jnp.dtype(export.dtype))
+    return network
+
+
+def _save_lora(run: Run, folder: Path, export: Export) -> StableDiffusion:
+    dtype = jnp.dtype(export.dtype)
+    save_diffusers_lora(run.sd.adapters, folder / export.file, dtype)
+    return run.sd
+
+
+def _save_kohya(run: Run, folder: Path, export: Export) -> StableDiffusion:
+    save_kohya_lora(run.sd.adapters, folder / export.file, jnp.dtype(export.dtype))
+    return run.sd
+
+
+def _scaled_autoencoder(run: Run) -> Network:
+    """Return the KL autoencoder of a run, with the factor that scales its latents.
+
+    A base's factor is kept. Without a base, it is measured on the training images.
+    """
+    trained = trained_autoencoder(run)
+    assert isinstance(trained.module, AutoencoderKL)
+    network = kl_network(trained.module, trained.weights["network"])
+    if run.config.model.pretrained is not None:
+        return network
+    data = run.config.data
+    try:
+        source = open_dataset(data, "train")
+    except UserError as error:
+        raise UserError(
+            "what scales its latents to unit variance is measured on the training "
+            f"images, which are not at hand: {error}"
+        ) from error
+    key = jax.random.key(run.config.train.seed)
+    return network.scaled(float(latent_deviation(trained, source, data, key)))
+
+
+FORMATS: dict[str, Format] = {
+    "pipeline": Format(_save_pipeline, whole=True),
+    "controlnet": Format(_save_controlnet, _check_unet),
+    "single_file": Format(_save_single_file, _check_unet),
+    "vae": Format(_save_vae, draws=False),
+    "lora": Format(_save_lora, _check_low_rank, draws=False),
+    "kohya": Format(_save_kohya, _check_low_rank, draws=False),
+}
+"""All formats by name; `medjax.tasks.TASKS` says which a task has."""
