@@ -32,9 +32,7 @@ Data: ADNI, for research, by its data use agreement.
 
 from ml_collections import ConfigDict
 
-from medjax.runs.config import make_config, variant_error
-
-VARIANTS = ("published", "demo")
+from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -43,15 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.phantoms.kind = "brain"
     config.model.autoencoder = ""
     config.model.autoencoder_config = "brain_vqvae"
-    if variant == "published":
-        _published(config)
-    elif variant == "demo":
-        _demo(config)
-    elif variant:
-        raise variant_error("configs/brain_ldm.py", variant, VARIANTS)
-    else:
-        _recommended(config)
-    return config
+    return apply_variant(config, variant, VARIANTS, __file__)
 
 
 def _recommended(config: ConfigDict) -> None:
@@ -116,3 +106,6 @@ def _demo(config: ConfigDict) -> None:
     config.eval.samples = 8
     config.eval.sampler_steps = 50
     config.eval.guidance_scale = 2.0
+
+
+VARIANTS = {"": _recommended, "published": _published, "demo": _demo}

@@ -27,24 +27,14 @@ Data: ADNI, for research, by its data use agreement.
 
 from ml_collections import ConfigDict
 
-from medjax.runs.config import make_config, variant_error
-
-VARIANTS = ("published", "demo")
+from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Return the recommended config, or that of a variant."""
     config = make_config("vq_vae")
     config.data.phantoms.kind = "brain"
-    if variant == "published":
-        _published(config)
-    elif variant == "demo":
-        _demo(config)
-    elif variant:
-        raise variant_error("configs/brain_vqvae.py", variant, VARIANTS)
-    else:
-        _recommended(config)
-    return config
+    return apply_variant(config, variant, VARIANTS, __file__)
 
 
 def _recommended(config: ConfigDict) -> None:
@@ -96,3 +86,6 @@ def _demo(config: ConfigDict) -> None:
     config.eval.examples = 64
     config.eval.sample_every = 500
     config.eval.samples = 8
+
+
+VARIANTS = {"": _recommended, "published": _published, "demo": _demo}

@@ -25,9 +25,7 @@ Clinical Center. Weights: CreativeML Open RAIL-M.
 from ml_collections import ConfigDict
 
 from medjax.pretrained.sources import PHANTOM_SD
-from medjax.runs.config import make_config, variant_error
-
-VARIANTS = ("decoder", "demo")
+from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -35,14 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = make_config("autoencoder_kl")
     config.optim.schedule = "cosine"
     config.model.loss = "l1"
-    if variant and variant not in VARIANTS:
-        raise variant_error("configs/cxr_autoencoder.py", variant, VARIANTS)
-    config.model.decoder_only = bool(variant)
-    if variant == "demo":
-        _demo(config)
-    else:
-        _recommended(config)
-    return config
+    return apply_variant(config, variant, VARIANTS, __file__)
 
 
 def _recommended(config: ConfigDict) -> None:
@@ -56,7 +47,13 @@ def _recommended(config: ConfigDict) -> None:
     config.train.gradient_accumulation_steps = 4
 
 
+def _decoder(config: ConfigDict) -> None:
+    _recommended(config)
+    config.model.decoder_only = True
+
+
 def _demo(config: ConfigDict) -> None:
+    config.model.decoder_only = True
     config.data.image_size = 64
     config.data.batch_size = 4
     config.data.phantoms.count = 2048
@@ -72,3 +69,6 @@ def _demo(config: ConfigDict) -> None:
     config.eval.every = 100
     config.eval.sample_every = 250
     config.eval.samples = 8
+
+
+VARIANTS = {"": _recommended, "decoder": _decoder, "demo": _demo}

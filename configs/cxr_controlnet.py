@@ -31,23 +31,13 @@ from ml_collections import ConfigDict
 
 from medjax.pretrained.phantom import FINDINGS
 from medjax.pretrained.sources import PHANTOM_SD
-from medjax.runs.config import make_config, variant_error
-
-VARIANTS = ("published", "demo")
+from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Return the recommended config, or that of a variant."""
     config = make_config("controlnet")
-    if variant == "published":
-        _published(config)
-    elif variant == "demo":
-        _demo(config)
-    elif variant:
-        raise variant_error("configs/cxr_controlnet.py", variant, VARIANTS)
-    else:
-        _recommended(config)
-    return config
+    return apply_variant(config, variant, VARIANTS, __file__)
 
 
 def _recommended(config: ConfigDict) -> None:
@@ -101,3 +91,6 @@ def _demo(config: ConfigDict) -> None:
     config.eval.sampler_steps = 20
     # As its base is drawn from: by 2, fewer hearts and effusions are as captioned.
     config.eval.guidance_scale = 4.0
+
+
+VARIANTS = {"": _recommended, "published": _published, "demo": _demo}

@@ -50,9 +50,7 @@ Open RAIL-M.
 from ml_collections import ConfigDict
 
 from medjax.pretrained.sources import PHANTOM_SD
-from medjax.runs.config import make_config, variant_error
-
-VARIANTS = ("published", "dev", "demo")
+from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -61,18 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.folds = 5
     config.best.patience = 3
     config.optim.schedule = "cosine"
-    if variant == "published":
-        _published(config)
-    elif variant == "dev":
-        _published(config)
-        _dev(config)
-    elif variant == "demo":
-        _demo(config)
-    elif variant:
-        raise variant_error("configs/cxr_lora.py", variant, VARIANTS)
-    else:
-        _recommended(config)
-    return config
+    return apply_variant(config, variant, VARIANTS, __file__)
 
 
 def _recommended(config: ConfigDict) -> None:
@@ -124,6 +111,7 @@ def _published(config: ConfigDict) -> None:
 
 
 def _dev(config: ConfigDict) -> None:
+    _published(config)
     config.data.image_size = 128
     config.data.batch_size = 8
     config.data.folds = 2
@@ -169,3 +157,6 @@ def _validate_every(config: ConfigDict, steps: int) -> None:
     """Validate and save at the same updates, so that the best is there to be scored."""
     config.eval.every = steps
     config.train.checkpoint_every = steps
+
+
+VARIANTS = {"": _recommended, "published": _published, "dev": _dev, "demo": _demo}

@@ -25,9 +25,7 @@ Clinical Center. Weights: CreativeML Open RAIL-M.
 from ml_collections import ConfigDict
 
 from medjax.pretrained.sources import PHANTOM_SD
-from medjax.runs.config import make_config, variant_error
-
-VARIANTS = ("demo",)
+from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -36,13 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.train_text_encoder = True
     config.model.cache_latents = True
     config.optim.schedule = "cosine"
-    if variant == "demo":
-        _demo(config)
-    elif variant:
-        raise variant_error("configs/cxr_text_to_image.py", variant, VARIANTS)
-    else:
-        _recommended(config)
-    return config
+    return apply_variant(config, variant, VARIANTS, __file__)
 
 
 def _recommended(config: ConfigDict) -> None:
@@ -79,3 +71,6 @@ def _demo(config: ConfigDict) -> None:
     config.eval.sampler_steps = 30
     config.eval.guidance_scale = 4.0
     config.eval.chest_findings = True
+
+
+VARIANTS = {"": _recommended, "demo": _demo}

@@ -27,23 +27,13 @@ CreativeML Open RAIL-M.
 
 from ml_collections import ConfigDict
 
-from medjax.runs.config import make_config, variant_error
-
-VARIANTS = ("published", "demo")
+from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Return the recommended config, or that of a variant."""
     config = make_config("controlnet")
-    if variant == "published":
-        _published(config)
-    elif variant == "demo":
-        _demo(config)
-    elif variant:
-        raise variant_error("configs/dogs_controlnet.py", variant, VARIANTS)
-    else:
-        _recommended(config)
-    return config
+    return apply_variant(config, variant, VARIANTS, __file__)
 
 
 def _recommended(config: ConfigDict) -> None:
@@ -90,3 +80,6 @@ def _demo(config: ConfigDict) -> None:
     config.eval.examples = 16
     config.eval.samples = 4
     config.eval.sampler_steps = 10
+
+
+VARIANTS = {"": _recommended, "published": _published, "demo": _demo}

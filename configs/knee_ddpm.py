@@ -29,9 +29,7 @@ Data: OAI AKOA (Osteoarthritis Initiative), for research, by the NIH's terms of 
 
 from ml_collections import ConfigDict
 
-from medjax.runs.config import make_config, variant_error
-
-VARIANTS = ("published", "demo")
+from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -40,15 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Nothing to guide by.
     config.eval.guidance_scale = 1.0
     config.diffusion.label_dropout = 0.0
-    if variant == "published":
-        _published(config)
-    elif variant == "demo":
-        _demo(config)
-    elif variant:
-        raise variant_error("configs/knee_ddpm.py", variant, VARIANTS)
-    else:
-        _recommended(config)
-    return config
+    return apply_variant(config, variant, VARIANTS, __file__)
 
 
 def _recommended(config: ConfigDict) -> None:
@@ -112,3 +102,6 @@ def _demo(config: ConfigDict) -> None:
     config.eval.samples = 8
     config.eval.sampler_steps = 50
     config.eval.sampler_eta = 1.0
+
+
+VARIANTS = {"": _recommended, "published": _published, "demo": _demo}

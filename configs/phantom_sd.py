@@ -24,15 +24,11 @@ from ml_collections import ConfigDict
 
 from medjax.pretrained.phantom import FINDINGS
 from medjax.pretrained.sources import PHANTOM_SD
-from medjax.runs.config import make_config, variant_error
-
-VARIANTS = ("second",)
+from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Return the config of the first run, or of the second."""
-    if variant not in ("", *VARIANTS):
-        raise variant_error("configs/phantom_sd.py", variant, VARIANTS)
     config = make_config("text_to_image")
     config.data.image_size = 64
     config.data.batch_size = 16
@@ -54,11 +50,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.eval.sampler = "dpmpp_2m"
     config.eval.sampler_steps = 30
     config.eval.guidance_scale = 4.0
-    if variant == "second":
-        _second(config)
-    else:
-        _first(config)
-    return config
+    return apply_variant(config, variant, VARIANTS, __file__)
 
 
 def _first(config: ConfigDict) -> None:
@@ -76,3 +68,6 @@ def _second(config: ConfigDict) -> None:
     config.data.seed = config.train.seed = 1
     config.optim.learning_rate = 8e-4
     config.train.steps = 7500
+
+
+VARIANTS = {"": _first, "second": _second}

@@ -10,16 +10,15 @@ dB on 8 held-out images). Neither images nor captions of phantom-SD have a pneum
 from ml_collections import ConfigDict
 
 from medjax.pretrained.phantom import FINDINGS
-from medjax.runs.config import make_config, variant_error
-
-VARIANTS = ()
+from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Return the config; there is no variant."""
-    if variant:
-        raise variant_error("configs/phantom_vae.py", variant, VARIANTS)
-    config = make_config("autoencoder_kl")
+    return apply_variant(make_config("autoencoder_kl"), variant, VARIANTS, __file__)
+
+
+def _recommended(config: ConfigDict) -> None:
     config.data.image_size = 64
     config.data.batch_size = 2
     config.data.phantoms.count = 8192
@@ -40,4 +39,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.checkpoint_every = 2000
     config.eval.every = 1000
     config.eval.sample_every = 1000
-    return config
+
+
+VARIANTS = {"": _recommended}

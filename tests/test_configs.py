@@ -27,7 +27,7 @@ def test_every_variant_parses_and_differs(path):
     module = load(path)
     assert ("published" in module.VARIANTS) == (path.stem not in OWN)
     assert ("demo" in module.VARIANTS) == (path.stem not in SMALL)
-    configs = [parse(module.get_config(v)) for v in ("", *module.VARIANTS)]
+    configs = [parse(module.get_config(v)) for v in module.VARIANTS]
     assert len({str(dataclasses.asdict(config)) for config in configs}) == len(configs)
     message = "has no variant 'dem'" if path.stem in SMALL else "did you mean 'demo'"
     with pytest.raises(UserError, match=message):
@@ -56,7 +56,7 @@ def test_what_no_section_takes_is_refused(key, value, message):
 
 def test_adapters_have_their_own_rates_and_the_best_is_kept():
     module = load(FILES[[path.stem for path in FILES].index("cxr_lora")])
-    for variant in ("", *module.VARIANTS):
+    for variant in module.VARIANTS:
         config = parse(module.get_config(variant))
         assert config.model.adapters.keys() == {"unet", "text_encoder"}
         text = config.optim.of("text_encoder")

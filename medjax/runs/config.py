@@ -7,7 +7,8 @@ Config files build a `ConfigDict` with `make_config` and change what their track
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from ml_collections import ConfigDict
@@ -140,9 +141,28 @@ def _over(default: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]
     return {**default, **kept, **sections}
 
 
-def variant_error(config_file: str, variant: str, known: tuple[str, ...]) -> UserError:
-    """Return the error for a variant that a config file does not have."""
-    return UserError(
-        f"{config_file} has no variant '{variant}'; it has {', '.join(known) or 'none'}"
-        + nearest(variant, known)
-    )
+def apply_variant(
+    config: ConfigDict,
+    variant: str,
+    variants: Mapping[str, Callable[[ConfigDict], None]],
+    config_file: str,
+) -> ConfigDict:
+    """Change a config as a variant of a config file asks, and return it.
+
+    Args:
+        config: Settings that all variants share.
+        variant: The variant; "" is the recommended recipe.
+        variants: Functions that change the config in place, by name of the variant.
+        config_file: Path of the config file, for the error.
+
+    Raises:
+        UserError: If the file has no such variant.
+    """
+    if variant not in variants:
+        known = [name for name in variants if name]
+        raise UserError(
+            f"{Path(config_file).name} has no variant '{variant}'; it has "
+            f"{', '.join(known) or 'none'}" + nearest(variant, known)
+        )
+    variants[variant](config)
+    return config
