@@ -27,30 +27,6 @@ Canny = Callable[[UInt8[np.ndarray, "H W 3"]], np.ndarray]
 """From an RGB image to its edges, nonzero on an edge."""
 
 
-def edge_f1(
-    generated: Bool[np.ndarray, "b H W"],
-    condition: Bool[np.ndarray, "b H W"],
-    tolerance_px: int = 1,
-) -> Float[np.ndarray, " b"]:
-    """Return the F1 (2) of each edge map against its own condition.
-
-    Args:
-        generated: Edges of the generated images.
-        condition: Edges asked for.
-        tolerance_px: r, how far off an edge may lie, in pixels.
-    """
-    near_condition, near_generated = (
-        dilate(edges, tolerance_px) for edges in (condition, generated)
-    )
-    axes = (1, 2)
-    return _f1(
-        hits_generated=(generated & near_condition).sum(axes),
-        hits_condition=(condition & near_generated).sum(axes),
-        total_generated=generated.sum(axes),
-        total_condition=condition.sum(axes),
-    )
-
-
 def pairwise_edge_f1(
     generated: Bool[np.ndarray, "b H W"],
     condition: Bool[np.ndarray, "n H W"],
@@ -61,7 +37,7 @@ def pairwise_edge_f1(
     Args:
         generated: Edges of the generated images.
         condition: Edges asked for, of any images.
-        tolerance_px: r, in pixels.
+        tolerance_px: r, how far off an edge may lie, in pixels.
     """
     g, c = _rows(generated), _rows(condition)
     near_g, near_c = (

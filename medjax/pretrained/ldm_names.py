@@ -65,11 +65,6 @@ def renamed(name: str, table: Mapping[str, str]) -> str:
     return name
 
 
-def inverted(table: Mapping[str, str]) -> Table:
-    """Return the table from the original's names to diffusers'."""
-    return {original: name for name, original in table.items()}
-
-
 def unet_table(unet: UNet2DCondition) -> Table:
     """Return the table of a U-Net, without its ``model.diffusion_model.``."""
     table = _encoder(unet) | {"conv_norm_out": "out.0", "conv_out": "out.2"}

@@ -8,7 +8,6 @@ import pytest
 from medjax.evaluation.adherence import (
     dilate,
     edge_adherence,
-    edge_f1,
     pairwise_edge_f1,
 )
 
@@ -16,6 +15,11 @@ from medjax.evaluation.adherence import (
 def random_edges(count=3, size=24, density=0.1, seed=0):
     rng = np.random.default_rng(seed)
     return rng.random((count, size, size + 3)) < density
+
+
+def edge_f1(generated, condition, radius=1):
+    """Return the F1 of each edge map against its own condition."""
+    return np.diagonal(pairwise_edge_f1(generated, condition, radius))
 
 
 def naive_f1(generated, condition, radius):
@@ -38,7 +42,6 @@ def naive_f1(generated, condition, radius):
 def test_it_is_what_its_definition_says(radius):
     a, b = random_edges(seed=0), random_edges(seed=1, density=0.03)
     expected = [naive_f1(x, y, radius) for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(edge_f1(a, b, radius), expected, rtol=1e-12)
     pairs = pairwise_edge_f1(a, b, radius)
     np.testing.assert_allclose(np.diagonal(pairs), expected, rtol=1e-6)
     assert pairs[0, 2] == pytest.approx(naive_f1(a[0], b[2], radius), rel=1e-6)
@@ -55,7 +58,7 @@ def test_the_same_edges_score_one_and_do_so_after_a_shift_within_tolerance():
 
 def test_it_is_symmetric_and_grows_with_the_tolerance():
     a, b = random_edges(seed=0), random_edges(seed=1)
-    np.testing.assert_allclose(edge_f1(a, b), edge_f1(b, a))
+    np.testing.assert_allclose(edge_f1(a, b), edge_f1(b, a), rtol=1e-6)
     scores = np.stack([edge_f1(a, b, radius) for radius in range(4)])
     assert (np.diff(scores, axis=0) >= 0).all()
 

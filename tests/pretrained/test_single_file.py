@@ -240,7 +240,7 @@ def test_the_configurations_are_those_of_stable_diffusion_1_5():
 
 def test_the_table_goes_back():
     for _, module, table, shapes in networks_at_full_size():
-        back = ldm_names.inverted(table)
+        back = {original: name for name, original in table.items()}
         assert len(back) == len(table)
         for path in flatten(module.param_shapes()):
             name = names.torch_names(path)[0]
