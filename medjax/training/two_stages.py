@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from medjax import distributed, meshes
-from medjax.config_files import load_config
+from medjax.config_files import find_config, load_config
 from medjax.data.pipeline import dataset_identity
 from medjax.errors import Stopped, UserError
 from medjax.runs.checksums import saved_steps
@@ -146,8 +146,12 @@ def _warn_of_another_config(
 ) -> None:
     """Warn if an autoencoder differs from what its config file describes by now."""
     file = stage.config_file
-    if file is None or not Path(file.partition(":")[0]).expanduser().is_file():
+    if file is None:
         return
+    try:
+        find_config("config.model.autoencoder_config", file)
+    except UserError:
+        return  # The file is gone: there is nothing to compare with.
     now = _first_config(config, stage)
     for key, was, said in differences(
         dataclasses.asdict(run.config), dataclasses.asdict(now)

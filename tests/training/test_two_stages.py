@@ -127,6 +127,9 @@ def test_one_that_is_there_is_told_of_where_its_config_has_changed(
     two_stages.train_stages(dataclasses.replace(config, model=model), folder / "run")
     assert "config.train.steps is now 5, and was 2" in caplog.text
     assert "config.model.norm_num_groups is now 2, and was 4" in caplog.text
+    model = dataclasses.replace(config.model, autoencoder_config="brain_vqvae:demo")
+    two_stages.train_stages(dataclasses.replace(config, model=model), folder / "run")
+    assert "by brain_vqvae:demo config.model.codebook_size is now 1024" in caplog.text
 
 
 def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
