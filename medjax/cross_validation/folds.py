@@ -1,6 +1,6 @@
 """Cross-validation: a run a fold, and the best checkpoint of each on the test split.
 
-Every fold starts from the same base, in a folder of its own, and goes on there if it
+Every fold starts from the same base, in a folder of its own, and resumes there if it
 was interrupted. The test split is in no fold: it neither trains, nor chooses a
 checkpoint, nor ends a run.
 """
@@ -39,7 +39,7 @@ def cross_validate(
     Raises:
         UserError: If there are no folds, a patient or report is on two sides, the test
             split is too small, or a run cannot train.
-        Stopped: If a signal ended a run; the same call goes on from there.
+        Stopped: If a signal ended a run; the same call resumes there.
     """
     workdir = Path(workdir)
     _check(config)
@@ -61,7 +61,7 @@ def cross_validate(
             if stop.signal is not None:
                 raise Stopped(
                     f"{stop.signal.name}: fold {fold} is trained; the same command "
-                    "goes on from here"
+                    "resumes here"
                 )
     write_report(workdir, config, scores, groups)
     return scores
@@ -103,7 +103,7 @@ def _check(config: RunConfig) -> None:
         raise UserError(
             "config.train.max_hours would cut folds short, which then cannot be "
             "compared; set it to None, and stop the command by SIGTERM: the same "
-            "command goes on"
+            "command resumes"
         )
     plan = config.train
     if plan.keep_best < 1:

@@ -19,9 +19,9 @@ class DataConfig:
         batch_size: Examples in the global batch of one update.
         resize: "center_crop", "letterbox" (padded; the padding has no loss) or
             "stretch".
-        folds: Of cross-validation: what is prepared for training and validation is
-            divided into so many, by patient or report; 0 takes both as they are.
-        fold: Which of them validates, 0 to folds - 1; the others train.
+        folds: Number of folds that training and validation data are divided into, by
+            patient or report; 0 keeps the prepared splits.
+        fold: The fold that validates, 0 to folds - 1; the others train.
         workers: Processes that prepare batches; 0 does it in threads of this one.
         seed: Seed of the order, and of all else that is drawn for examples.
     """

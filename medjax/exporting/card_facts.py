@@ -20,7 +20,7 @@ from medjax.runs.open_run import Run, dataset_at_hand, has_stored_controls
 from medjax.tasks import TASKS
 
 UNKNOWN = "unknown"
-# The hub's words for the licences of what is usually started from.
+# The hub's words for the licences of the usual bases.
 LICENCES = {
     "creativeml-openrail-m": (
         "CompVis/stable-diffusion-v1-4",

@@ -131,7 +131,7 @@ def completed(kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _over(default: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is kept, with defaults for what is missing in it or its sections."""
+    """Return a stored config with defaults for missing keys, in its sections too."""
     sections = {
         name: _over(section, kept.get(name) or {})
         for name, section in default.items()

@@ -1,7 +1,7 @@
-"""A run to read from: the weights of one of its checkpoints, in place, at float32.
+"""Open a run: the trained weights of one of its checkpoints, in place, at float32.
 
-Nothing in the workdir is changed, so that the run may still be training, and nothing
-but the workdir and the base has to be there.
+Nothing in the workdir changes, so the run may still be training. Only the workdir and
+the base are needed.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""Whether a run may go on from a checkpoint: what must be the same, and what need not.
+"""Decide whether a run may resume from a checkpoint.
 
-What decides the result has to stay: the base, the data, and every key of the config
-except those that only say how long to train, on what, and what to write down.
+Whatever decides the result must be the same: the base, the data, and every key of the
+config except those for duration, devices and reports.
 """
 
 import fnmatch
@@ -15,14 +15,15 @@ from medjax.runs.config import completed
 
 logger = logging.getLogger(__name__)
 
-# Keys of where a host keeps what is known by its fingerprint, and how it reads it.
+# Keys that say where a host keeps inputs, which fingerprints identify, and how it reads
+# them.
 PER_HOST = (
     *("data.root", "data.workers"),
     *("model.autoencoder", "model.autoencoder_config"),
     *("model.controlnet", "model.pretrained", "model.vae"),
 )
-# Keys that may be others when a run goes on. The mesh and accumulation change rounding
-# alone; what training began with is in the checkpoint.
+# Keys that may differ when a run resumes. The mesh and accumulation change rounding
+# alone; the weights that training started from are in the checkpoint.
 MAY_DIFFER = (
     *PER_HOST,
     "best.*",
@@ -46,14 +47,14 @@ def check_same_run(
     own: Mapping[str, Any],
     may_differ: Sequence[str] = MAY_DIFFER,
 ) -> None:
-    """Compare what a checkpoint was trained with and what this run has.
+    """Compare the inputs and the config of a checkpoint with those of this run.
 
     Args:
         checkpoint: Which one, for the error.
         saved: ``config``, nested, and ``inputs``: ``source`` and ``fingerprint`` by
             name.
         own: The same of this run.
-        may_differ: Patterns of the config's keys that may be others; a warning tells.
+        may_differ: Patterns of the config's keys that may differ, with a warning.
 
     Raises:
         UserError: Names every difference that matters.
@@ -68,7 +69,7 @@ def check_same_run(
         if matters(key, may_differ):
             refused.append(line)
         else:
-            logger.warning("going on from %s with another config: %s", checkpoint, line)
+            logger.warning("resuming from %s with another config: %s", checkpoint, line)
     if refused:
         raise UserError(
             f"{checkpoint} is of another run: {'; '.join(refused)}. Set it back, or "
@@ -77,7 +78,7 @@ def check_same_run(
 
 
 def matters(key: str, may_differ: Sequence[str] = MAY_DIFFER) -> bool:
-    """Tell whether a key of the config, as ``train.steps``, decides what is trained."""
+    """Tell whether a key of the config, as ``train.steps``, decides the result."""
     return not any(fnmatch.fnmatch(key, pattern) for pattern in may_differ)
 
 

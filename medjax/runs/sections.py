@@ -7,7 +7,7 @@ from medjax.errors import UserError, check_least
 
 ScheduleKind = Literal["constant", "cosine", "linear"]
 
-# Of which more is better, by name or by its end; of all others less is.
+# Metrics of which more is better, by the end of their names. Less is better of others.
 _RISING = (
     "codebook_usage",
     "perplexity",
@@ -21,13 +21,13 @@ _RISING = (
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptimConfig:
-    """What is otherwise for one network; None for what is as for all.
+    """Optimizer settings for one network. None means the value in `OptimConfig`.
 
     Attributes:
-        learning_rate: See `OptimConfig`.
-        schedule: The same.
-        warmup_fraction: The same.
-        weight_decay: The same.
+        learning_rate: Peak learning rate.
+        schedule: Schedule after the warm-up.
+        warmup_fraction: Part of all steps, in [0, 1], in which the rate rises linearly.
+        weight_decay: Decoupled decay λ.
     """
 
     learning_rate: float | None = None
@@ -51,7 +51,7 @@ class OptimConfig:
         eps: ε, added to the root of the squared gradient's mean.
         clip_norm: Largest norm of the whole gradient; None leaves it alone.
         ema_decay: Decay d of the moving average of the parameters; None keeps none.
-        text_encoder: What is otherwise for a text encoder that trains.
+        text_encoder: Settings of a text encoder that trains, where they differ.
     """
 
     learning_rate: float = 1e-5
@@ -84,12 +84,12 @@ class OptimConfig:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Names of those for which something is otherwise."""
+        """Names of the networks that have settings of their own."""
         own = self.text_encoder != NetworkOptimConfig()
         return ("text_encoder",) if own else ()
 
     def of(self, network: str) -> "OptimConfig":
-        """Return what holds for one network."""
+        """Return the settings of one network."""
         if network not in self.networks:
             return self
         own = {k: v for k, v in vars(self.text_encoder).items() if v is not None}
@@ -151,13 +151,13 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BestConfig:
-    """What the best checkpoint is, and when there will be no better one.
+    """Which checkpoint is best, and when a run ends early.
 
     Attributes:
         metric: A column of ``metrics.csv`` that validation writes, such as
             ``val/loss``, ``val/psnr_db``, ``val/ssim`` or ``val/frechet_distance``.
-        patience: Validations in a row without improvement that end the run; None lets
-            it go on.
+        patience: Validations in a row without improvement that end the run. None never
+            ends it early.
         min_change: What counts as an improvement, at least, in the metric's units.
     """
 

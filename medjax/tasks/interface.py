@@ -44,7 +44,7 @@ class Task(Protocol):
     """
 
     def check(self, size: int, sampling: SamplingConfig | None) -> None:
-        """Raise UserError unless the networks and the sampler can do what is asked.
+        """Raise UserError unless networks and sampler fit the images.
 
         Args:
             size: Height and width of the images, in pixels.
@@ -79,7 +79,7 @@ class Task(Protocol):
         Args:
             statistics: Before it.
             observed: What the batch's `Outcome` has, averaged over microbatches.
-            key: For what is drawn.
+            key: Key for random draws.
         """
         ...
 
@@ -113,7 +113,7 @@ class TaskInputs:
         diffusion: The section ``diffusion``; None for tasks without one.
         key: Key for weights that are drawn.
         autoencoder: The trained autoencoder, for tasks that stand on one.
-        source: The training split, for what is measured on it.
+        source: The training split, for measures that a task takes of it.
     """
 
     model: Any

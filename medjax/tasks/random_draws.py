@@ -1,4 +1,4 @@
-"""What is drawn for examples, each from a key of its own."""
+"""Random draws for examples, each from a key of its own."""
 
 import dataclasses
 

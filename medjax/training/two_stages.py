@@ -77,8 +77,7 @@ def _refuse_folds(workdir: str | Path) -> None:
     if folds := sorted(one.name for one in Path(workdir).glob("fold-[0-9]*")):
         raise UserError(
             f"--workdir={workdir}: holds a cross-validation ({', '.join(folds)}); "
-            "medjax.cross_validate goes on with it, and another run needs a folder of "
-            "its own"
+            "medjax.cross_validate resumes it. Give this run another folder"
         )
 
 
@@ -101,7 +100,7 @@ def _train_first(config: RunConfig, stage: FirstStage, folder: Path) -> TrainSta
         if max(votes.largest(int(stop.made)), votes.largest(0)):
             raise Stopped(
                 f"asked to stop when the autoencoder in {folder} was done; the "
-                "same command goes on from here"
+                "same command resumes here"
             )
     return state
 
@@ -109,7 +108,7 @@ def _train_first(config: RunConfig, stage: FirstStage, folder: Path) -> TrainSta
 def _warn_of_differences(
     config: RunConfig, stage: FirstStage, folder: Path, run: Run
 ) -> None:
-    """Warn of what is unusual about an autoencoder that is used as it is."""
+    """Warn if an autoencoder is unfinished, or its config or data differ."""
     if not stage.folder:
         _warn_of_another_config(folder, run, config, stage)
     plan = run.config.train
@@ -169,7 +168,7 @@ def _trained_on(dataset: Mapping[str, str], config: RunConfig) -> tuple[object, 
 
 
 def _in_hours(config: RunConfig, start: float) -> RunConfig:
-    """Return the config with what is left of its hours since `start`."""
+    """Return the config with the hours that are left since `start`."""
     if config.train.max_hours is None:
         return config
     left = max(0, config.train.max_hours - (time.monotonic() - start) / 3600)
@@ -179,7 +178,7 @@ def _in_hours(config: RunConfig, start: float) -> RunConfig:
 
 @contextlib.contextmanager
 def _named_as_first(file: str | None) -> Iterator[None]:
-    """Say of mistakes that they are of the first stage."""
+    """Name the first stage in its errors."""
     try:
         yield
     except UserError as error:
