@@ -61,7 +61,7 @@ MISTAKES = [
         RUN,
         "--edges={raw}/0.png",
         "--size=64",
-        says=("--edges={raw}/0.png is 24x24, and --size 64x64",),
+        says=("--edges={raw}/0.png is 24x24, and --size is 64x64",),
         setup=run,
     ),
     sample("size", RUN, "--size=big", says=("--size=big: expected pixels",)),
