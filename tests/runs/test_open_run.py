@@ -13,6 +13,7 @@ from medjax.pretrained import load_controlnet, save_controlnet, save_stable_diff
 from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.runs import open_run
 from medjax.runs.open_run import load_run
+from medjax.tasks.base_model import trained_schedule
 from tests.commands import files
 from tests.pretrained.small import assert_same
 from tests.saved_runs import save_run
