@@ -75,7 +75,7 @@ def test_edges_are_never_resized(tmp_path):
         read_control(None, file, (16, 16), (16, 16), *how)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_runs_and_what_they_publish_prepare_alike(tmp_path, monkeypatch):
     pictures = tmp_path / "pictures"
     write_image(pictures / "a.png", 20, 30)
