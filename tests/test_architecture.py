@@ -207,6 +207,23 @@ def _collect_reads(node: ast.AST, into: set[str]) -> None:
         _collect_reads(child, into)
 
 
+def what_a_task_has_is_in_its_row(tree: Tree) -> Iterator[str]:
+    """Above `tasks`, nothing compares a task's name or looks for an attribute."""
+    above = floor("tasks") or 0
+    for module in tree.values():
+        if not module.name or (floor(module.name) or 0) <= above:
+            continue
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Compare):
+                sides = [node.left, *node.comparators]
+                names = [s.attr for s in sides if isinstance(s, ast.Attribute)]
+                if "task" in names:
+                    yield f"{module.at(node.lineno)} compares a task's name"
+            named = isinstance(node, ast.Call) and ast.unparse(node.func)
+            if named == "hasattr" or (named == "getattr" and len(node.args) == 3):
+                yield f"{module.at(node.lineno)} looks for an attribute"
+
+
 def no_file_hides_a_standard_module(tree: Tree) -> Iterator[str]:
     for module in tree.values():
         if module.name.split(".")[-1] in sys.stdlib_module_names:
@@ -256,6 +273,10 @@ BROKEN: dict[Callable[[Tree], Iterator[str]], list[dict[str, str]]] = {
             "    b: int = 2\n    def __post_init__(self):\n        assert self.b\n"
             "def f(config):\n    return config.a\n"
         }
+    ],
+    what_a_task_has_is_in_its_row: [
+        {"runs/a.py": "def f(config):\n    return config.task == 'vq_vae'"},
+        {"exporting/a.py": "def f(model):\n    return getattr(model, 'vae', None)"},
     ],
     no_file_hides_a_standard_module: [{"data/types.py": ""}],
 }

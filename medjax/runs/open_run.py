@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from ml_collections import ConfigDict
 
 from medjax import trees
+from medjax.data.config import ControlDataConfig
 from medjax.data.pipeline import dataset_identity, dataset_metadata
 from medjax.data.prepared import Metadata
 from medjax.errors import UserError, nearest
@@ -213,7 +214,7 @@ def has_stored_controls(run: Run) -> bool:
     if "controls" in run.dataset:
         return run.dataset["controls"] == "stored"
     metadata = dataset_at_hand(run)
-    if metadata is None and run.config.task == "controlnet":
+    if metadata is None and isinstance(run.config.data, ControlDataConfig):
         logger.warning(
             "the data that the run was trained on are not at hand, so its controls are "
             "taken to be edges"
