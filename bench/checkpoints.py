@@ -42,7 +42,8 @@ def make_state(settings: Settings) -> Any:
     import jax
 
     from medjax.meshes import MeshConfig, make_mesh
-    from medjax.training.optimizer import OptimConfig, make_optimizer
+    from medjax.runs.sections import OptimConfig
+    from medjax.training.optimizer import make_optimizer
     from medjax.training.step import init_state
 
     params = {"controlnet": draw_controlnet(settings)}
@@ -147,7 +148,7 @@ def main() -> Path:
 
     import jax
 
-    from medjax.runs.config import TrainConfig
+    from medjax.runs.sections import TrainConfig
 
     # orbax warns that it is waited for, which is what is measured.
     logging.getLogger("absl").setLevel(logging.ERROR)

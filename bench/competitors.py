@@ -57,7 +57,8 @@ def medjax_step(task: Any, params: Any, frozen: Any, settings: Settings) -> Step
     import jax.numpy as jnp
 
     from medjax import meshes
-    from medjax.training.optimizer import OptimConfig, make_optimizer
+    from medjax.runs.sections import OptimConfig
+    from medjax.training.optimizer import make_optimizer
     from medjax.training.step import init_state, make_train_step
 
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])

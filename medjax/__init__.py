@@ -19,7 +19,8 @@ if TYPE_CHECKING:
         save_stable_diffusion,
     )
     from medjax.runs.open_run import Run, load_run
-    from medjax.sampling.generate import Request, generate
+    from medjax.sampling.generate import generate
+    from medjax.tasks.drawing import Request
 
 __version__ = "0.1.0"
 
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Request": "medjax.sampling.generate",
+    "Request": "medjax.tasks.drawing",
     "Run": "medjax.runs.open_run",
     "SamplingConfig": "medjax.diffusion.sampling_config",
     "generate": "medjax.sampling.generate",
