@@ -163,5 +163,6 @@ def _digest(leaf: Any) -> bytes:
     values = np.asarray(leaf).reshape(-1)
     digest = hashlib.sha256()
     for start in range(0, len(values), _CHUNK):
-        digest.update(np.ascontiguousarray(values[start : start + _CHUNK], np.float32))
+        chunk = np.ascontiguousarray(values[start : start + _CHUNK], np.float32)
+        digest.update(chunk.data)
     return digest.digest()
