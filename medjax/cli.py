@@ -10,14 +10,13 @@ import inspect
 import io
 import os
 import sys
-import tempfile
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from medjax import logs
+from medjax import logs, storage
 from medjax.errors import DISK_REFUSES, Stopped, UserError
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ def writable_folder(folder: str | Path, flag: str) -> Path:
     absolute = path.absolute()
     there = next(one for one in (absolute, *absolute.parents) if os.path.lexists(one))
     try:
-        tempfile.TemporaryFile(dir=there).close()
+        storage.check_writable(there)
     except OSError as error:
         reason = f": {error.strerror}" if there.is_dir() else " is no folder"
         raise UserError(

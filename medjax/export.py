@@ -19,16 +19,14 @@ AutoencoderKL, which --config.model.vae=DIR puts into the Stable Diffusion of ot
 DIR appears when all of it is written, or not at all. The run may still be training.
 """
 
-import contextlib
 import fnmatch
 import logging
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from medjax import cli
+from medjax import cli, storage
 from medjax.errors import UserError, nearest
 
 # By name, because this module may run as "__main__".
@@ -107,7 +105,7 @@ def export(
     file = _FILES.get(kind, "").format(run=name)
     what = Export(push_to or target.name, kind, dtype, file)
     parity = _parity(parity, kind)
-    with _aside(target) as folder:
+    with storage.replacing_folder(target) as folder:
         write_export(run, folder, what, parity)
     _LOGGER.info("step %d (%s weights) is in %s", run.step, run.weights, target)
     if push_to:
@@ -152,7 +150,8 @@ def _target(to: str | Path, overwrite: bool) -> Path:
             f"--to={to}: is the folder you are in, one above it, or a mounted disk; "
             "give a folder of its own"
         )
-    content = sorted(one.name for one in target.iterdir()) if target.is_dir() else []
+    storage.recover(target)
+    content = [one.name for one in storage.listed(target)]
     foreign = [n for n in content if not any(fnmatch.fnmatch(n, own) for own in _OWN)]
     if foreign or (content and not overwrite):
         raise UserError(
@@ -161,29 +160,6 @@ def _target(to: str | Path, overwrite: bool) -> Path:
         )
     cli.writable_folder(target.parent, "--to")
     return target
-
-
-@contextlib.contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `target` that takes its place if all goes well."""
-    staging = target.with_name(f".{target.name}.incomplete")
-    before = target.with_name(f".{target.name}.before")
-    if staging.exists():
-        _LOGGER.warning("removing what an interrupted export left in %s", staging)
-        shutil.rmtree(staging)
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-        if target.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            target.rename(before)
-        staging.rename(target)
-        shutil.rmtree(before, ignore_errors=True)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        # The one that was there is never lost.
-        if before.exists() and not target.exists():
-            before.rename(target)
 
 
 def define_flags() -> None:

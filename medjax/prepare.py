@@ -31,9 +31,6 @@ and belongs to nothing. Every other image and row is in the data set.
 """
 
 import contextlib
-import json
-import logging
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,14 +38,13 @@ from typing import Any
 
 from absl import flags
 
-from medjax import cli
+from medjax import cli, storage
 from medjax.data.datasets.options import DATASETS, MEANS, own_options
 from medjax.data.datasets.report import REPORT, make_report, summary
 from medjax.data.datasets.survey import Survey
 from medjax.data.splits import DEFAULT_FRACTIONS, parse_percent
 from medjax.errors import UserError
 
-_LOGGER = logging.getLogger(__name__)
 # Hidden, so that nothing half-written is ever taken for a data set.
 _STAGING = ".incomplete"
 
@@ -103,30 +99,32 @@ def prepare(
     if not str(source):
         raise UserError("--source is empty; give a folder, . for this one")
     cli.writable_folder(out, "--out")
+    # What a run that was killed had set aside.
+    storage.recover(target / dataset)
+    _publish_report(target, dataset)
     _check_target(target, dataset, overwrite)
     survey = _survey(dataset, Path(source).expanduser(), own)
     settings = {name: x for name, x in own.items() if name not in MEANS}
     settings |= {"split_fractions": dict(fractions)}
-    staging = target / _STAGING
-    if staging.exists():
-        _LOGGER.warning("removing what an interrupted run left in %s", staging)
-        shutil.rmtree(staging)
-    builder = SurveyBuilder(survey, fractions, settings, staging)
-    try:
-        with _disk_errors(out):
-            builder.write()
-            report = make_report(
-                survey, builder.stored, builder.unreadable, settings, source
-            )
-            text = json.dumps(report, indent=1) + "\n"
-            (staging / REPORT).write_text(text, encoding="utf-8")
-            if (target / dataset).exists():
-                shutil.rmtree(target / dataset)
-            (staging / dataset).rename(target / dataset)
-            (staging / REPORT).replace(target / REPORT)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with _disk_errors(out), storage.scratch_folder(target / _STAGING) as staging:
+        builder = SurveyBuilder(survey, fractions, settings, staging)
+        builder.write()
+        report = make_report(
+            survey, builder.stored, builder.unreadable, settings, source
+        )
+        storage.write_json(staging / dataset / REPORT, report, indent=1)
+        storage.replace_folder(staging / dataset, target / dataset)
+        _publish_report(target, dataset)
     return report
+
+
+def _publish_report(target: Path, dataset: str) -> None:
+    """Copy the report that came with the data to where users look for it."""
+    own, public = target / dataset / REPORT, target / REPORT
+    if own.exists():
+        text = own.read_text(encoding="utf-8")
+        if not public.exists() or public.read_text(encoding="utf-8") != text:
+            storage.write_text(public, text)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,10 @@ gzip keeps a checksum of the content at its end, to which each archive is read.
 """
 
 import collections
+import functools
 import gzip
 import hashlib
 import posixpath
-import shutil
 import tarfile
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from medjax import storage
 from medjax.errors import UserError
 
 _WRITERS = 8
@@ -58,25 +59,20 @@ def unpack(archive: Path, folder: Path) -> None:
         raise UserError(
             f"{folder} is in the way of unpacking {archive.name}; rename or remove it"
         )
-    # Hidden, so that nothing half-unpacked is ever read.
-    staging = folder.with_name(f".{folder.name}.incomplete")
-    shutil.rmtree(staging, ignore_errors=True)
     try:
-        staging.mkdir()
+        storage.check_writable(folder.parent)
     except OSError as error:
         raise UserError(
             f"{archive.parent}: {archive.name} cannot be unpacked there: "
             f"{error.strerror}; unpack it elsewhere, and name that folder"
         ) from error
     try:
-        _unpack(archive, staging)
-        staging.rename(folder)
+        with storage.replacing_folder(folder) as staging:
+            _unpack(archive, staging)
     except _DAMAGE as error:
         raise UserError(
             f"{archive}: is damaged, or no .tgz: {error}; remove it and get it again"
         ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -96,8 +92,9 @@ def _unpack(archive: Path, folder: Path) -> None:
             _check(archive, folder, member, names)
             # None for a folder; those with something in them come with their files.
             if (opened := tar.extractfile(member)) is not None:
+                write = functools.partial(storage.write_bytes, durable=False)
                 target = folder / member.name
-                waiting.append(pool.submit(_write, target, opened.read()))
+                waiting.append(pool.submit(write, target, opened.read()))
             if len(waiting) > _WAITING:
                 waiting.popleft().result()
             bar.update(packed.tell() - bar.n)
@@ -127,8 +124,3 @@ def _check(
             f"{archive}: refused, and nothing kept: '{member.name}' {fault}"
         )
     names.add(name)
-
-
-def _write(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from medjax import storage
 from medjax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
@@ -69,8 +70,9 @@ def download(
             pause = min(pause_seconds * 2 ** (failures - 1), _LONGEST_PAUSE_SECONDS)
             _LOGGER.warning("%s: %s; %s; trying again", url, error, kept)
             time.sleep(pause)
-    part.replace(target)
-    _tag_file(part).unlink(missing_ok=True)
+    storage.remove(target)
+    storage.rename(part, target)
+    storage.remove(_tag_file(part))
 
 
 def _fetch_rest(url: str, part: Path, name: str) -> None:
@@ -86,7 +88,7 @@ def _fetch_rest(url: str, part: Path, name: str) -> None:
         if error.code == _UNSATISFIABLE and _total(error.headers) == held:
             return
         if error.code == _UNSATISFIABLE:
-            _tag_file(part).unlink()
+            storage.remove(_tag_file(part))
         elif error.code < 500 and error.code not in _PASSING:
             raise UserError(
                 f"{url}: the server refuses: {error.code} {error.reason}; put the file "
@@ -99,8 +101,8 @@ def _fetch_rest(url: str, part: Path, name: str) -> None:
         if response.status != _PARTIAL:
             # Emptied first, so that no bytes of another version get this one's name.
             held = 0
-            part.write_bytes(b"")
-            _tag_file(part).write_text(_tag(response.headers), encoding="utf-8")
+            storage.write_bytes(part, b"")
+            storage.write_text(_tag_file(part), _tag(response.headers))
         total = _total(response.headers)
         _copy(response, part, held, total, name)
     if total is not None and _size(part) != total:
@@ -132,7 +134,7 @@ def _copy(
     bar = tqdm(
         total=total, initial=held, desc=name, unit="B", unit_scale=True, delay=1.0
     )
-    with part.open("ab") as file, bar:
+    with storage.appending(part) as file, bar:
         while True:
             # Apart from writing: a disk that fails is not mended by trying again.
             try:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from medjax import storage
 from medjax.data.readers import SUFFIXES
 from medjax.errors import UserError
 
@@ -16,14 +17,18 @@ def find_prepared(root: str | Path) -> list[Path]:
     """Return the folders below `root` that hold a complete TFDS data set.
 
     What is being written, or was when a run was killed, lies in a hidden folder and is
-    not found.
+    not found; what a killed run was about to replace is.
     """
     folder = Path(root).expanduser()
     found = {path.parent for place in _PLACES for path in folder.glob(place + INFO)}
     return sorted(
         path
         for path in found
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not any(
+            storage.is_leftover(place)
+            for place in (path, *path.parents)
+            if place != folder and place.is_relative_to(folder)
+        )
     )
 
 
@@ -53,10 +58,10 @@ def find_dataset(root: str | Path) -> Path:
 
 def _not_prepared(folder: Path) -> str:
     """Say what is in a folder without a data set, and what to do."""
-    content = sorted(path.name for path in folder.iterdir())
+    content = [path.name for path in storage.listed(folder)]
     if not content:
         return f"is empty; {_prepare('IMAGES', folder)}"
-    if ".incomplete" in content:
+    if any(name.startswith(".incomplete") for name in content):
         return "holds what an interrupted python -m medjax.prepare left; run that again"
     # Large folders need not be walked to their end.
     if any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*")):

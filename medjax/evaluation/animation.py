@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from medjax import storage
 from medjax.evaluation.grids import BACKGROUND, enlarged
 
 # Browsers show frames that last under 20 ms too slowly, and files grow with each frame.
@@ -57,18 +58,17 @@ def save_gif(
     tiles = enlarged(frames[_evenly(len(frames), most)])
     is_gray = bool((tiles == tiles[..., :1]).all())
     images = [Image.fromarray(tile[..., 0] if is_gray else tile) for tile in tiles]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     first, *others = images
-    first.save(
-        path,
-        format="GIF",
-        save_all=True,
-        append_images=others,
-        duration=_durations(len(images), seconds, hold_seconds),
-        loop=0,
-        comment=comment.encode(),
-    )
+    with storage.writing(path) as file:
+        first.save(
+            file,
+            format="GIF",
+            save_all=True,
+            append_images=others,
+            duration=_durations(len(images), seconds, hold_seconds),
+            loop=0,
+            comment=comment.encode(),
+        )
 
 
 def _evenly(count: int, most: int) -> Int[np.ndarray, " _"]:

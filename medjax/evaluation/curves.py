@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from medjax import storage
 from medjax.errors import UserError
 
 _LOSS = "loss"
@@ -78,9 +79,8 @@ def save_curves(metrics_csv: str | Path, png: str | Path) -> None:
     for name, members in panels.items():
         _draw(axes[name], name, {key: curves[key] for key in members})
     figure.suptitle(Path(metrics_csv).absolute().parent.name)
-    png = Path(png)
-    png.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(png, format="png")
+    with storage.writing(png) as file:
+        figure.savefig(file, format="png")
 
 
 def read_curves(metrics_csv: str | Path) -> dict[str, Curve]:

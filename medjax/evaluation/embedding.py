@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from medjax import storage
 from medjax.errors import UserError
 
 _NEIGHBOURS = 15
@@ -124,9 +125,8 @@ def save_umap_page(
     axes.set_xlabel(_sentence(measures or {}), fontsize=9)
     columns = min(4, len(class_names))
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-    png = Path(png)
-    png.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(png, format="png")
+    with storage.writing(png) as file:
+        figure.savefig(file, format="png")
 
 
 def _dots(number: int, count: int) -> dict[str, Any]:

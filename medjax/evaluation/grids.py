@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from medjax import storage
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _SMALLEST_TILE_PX = 192
@@ -98,12 +100,11 @@ def save_png(
         image: RGB.
         about: Texts to keep in the file, by their keywords.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     texts = PngImagePlugin.PngInfo()
     for keyword, text in (about or {}).items():
         texts.add_itxt(keyword, text)
-    Image.fromarray(image).save(path, pnginfo=texts)
+    with storage.writing(path) as file:
+        Image.fromarray(image).save(file, format="PNG", pnginfo=texts)
 
 
 def _wrap(text: str, font: Font, width: int) -> list[str]:

@@ -4,7 +4,6 @@ What is written, current PyTorch diffusers and transformers load, with nothing m
 and nothing left over.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from medjax import trees
+from medjax import storage, trees
 from medjax.arrays import Params
 from medjax.errors import UserError
 from medjax.pretrained import layout, names
@@ -22,7 +21,6 @@ from medjax.pretrained.networks import Network, StableDiffusion
 from medjax.pretrained.safetensors_io import (
     StoredTensor,
     read_tensors,
-    replacing,
     stored_tensors,
     write_tensors,
 )
@@ -105,11 +103,11 @@ def save_network(
             `dtype` cannot hold them.
     """
     target = folder / part.folder
-    target.mkdir(parents=True, exist_ok=True)
     tensors = torch_tensors(network, part)
     stored = dtype or next(iter(tensors.values())).dtype
     write_tensors(target / f"{part.stem}.safetensors", tensors, dtype)
-    write_json(target / layout.CONFIG, _torch_config(network, part, stored))
+    config = _torch_config(network, part, stored)
+    storage.write_json(target / layout.CONFIG, config, sort_keys=True)
 
 
 def torch_tensors(network: Network, part: Part) -> dict[str, Shaped[np.ndarray, "..."]]:
@@ -146,8 +144,8 @@ def save_stable_diffusion(
         "_diffusers_version": DIFFUSERS_VERSION,
         **sd.schedule.config,
     }
-    (folder / layout.SCHEDULER).mkdir(exist_ok=True)
-    write_json(folder / layout.SCHEDULER / layout.SCHEDULER_CONFIG, scheduler)
+    file = folder / layout.SCHEDULER / layout.SCHEDULER_CONFIG
+    storage.write_json(file, scheduler, sort_keys=True)
     index: dict[str, Any] = {
         "_class_name": PIPELINES["controlnet" in parts],
         "_diffusers_version": DIFFUSERS_VERSION,
@@ -160,14 +158,7 @@ def save_stable_diffusion(
     }
     for name, part in parts.items():
         index[name] = [part.library, part.torch_class]
-    write_json(folder / layout.MODEL_INDEX, dict(sorted(index.items())))
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a configuration as diffusers does: indented, keys sorted."""
-    text = json.dumps(dict(content), indent=2, sort_keys=True) + "\n"
-    with replacing(file) as out:
-        out.write(text.encode())
+    storage.write_json(folder / layout.MODEL_INDEX, index, sort_keys=True)
 
 
 def _torch_config(network: Network, part: Part, stored: np.dtype) -> dict[str, Any]:

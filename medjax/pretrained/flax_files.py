@@ -10,12 +10,11 @@ warning. So the names in the files are compared before, and any difference is an
 
 import contextlib
 import importlib.util
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from medjax import trees
+from medjax import storage, trees
 from medjax.arrays import Params
 from medjax.errors import UserError
 from medjax.pretrained import layout, names
@@ -52,9 +51,8 @@ def readable_folder(
             'installed: pip install "medjax[flax-pipelines]", or '
             "route='safetensors'"
         )
-    with tempfile.TemporaryDirectory(prefix="medjax-") as temporary:
-        staged = Path(temporary)
-        for file in folder.glob("*.json"):
+    with storage.temporary_folder() as staged:
+        for file in storage.listed(folder, "*.json"):
             _link(file, staged)
         for name, part in parts.items():
             file = _stage(homes[name], part, staged / part.folder)
@@ -69,7 +67,7 @@ def shapes_of(tree: Params) -> Shapes:
 
 def _stage(home: Path, part: Part, target: Path) -> Path:
     """Put a network's configuration and ``.bin`` in a folder; return the ``.bin``."""
-    target.mkdir(exist_ok=True)
+    storage.make_folder(target)
     if not (target / layout.CONFIG).exists():
         _link(home / layout.CONFIG, target)
     file = target / part.torch_file

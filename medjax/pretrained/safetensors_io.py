@@ -16,18 +16,16 @@ import dataclasses
 import io
 import json
 import math
-import os
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Shaped
 
-from medjax import texts
+from medjax import storage, texts
 from medjax.errors import UserError
 
 DTYPES = {
@@ -130,7 +128,7 @@ def write_tensors(
     """Write a safetensors file; a file of that name is replaced once all is written.
 
     Args:
-        file: Its folder exists.
+        file: Its folder is made if need be.
         tensors: By name; views are laid out, and values are cast, one tensor at a
             time, as they are written.
         dtype: What all of them are stored as; None for what they are.
@@ -154,29 +152,12 @@ def write_tensors(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    with replacing(file) as out:
+    with storage.writing(file) as out:
         out.write(struct.pack("<Q", len(text)))
         out.write(text)
         for name in names:
             flat = np.ascontiguousarray(tensors[name]).reshape(-1)
             out.write(_cast(name, flat, dtypes[name]).view(np.uint8).data)
-
-
-@contextlib.contextmanager
-def replacing(file: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the place of `file` if nothing goes wrong."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with open(handle, "wb") as out:
-            yield out
-        # mkstemp makes files for the owner alone; these are files like others.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _cast(

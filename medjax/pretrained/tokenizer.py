@@ -5,12 +5,11 @@ alone; we take the fast one under both, so that captions get the same ids.
 """
 
 import itertools
-import json
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from medjax import storage
 from medjax.errors import UserError
 from medjax.pretrained.sources import local_folder
 
@@ -52,7 +51,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Write a tokenizer so that transformers 4 and 5 both load it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(folder)
     tokenizer.save_pretrained(folder)
     # transformers 5 writes tokenizer.json alone; the Python tokenizer that torch
     # pipelines take from transformers 4 reads these.
@@ -87,18 +86,13 @@ def tokenizer_from_words(words: Iterable[str], max_length: int = 77) -> Any:
         "unk_token": END,
         "pad_token": END,
     }
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with storage.temporary_folder() as folder:
         vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-        _write(folder / "vocab.json", json.dumps(vocabulary))
+        storage.write_json(folder / "vocab.json", vocabulary)
         lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
-        _write(folder / "merges.txt", "\n".join(lines) + "\n")
-        _write(folder / "tokenizer_config.json", json.dumps(config))
+        storage.write_text(folder / "merges.txt", "\n".join(lines) + "\n")
+        storage.write_json(folder / "tokenizer_config.json", config)
         return load_tokenizer(folder)
-
-
-def _write(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
 
 
 def _byte_letters() -> dict[int, str]:

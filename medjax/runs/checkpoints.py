@@ -33,7 +33,7 @@ from orbax.checkpoint.type_handlers import (
     create_type_handler_registry,
 )
 
-from medjax import trees
+from medjax import storage, trees
 from medjax.arrays import PyTree
 from medjax.errors import UserError, disk_error
 from medjax.runs.checksums import set_damaged_aside, write_checksums
@@ -262,8 +262,8 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         """Add checksums to what is about to become the checkpoint (orbax calls it)."""
-        unfinished = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
-        write_checksums(next(unfinished, self._folder / str(self._saving)))
+        begun = storage.listed(self._folder, f"{self._saving}.orbax-checkpoint-tmp*")
+        write_checksums(next(iter(begun), self._folder / str(self._saving)))
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -9,9 +9,9 @@ import hashlib
 import json
 import logging
 import math
-import shutil
 from pathlib import Path
 
+from medjax import storage
 from medjax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -26,16 +26,14 @@ SMALL = 2**20
 def write_checksums(folder: Path) -> None:
     """Write the SHA-256 digest of every file in `folder` beside them."""
     digests = {str(file.relative_to(folder)): _digest(file) for file in _files(folder)}
-    (folder / CHECKSUMS).write_text(json.dumps(digests, indent=1) + "\n")
+    storage.write_json(folder / CHECKSUMS, digests, indent=1)
 
 
 def add_checksum(folder: Path, file: Path) -> None:
     """Add the digest of a file that came to `folder` later."""
     digests = json.loads((folder / CHECKSUMS).read_text())
     digests[str(file.relative_to(folder))] = _digest(file)
-    beside = (folder / CHECKSUMS).with_suffix(".tmp")
-    beside.write_text(json.dumps(digests, indent=1) + "\n")
-    beside.replace(folder / CHECKSUMS)
+    storage.write_json(folder / CHECKSUMS, digests, indent=1)
 
 
 def damage(folder: Path, largest: float = math.inf) -> str | None:
@@ -66,7 +64,8 @@ def damage(folder: Path, largest: float = math.inf) -> str | None:
 
 def saved_steps(folder: Path) -> list[int]:
     """Return the steps that have a checkpoint in `folder`, whole or not, in order."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    names = [path.name for path in storage.listed(folder)]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def set_damaged_aside(folder: Path) -> None:
@@ -97,8 +96,8 @@ def set_damaged_aside(folder: Path) -> None:
         )
     for checkpoint, reason in reasons.items():
         aside = checkpoint.with_suffix(".damaged")
-        shutil.rmtree(aside, ignore_errors=True)
-        checkpoint.rename(aside)
+        storage.remove(aside)
+        storage.rename(checkpoint, aside)
         logger.warning(
             "checkpoint %s is damaged: %s; set aside as %s",
             checkpoint,
@@ -108,7 +107,7 @@ def set_damaged_aside(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = sorted(storage.files_below(folder))
     return [path for path in found if path.name not in (*_VOLATILE, CHECKSUMS)]
 
 

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from ml_collections import ConfigDict
 
-from medjax import trees
+from medjax import storage, trees
 from medjax.data.config import ControlDataConfig
 from medjax.data.pipeline import dataset_identity, dataset_metadata
 from medjax.data.prepared import Metadata
@@ -255,7 +255,7 @@ def _checkpoint(workdir: str | Path, step: int | None) -> Path:
         raise UserError(f"--workdir={workdir}: no such folder")
     steps = saved_steps(home)
     if not steps:
-        folds = sorted(one.name for one in home.parent.glob("fold-*"))
+        folds = [one.name for one in storage.listed(home.parent, "fold-*")]
         raise UserError(
             f"--workdir={workdir}: holds no checkpoint; expected the folder of a run "
             "of python -m medjax.train that has saved one"

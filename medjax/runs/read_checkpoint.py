@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from medjax import storage
 from medjax.arrays import Params
 from medjax.errors import UserError
 from medjax.runs.checksums import add_checksum
@@ -36,13 +36,8 @@ def read_metrics(folder: Path) -> dict[str, float]:
 
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
     """Add what was measured to a checkpoint that was saved without it."""
-    beside = folder / "metrics.tmp"
-    beside.mkdir(exist_ok=True)
-    with (beside / _METRICS.name).open("w") as file:
-        json.dump(metrics, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.rename(folder / _METRICS.parent)
+    with storage.replacing_folder(folder / _METRICS.parent) as beside:
+        storage.write_json(beside / _METRICS.name, dict(metrics), indent=None)
     add_checksum(folder, folder / _METRICS)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 import medjax
-from medjax import meshes
+from medjax import meshes, storage
 from medjax.data.controls import Control
 from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError, nearest
@@ -100,8 +100,8 @@ def sample(
         measures = map_classes(
             source, sampling, page, num=num, batch_size=batch_size, **options
         )
-        text = json.dumps(measures | {"num": num} | settings, indent=1)
-        page.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+        facts = measures | {"num": num} | settings
+        storage.write_json(page.with_suffix(".json"), facts, indent=1)
         return [page]
     requests = _requests(source, prompts, control, negative_prompt, num)
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices())
@@ -216,7 +216,7 @@ def check_dtype(dtype: str) -> None:
 def _next_number(out: Path, prefix: str = "") -> int:
     """Return the first number that no image of the folder has."""
     name = re.compile(prefix + r"(\d+)\.(?:png|gif)")
-    found = (name.fullmatch(file.name) for file in out.glob("*"))
+    found = (name.fullmatch(file.name) for file in storage.listed(out))
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 

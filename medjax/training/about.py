@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import jax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from medjax import distributed, trees
+from medjax import distributed, storage, trees
 from medjax.arrays import Params
 from medjax.errors import UserError
 from medjax.runs.config import RunConfig
@@ -91,14 +90,12 @@ def write_about(config: RunConfig, workdir: Path, params: Params | None = None) 
     if jax.process_index() != 0:
         return
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(config), indent=2)
-        (workdir / "config.json").write_text(text + "\n")
+        storage.write_json(workdir / "config.json", dataclasses.asdict(config))
         if params is not None:
             table = parameter_overview.get_parameter_overview(
                 params, include_stats=False
             )
-            (workdir / "parameters.txt").write_text(table + "\n")
+            storage.write_text(workdir / "parameters.txt", table + "\n")
     except OSError as error:
         raise UserError(
             f"cannot write to --workdir={workdir}: {error.strerror}; give a folder "

@@ -14,8 +14,6 @@ import io
 import json
 import logging
 import math
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from medjax import meshes
+from medjax import meshes, storage
 from medjax.arrays import Array, Params
 from medjax.data.config import DataConfig
 from medjax.data.pipeline import Source, make_batches
@@ -114,13 +112,13 @@ def cache_latents(
     folder = home / name
     if folder.is_dir() and (reason := damage(folder)):
         logger.warning("latents in %s are computed again: %s", folder, reason)
-        shutil.rmtree(folder)
+        storage.remove(folder)
     if not folder.is_dir():
         begun = home / f"{name}.incomplete"
-        begun.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(begun)
         _write(source, data, posterior, frozen, mesh, begun, stop)
         write_checksums(begun)
-        begun.rename(folder)
+        storage.rename(begun, folder)
         logger.info("kept the latents of %d images in %s", len(source), folder)
     return CachedLatents(folder)
 
@@ -183,8 +181,10 @@ def _write(
     batches = make_batches(heard, None, here, shuffle=False, repeat=False)
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(batches))
-        files = [stack.enter_context(open(folder / f"{n}.npy", "ab")) for n in _ARRAYS]
-        lines = stack.enter_context(open(folder / _RECORDS, "a", encoding="utf-8"))
+        *files, lines = (
+            stack.enter_context(storage.appending(folder / name))
+            for name in (*(f"{name}.npy" for name in _ARRAYS), _RECORDS)
+        )
         bar = stack.enter_context(
             tqdm(total=len(source), initial=count, desc="latents", unit="image")
         )
@@ -204,7 +204,8 @@ def _write(
                 # Written, not mapped: a full disk is an error then, and no crash.
                 file.write(np.asarray(array)[:found].astype(_STORED).tobytes())
             for index in range(count, count + found):
-                lines.write(json.dumps(heard.records.pop(index)) + "\n")
+                line = json.dumps(heard.records.pop(index)) + "\n"
+                lines.write(line.encode())
             count += found
             bar.update(found)
 
@@ -230,16 +231,16 @@ def _whole_rows(folder: Path, header: int, row: int) -> int:
     records = folder / _RECORDS
     if not all(file.is_file() for file in (*files, records)):
         # The first batch was not written.
-        shutil.rmtree(folder)
-        folder.mkdir()
+        storage.remove(folder)
+        storage.make_folder(folder)
         return 0
     lines = records.read_bytes().splitlines(keepends=True)
     told = sum(line.endswith(b"\n") for line in lines)
     rows = [max(0, file.stat().st_size - header) // row for file in files]
     count = min(told, *rows)
-    records.write_bytes(b"".join(lines[:count]))
+    storage.write_bytes(records, b"".join(lines[:count]))
     for file in files:
-        os.truncate(file, header + count * row if count else 0)
+        storage.truncate(file, header + count * row if count else 0)
     return count
 
 

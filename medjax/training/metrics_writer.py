@@ -7,14 +7,16 @@ those that a crash cut short, so that the file reads as if nothing had happened.
 """
 
 import csv
+import io
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from jaxtyping import UInt8
+
+from medjax import storage
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,6 @@ class MetricsWriter:
         from tensorboardX import SummaryWriter
 
         self._path = Path(workdir) / "metrics.csv"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._columns: list[str] = list(COLUMNS)
         if restored_step is not None and self._path.exists():
             self._columns, self._rows = _read(self._path, restored_step)
@@ -126,13 +127,13 @@ class MetricsWriter:
 
     def _rewrite(self) -> None:
         """Write all rows to a new file, put it in the old one's place, append to it."""
-        beside = self._path.with_suffix(".csv.tmp")
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        os.replace(beside, self._path)
-        self._file = self._path.open("a", newline="")
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        storage.write_text(self._path, text.getvalue())
+        end = storage.appending(self._path)
+        self._file = io.TextIOWrapper(end, encoding="utf-8", newline="")
 
 
 def _read(path: Path, last_step: int) -> tuple[list[str], list[Row]]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from medjax import distributed, meshes
+from medjax import distributed, meshes, storage
 from medjax.config_files import find_config, load_config
 from medjax.data.pipeline import dataset_identity
 from medjax.errors import Stopped, UserError
@@ -74,7 +74,7 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
 
 def _refuse_folds(workdir: str | Path) -> None:
     """Raise UserError if the folder is a cross-validation's."""
-    if folds := sorted(one.name for one in Path(workdir).glob("fold-[0-9]*")):
+    if folds := [one.name for one in storage.listed(Path(workdir), "fold-[0-9]*")]:
         raise UserError(
             f"--workdir={workdir}: holds a cross-validation ({', '.join(folds)}); "
             "medjax.cross_validate resumes it. Give this run another folder"

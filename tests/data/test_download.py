@@ -3,10 +3,12 @@
 import errno
 import socket
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from medjax import storage
 from medjax.data import download as module
 from medjax.data.download import download
 from medjax.errors import UserError
@@ -142,8 +144,9 @@ def test_a_server_that_falls_silent_is_left(server, tmp_path, monkeypatch):
         download(server.url, tmp_path / "big.tgz", attempts=1)
 
 
-def test_a_full_disk_is_not_tried_again(server, tmp_path):
-    (tmp_path / "big.tgz.part").symlink_to("/dev/full")
+def test_a_full_disk_is_not_tried_again(server, tmp_path, monkeypatch):
+    full = Path("/dev/full").open("ab")  # noqa: SIM115
+    monkeypatch.setattr(storage, "appending", lambda _: full)
     with pytest.raises(OSError) as caught:
         download(server.url, tmp_path / "big.tgz")
     assert caught.value.errno == errno.ENOSPC

@@ -8,6 +8,7 @@ report has the SHA-256 of each archive, to compare.
 import dataclasses
 from pathlib import Path
 
+from medjax import storage
 from medjax.data.archives import digest, unpack
 from medjax.data.datasets.openi_reports import image_key
 from medjax.data.datasets.survey import find_files
@@ -59,7 +60,7 @@ def complete_source(folder: Path, download: bool = False) -> tuple[str, ...]:
         OSError: If the disk is full or fails.
     """
     if download:
-        folder.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(folder)
     notes = []
     for archive in ARCHIVES:
         file = _find(folder, archive)
