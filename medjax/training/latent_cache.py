@@ -155,7 +155,7 @@ def _rename_former(home: Path, name: str, former: str) -> None:
             and folder.is_dir()
             and not (home / f"{name}{ending}").exists()
         ):
-            folder.rename(home / f"{name}{ending}")
+            storage.rename(folder, home / f"{name}{ending}")
 
 
 def _write(
