@@ -68,6 +68,13 @@ HEAVY = ("cv2", "tensorflow_datasets", "absl")
 # Who alone may reach what a library does not offer.
 PRIVATE_IN = ("jax_private",)
 
+# What makes, replaces, removes or locks files: calls of these, and these libraries.
+WRITING = {
+    *("write_text", "write_bytes", "rename", "renames", "unlink", "remove", "truncate"),
+    *("mkdir", "makedirs", "rmdir", "rmtree", "removedirs", "touch", "savez"),
+}
+WRITING_LIBRARIES = ("shutil", "tempfile", "filelock", "etils")
+
 MOST_LINES = 300
 
 
@@ -155,6 +162,48 @@ def private_names_of_libraries_are_left_alone(tree: Tree) -> Iterator[str]:
 
 def _is_private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("__")
+
+
+def only_storage_writes(tree: Tree) -> Iterator[str]:
+    """Reading is free, and libraries may write by themselves.
+
+    They write into folders that `storage` made (orbax, TFDS, TensorBoard, `torch.save`,
+    tokenizers' `save_pretrained`, links for Flax pipelines), or into a file that it
+    opened (PIL, matplotlib).
+    """
+    for module in tree.values():
+        if module.name == "storage":
+            continue
+        for imported in module.imports:
+            if any(reaches(imported, library) for library in WRITING_LIBRARIES):
+                yield f"{module.at(imported.line)} imports {imported.target}"
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call) and _writes(node):
+                where = module.at(node.lineno)
+                yield f"{where} calls {ast.unparse(node.func)}: use medjax.storage"
+
+
+def _writes(call: ast.Call) -> bool:
+    """Tell whether a call makes, replaces or removes a file, other than by storage."""
+    if isinstance(call.func, ast.Name):
+        return call.func.id == "open" and _opens_to_write(call.args[1:], call.keywords)
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    owner, name = ast.unparse(call.func.value), call.func.attr
+    if name == "open":
+        return owner == "os" or _opens_to_write(call.args[:2], call.keywords)
+    if name == "replace":
+        # Of a path; that of a text takes two arguments, that of a dataclass keywords.
+        return owner == "os" or (len(call.args) == 1 and not call.keywords)
+    if name == "remove" and owner != "os":
+        return False
+    return owner != "storage" and (name in WRITING or f"{owner}.{name}" == "np.save")
+
+
+def _opens_to_write(args: list[ast.expr], keywords: list[ast.keyword]) -> bool:
+    values = [*args, *(keyword.value for keyword in keywords if keyword.arg == "mode")]
+    modes = [x.value for x in values if isinstance(x, ast.Constant)]
+    return any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes)
 
 
 def files_are_short(tree: Tree) -> Iterator[str]:
@@ -262,6 +311,33 @@ BROKEN: dict[Callable[[Tree], Iterator[str]], list[dict[str, str]]] = {
         {"trees.py": "import jax\nx = jax._src"},
         {"meshes.py": "from absl.flags import _helpers"},
     ],
+    only_storage_writes: [
+        {"trees.py": f"def f(path):\n    {call}"}
+        for call in (
+            'open(path, "w")',
+            'open(path, mode="a")',
+            'path.open("xb")',
+            'path.open(mode="r+b")',
+            'gzip.open(path, "wb")',
+            "os.open(path, os.O_WRONLY)",
+            'path.write_text("")',
+            'path.write_bytes(b"")',
+            "os.replace(path, path)",
+            "path.replace(path)",
+            "path.rename(path)",
+            "os.rename(path, path)",
+            "os.remove(path)",
+            "path.unlink(missing_ok=True)",
+            "path.parent.mkdir()",
+            "os.makedirs(path)",
+            "os.truncate(path, 0)",
+            "np.save(path, path)",
+            "import shutil",
+            "import tempfile",
+            "from filelock import FileLock",
+            "from etils import epath",
+        )
+    ],
     files_are_short: [{"errors.py": "x = 1\n" * (MOST_LINES + 1)}],
     public_functions_are_documented: [
         {"errors.py": "def f(): return 1"},
@@ -306,6 +382,18 @@ def test_what_is_allowed_passes(tmp_path: Path):
     (tmp_path / "data").mkdir()
     (tmp_path / "trees.py").write_text("from medjax.errors import UserError")
     (tmp_path / "errors.py").write_text("")
+    (tmp_path / "logs.py").write_text(
+        "from medjax import storage\n"
+        "def _f(path, file):\n"
+        "    storage.write_text(path, path.read_text().replace('a', 'w'))\n"
+        "    open(path)\n    open(path, 'rb')\n    path.open('rb')\n"
+        "    tarfile.open(fileobj=file, mode='r|')\n"
+        "    dataclasses.replace(path, a=1)\n    [].remove(1)\n"
+        "    image.save(file, format='PNG')\n"
+    )
+    (tmp_path / "storage.py").write_text(
+        "import shutil\ndef _f(path):\n    shutil.rmtree(path)\n    path.mkdir()\n"
+    )
     (tmp_path / "data" / "tokens.py").write_text(
         "from typing import TYPE_CHECKING\n"
         "from medjax import trees\n"
