@@ -85,5 +85,4 @@ def rebuilt(
 
 def show(images: np.ndarray, page: Path) -> None:
     """Write a page of the first of them."""
-    page.parent.mkdir(parents=True, exist_ok=True)
     save_png(page, canvas(images[:_SHOWN], _SHOWN // 2))

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medjax import storage
 from medjax.errors import UserError
 
 RESULTS = Path(__file__).parent / "results"
@@ -166,7 +167,6 @@ def write_results(
         packages: Whose versions to note.
         folder: Where to write.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "title": title,
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
@@ -177,8 +177,8 @@ def write_results(
     }
     page = folder / f"{name}-{on.device}.md"
     text = json.dumps(content, indent=1, default=Spread.as_json, ensure_ascii=False)
-    page.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    page.write_text(_markdown(content, about), encoding="utf-8")
+    storage.write_text(page.with_suffix(".json"), text + "\n")
+    storage.write_text(page, _markdown(content, about))
     return page
 
 
