@@ -125,11 +125,13 @@ def _check_without_captions(asked: dict[str, Any], classes: Sequence[str]) -> No
 
 def define_flags() -> None:
     """Define the command's flags; not on import, where commands would collide."""
-    string, integer, number = (
-        flags.DEFINE_string,
-        flags.DEFINE_integer,
-        flags.DEFINE_float,
-    )
+    _define_model_flags()
+    _define_image_flags()
+    _define_sampler_flags()
+
+
+def _define_model_flags() -> None:
+    string = flags.DEFINE_string
     string("workdir", None, "folder of a run, to draw from what it trained")
     string(
         "step",
@@ -145,11 +147,11 @@ def define_flags() -> None:
         "with --mode=umap: where the run's data lie now, if not where they lay",
     )
     string("pretrained", None, "folder, hub id or file of a Stable Diffusion")
-    string(
-        "controlnet",
-        None,
-        "with --pretrained: folder, hub id or file of a ControlNet for it",
-    )
+    string("controlnet", None, "with --pretrained: folder, hub id or file of one")
+
+
+def _define_image_flags() -> None:
+    string, integer = flags.DEFINE_string, flags.DEFINE_integer
     flags.DEFINE_enum(
         "mode",
         "generate",
@@ -173,13 +175,29 @@ def define_flags() -> None:
         "controls, such a control, prepared as in training",
     )
     flags.DEFINE_list("canny", None, "thresholds of --image's edges, as 100,200")
-    string(
+    integer(
+        "seed",
+        0,
+        "seed of all noise; -1 draws one, and reports it",
+        lower_bound=-1,
+        upper_bound=2**32 - 1,
+    )
+    integer("num", 1, "number of images of each prompt", lower_bound=1)
+    string("size", None, "pixels, as 512, or 512x768: height x width")
+    integer("batch_size", None, "images at a time", lower_bound=1)
+    string("dtype", "auto", "float32, bfloat16, or auto: bfloat16 except on the CPU")
+    string("out", "samples", "folder for the images")
+
+
+def _define_sampler_flags() -> None:
+    number = flags.DEFINE_float
+    flags.DEFINE_string(
         "sampler",
         None,
         f"{', '.join(_SAMPLERS)}; by default the model's own, which for a run that "
         "reads no captions is that of its own samples",
     )
-    integer(
+    flags.DEFINE_integer(
         "steps",
         None,
         "steps of the sampler; by default 30, or likewise",
@@ -197,24 +215,8 @@ def define_flags() -> None:
     )
     number("conditioning_scale", 1, "weight of the ControlNet")
     number("control_start", 0, "fraction of the steps before the ControlNet is heard")
-    number(
-        "control_end",
-        1,
-        "fraction of the steps after which the ControlNet is not heard",
-    )
+    number("control_end", 1, "fraction of the steps after which it is not heard")
     number("strength", 1, "below 1: begin from --image, and change it this much")
-    integer(
-        "seed",
-        0,
-        "seed of all noise; -1 draws one, and reports it",
-        lower_bound=-1,
-        upper_bound=2**32 - 1,
-    )
-    integer("num", 1, "number of images of each prompt", lower_bound=1)
-    string("size", None, "pixels, as 512, or 512x768: height x width")
-    integer("batch_size", None, "images at a time", lower_bound=1)
-    string("dtype", "auto", "float32, bfloat16, or auto: bfloat16 except on the CPU")
-    string("out", "samples", "folder for the images")
 
 
 def main(_: Sequence[str]) -> None:
