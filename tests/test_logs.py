@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from medjax.logs import BarFriendlyHandler
+from medjax.logs import BarFriendlyHandler, ProgressBar, duration
 
 
 @pytest.fixture
@@ -67,3 +67,41 @@ atexit.register(end)
     assert run.returncode == 0
     assert "has failed: no room" in run.stderr
     assert "handle is closed" not in run.stderr
+
+
+def test_long_work_without_a_terminal_has_a_line_a_minute(caplog):
+    now = [0.0]
+    with (
+        caplog.at_level(logging.INFO, logger="medjax"),
+        ProgressBar(
+            "reading", 100, "images", done=40, terminal=False, clock=lambda: now[0]
+        ) as bar,
+    ):
+        for _ in range(15):
+            now[0] += 12
+            bar.update(4)
+    # Nothing is left to tell at the end.
+    assert caplog.messages == [
+        "reading: 60 of 100 images · 2:00 left",
+        "reading: 80 of 100 images · 1:00 left",
+    ]
+
+
+def test_on_a_terminal_work_has_a_bar_which_disappears(capsys, caplog):
+    with (
+        caplog.at_level(logging.INFO, logger="medjax"),
+        ProgressBar("reading", 100, "images", terminal=True) as bar,
+    ):
+        bar.update(100)
+    shown = capsys.readouterr().err
+    assert "reading" in shown and "0/100" in shown
+    assert shown.rstrip(" ").endswith("\r")
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0:00"), (59.6, "1:00"), (272, "4:32"), (3872, "1:04:32")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""Whether a run gets better still, by one of the numbers that validation gives."""
+"""Early stopping: end a run that no longer improves by one of its measures."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -55,7 +55,7 @@ class Patience:
             )
 
     def __str__(self) -> str:
-        return f"{self._waited} validations by {self._config.metric}"
+        return f"{self._config.metric} in {self._waited} validations"
 
     @property
     def exhausted(self) -> bool:

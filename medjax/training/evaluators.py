@@ -1,94 +1,145 @@
-"""What a run measures and draws of itself along the way, and who is told of it."""
+"""Run validation and sampling on schedule, and record the results."""
 
-from collections.abc import Callable
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import jax
+import numpy as np
+from jaxtyping import UInt8
 
 from medjax.arrays import Params
 from medjax.evaluation.curves import save_curves
 from medjax.evaluation.grids import save_png
 from medjax.runs.config import RunConfig
 from medjax.training.early_stopping import Patience
+from medjax.training.log_lines import evaluation_line, step_of
 from medjax.training.metrics_writer import MetricsWriter
-from medjax.training.validation import Samples
+
+logger = logging.getLogger(__name__)
 
 
-class Evaluations:
-    """Validation and pages of samples, by the config's schedule.
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The result of one evaluator.
 
-    What they give goes to ``metrics.csv``, ``samples/`` and ``curves.png``, and its
-    ``config.best.metric`` to a patience that remembers the run's earlier ones.
+    Attributes:
+        metrics: Numbers by column of ``metrics.csv``, e.g. ``val/loss``.
+        page: A page of samples, or None.
+    """
+
+    metrics: dict[str, float]
+    page: UInt8[np.ndarray, "H W 3"] | None = None
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Evaluates weights on a schedule."""
+
+    @property
+    def work(self) -> str:
+        """What it does, for the log; empty if that is nothing."""
+        ...
+
+    def due(self, step: int) -> bool:
+        """Tell whether the schedule has it after `step`."""
+        ...
+
+    def run(self, params: Params, frozen: Params) -> Evaluation | None:
+        """Evaluate; return None if a signal asked to stop meanwhile."""
+        ...
+
+
+class Evaluators:
+    """All evaluators of a run, and what their results decide.
+
+    Results go to ``metrics.csv``, ``samples/`` and ``curves.png``. The column
+    ``config.best.metric`` also goes to a patience, which knows the run's earlier ones.
     """
 
     def __init__(
         self,
         config: RunConfig,
         workdir: Path,
-        validate: Callable[[Params, Params], dict[str, float] | None] | None,
-        sample: Callable[[Params, Params], Samples | None],
+        evaluators: Sequence[Evaluator],
         writer: MetricsWriter,
     ) -> None:
-        """Begin, or go on.
+        """Begin, or resume.
 
         Args:
             config: The run's.
             workdir: Its folder.
-            validate: None where nothing is held out; see `validation.make_validate`.
-            sample: See `validation.make_sample`.
+            evaluators: In the order in which they run.
             writer: Knows what was measured before.
         """
         self._workdir = workdir
-        self._validate, self._sample, self._writer = validate, sample, writer
-        self._of = "train" if validate is None else "val"
-        self._every = (config.eval.every, config.eval.sample_every)
+        self._evaluators, self._writer = evaluators, writer
         self._steps = config.train.steps
+        self._ran: set[str] = set()
         history = writer.history(config.best.metric)
-        self._seen = [step for step in history if self.planned(step)]
+        self._seen = [step for step in history if self.due(step)]
         self.patience = Patience(config.best, [history[step] for step in self._seen])
 
-    def planned(self, step: int) -> bool:
-        """Tell whether the schedule has something, as it has not for `max_hours`."""
-        return step == self._steps or not all(step % every for every in self._every)
+    def due(self, step: int) -> bool:
+        """Tell whether the schedule has any after `step`; the last step has all.
 
-    def __call__(
-        self, params: Params, frozen: Params, step: int, last: bool
+        An evaluation that `train.max_hours` brings about is not on the schedule.
+        """
+        return step == self._steps or any(one.due(step) for one in self._evaluators)
+
+    def run(
+        self, params: Params, frozen: Params, step: int, everything: bool
     ) -> dict[str, float] | None:
-        """Measure and draw what is due after `step`; return the numbers, by column.
+        """Run what is due after `step`, and record the results.
 
         Args:
-            params: Those to evaluate.
+            params: The weights to evaluate.
             frozen: The others.
             step: Updates done.
-            last: Whether everything is due.
+            everything: Whether all evaluators run, due or not.
 
         Returns:
-            Nothing where nothing was due, and None where a signal came meanwhile: then
-            nothing is written down.
+            Numbers by column; empty if nothing was due. None if a signal asked to stop
+            meanwhile: then nothing is recorded.
 
         Raises:
-            UserError: If ``config.best.metric`` is not among them when it should be.
+            UserError: If ``config.best.metric`` is missing though all evaluators ran.
         """
-        measures, draws = (last or step % every == 0 for every in self._every)
+        due = [one for one in self._evaluators if everything or one.due(step)]
+        start = time.monotonic()
         row: dict[str, float] = {}
-        samples = None
-        if self._validate and measures:
-            losses = self._validate(params, frozen)
-            if losses is None:
+        pages = []
+        for one in due:
+            self._announce(one.work, step)
+            found = one.run(params, frozen)
+            if found is None:
                 return None
-            row = {f"val/{name}": x for name, x in losses.items()}
-        if draws:
-            samples = self._sample(params, frozen)
-            if samples is None:
-                return None
-            row |= {f"{self._of}/{name}": x for name, x in samples.metrics.items()}
-        if self.planned(step) and step not in self._seen:
-            self.patience.look_at(row, complete=draws and measures)
+            row |= found.metrics
+            if found.page is not None:
+                pages.append(found.page)
+        if self.due(step) and step not in self._seen:
+            complete = len(due) == len(self._evaluators)
+            self.patience.look_at(row, complete=complete)
         if row:
             self._writer.write(step, row)
-        if samples is not None:
-            self._writer.write_image(step, "samples", samples.grid)
-            if jax.process_index() == 0:
-                save_png(self._workdir / f"samples/{step:07d}.png", samples.grid)
-                save_curves(self._workdir / "metrics.csv", self._workdir / "curves.png")
+            seconds = time.monotonic() - start
+            logger.info("%s", evaluation_line(step, self._steps, row, seconds))
+        for page in pages:
+            self._write_page(step, page)
         return row
+
+    def _announce(self, work: str, step: int) -> None:
+        """Log what begins, the first time, because only that compiles."""
+        if work and work not in self._ran:
+            self._ran.add(work)
+            where = step_of(step, self._steps)
+            logger.info("%s · %s; the first time compiles too", where, work)
+
+    def _write_page(self, step: int, page: UInt8[np.ndarray, "H W 3"]) -> None:
+        self._writer.write_image(step, "samples", page)
+        if jax.process_index() == 0:
+            save_png(self._workdir / f"samples/{step:07d}.png", page)
+            save_curves(self._workdir / "metrics.csv", self._workdir / "curves.png")

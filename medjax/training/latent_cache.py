@@ -1,4 +1,4 @@
-"""What the autoencoder says of each training image, computed once and kept on disk.
+"""Compute the latents of each training image once, and keep them on disk.
 
 A frozen autoencoder gives the same mean and log-variance of an image's latents at every
 epoch, and for Stable Diffusion at 512² its encoder is a third of a step's arithmetic.
@@ -21,13 +21,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from medjax import meshes, storage
 from medjax.arrays import Array, Params
 from medjax.data.config import DataConfig
 from medjax.data.pipeline import Source, make_batches
 from medjax.errors import Stopped, UserError
+from medjax.logs import ProgressBar
 from medjax.runs.checksums import damage, write_checksums
 from medjax.training.stop import StopRequest
 
@@ -116,10 +116,11 @@ def cache_latents(
     if not folder.is_dir():
         begun = home / f"{name}.incomplete"
         storage.make_folder(begun)
+        logger.info("caching the latents of %d images", len(source))
         _write(source, data, posterior, frozen, mesh, begun, stop)
         write_checksums(begun)
         storage.rename(begun, folder)
-        logger.info("kept the latents of %d images in %s", len(source), folder)
+        logger.info("cached the latents of %d images in %s", len(source), folder)
     return CachedLatents(folder)
 
 
@@ -173,7 +174,7 @@ def _write(
     header = _header((len(source), *row))
     count = _whole_rows(folder, len(header), math.prod(row) * _STORED.itemsize)
     if count:
-        logger.info("%d of %d latents were there", count, len(source))
+        logger.info("%d of %d latents are cached already", count, len(source))
     encode = jax.jit(meshes.on_mesh(mesh, posterior))
     # In threads of this process, which hears what was read.
     heard = _Heard(source, count, {})
@@ -186,14 +187,14 @@ def _write(
             for name in (*(f"{name}.npy" for name in _ARRAYS), _RECORDS)
         )
         bar = stack.enter_context(
-            tqdm(total=len(source), initial=count, desc="latents", unit="image")
+            ProgressBar("caching latents", len(source), "images", count)
         )
         # None are left where only the folder's name was missing.
         for batch in batches if count < len(source) else ():
             if stop.signal is not None:
                 raise Stopped(
                     f"{stop.signal.name} after the latents of {count} of {len(source)} "
-                    "images, before the first step; the same command goes on"
+                    "images, before the first step; the same command resumes the run"
                 )
             images = meshes.place_batch({"images": batch["images"]}, mesh)["images"]
             # The last batch is filled up.

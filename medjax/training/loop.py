@@ -1,55 +1,25 @@
-"""Training, read from top to bottom: build, resume, then update after update."""
+"""The training loop: set up, restore or start, then one step after the other."""
 
-import contextlib
-import dataclasses
 import logging
-import math
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
-from medjax import distributed, meshes, trees
-from medjax.arrays import Batch
-from medjax.data.pipeline import (
-    dataset_identity,
-    make_batches,
-    open_dataset,
-    record_ids,
-)
+from medjax import meshes
+from medjax.arrays import Array, Batch
 from medjax.errors import Stopped
-from medjax.runs.checkpoints import Checkpoints
+from medjax.logs import duration
 from medjax.runs.config import RunConfig
-from medjax.tasks import TASKS
-from medjax.tasks.interface import TaskInputs
 from medjax.tasks.latent_scaling import TrainedAutoencoder
-from medjax.training import about
-from medjax.training.evaluators import Evaluations
-from medjax.training.latent_cache import cache_latents
-from medjax.training.metrics_writer import MetricsWriter
-from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
-from medjax.training.optimizer import (
-    learning_rates,
-    make_optimizer,
-    schedule_change,
-)
-from medjax.training.profiling import Profile
-from medjax.training.progress import Progress, RateMeter, memory
-from medjax.training.step import (
-    TrainState,
-    check_batch_size,
-    example_keys,
-    init_state,
-    make_train_step,
-)
-from medjax.training.stop import StopRequest, stop_on_signals
-from medjax.training.validation import held_out, make_sample, make_validate
+from medjax.training.early_stopping import Patience
+from medjax.training.log_lines import step_of
+from medjax.training.optimizer import schedule_change
+from medjax.training.progress import memory
+from medjax.training.set_up import Session, SetUp, open_session, set_up
+from medjax.training.step import TrainState
+from medjax.training.stop import Verdict, stop_on_signals
 
 logger = logging.getLogger(__name__)
-
-# What the hosts vote for after each update; the largest counts.
-_GO_ON, _NO_BETTER, _TIME_IS_UP, _ASKED_TO_STOP = range(4)
 
 
 def train(
@@ -57,17 +27,17 @@ def train(
     workdir: str | Path,
     autoencoder: TrainedAutoencoder | None = None,
 ) -> TrainState:
-    """Train until `config.train.steps`, from the newest checkpoint in `workdir` on.
+    """Train until `config.train.steps`, from the newest checkpoint in `workdir`.
 
     The last step always validates, samples and saves. SIGTERM or Ctrl-C saves after the
-    update under way, or the batch of an evaluation, which the next call then begins
-    with. The workdir gets `config.json`, `metrics.csv`, `curves.png`, `tensorboard/`,
-    `samples/` and `checkpoints/`.
+    update under way, or after the batch of an evaluation; the next call then begins
+    with that evaluation. The workdir gets `config.json`, `metrics.csv`, `curves.png`,
+    `tensorboard/`, `samples/` and `checkpoints/`.
 
     Args:
         config: The run's.
         workdir: Its folder.
-        autoencoder: A trained one, for tasks that stand on it; see `stages`.
+        autoencoder: A trained one, for tasks that need it; see `two_stages`.
 
     Returns:
         The state after the last update.
@@ -77,208 +47,164 @@ def train(
             is full, or too many updates were not finite.
         Stopped: If a signal ended the run before its last step.
     """
-    with stop_on_signals() as stop:
-        return _train(config, Path(workdir), autoencoder, stop)
-
-
-def _train(
-    config: RunConfig,
-    workdir: Path,
-    autoencoder: TrainedAutoencoder | None,
-    stop: StopRequest,
-) -> TrainState:
-    data, plan = config.data, config.train
-    hours = math.inf if plan.max_hours is None else plan.max_hours
-    deadline = time.monotonic() + 3600 * hours
-    mesh = meshes.make_mesh(config.mesh)
-    first = jax.process_index() == 0
-    accumulation = plan.gradient_accumulation_steps
-    check_batch_size(data.batch_size, accumulation, mesh)
-    examples, unseen = open_dataset(data, "train"), held_out(data)
-    shown = examples if unseen is None else unseen
-
-    init_key, train_key, eval_key = jax.random.split(jax.random.key(plan.seed), 3)
-    row = TASKS[config.task]
-    given = TaskInputs(
-        config.model, data, config.diffusion, init_key, autoencoder, examples
-    )
-    assembly = row.build(given)
-    task, tokenizer = assembly.task, assembly.tokenizer
-    task.check(data.image_size, config.eval.sampling())
-    inputs = {"base": assembly.base, "dataset": dataset_identity(data)}
-    about.check_hosts(config, inputs, assembly.params, workdir)
-    frozen = meshes.place_params(assembly.frozen, mesh)
-    checkpoints = Checkpoints(
-        workdir / "checkpoints",
-        dataclasses.asdict(config),
-        inputs,
-        keep_last=plan.keep_last,
-        keep_best=plan.keep_best,
-        metric=config.best.metric,
-        mode=config.best.mode,
-    )
-    earlier = checkpoints.earlier_plans
-    optimizer = make_optimizer(config.optim, plan.steps, assembly.params, earlier)
-    rates = learning_rates(config.optim, plan.steps, earlier)
-    ema_decay = config.optim.ema_decay
-    state = init_state(
-        assembly.params, assembly.statistics, optimizer, mesh, ema_decay is not None
-    )
-    # What is no larger than a microbatch fits where training does.
-    microbatch = dataclasses.replace(data, batch_size=data.batch_size // accumulation)
-    if assembly.posterior is not None:
-        examples = cache_latents(
-            examples,
-            microbatch,
-            inputs,
-            assembly.posterior,
-            frozen,
-            mesh,
-            workdir / "latents",
-            stop,
-        )
-    about.tell(config, state.params, frozen, mesh, len(examples))
-
-    train_step = make_train_step(
-        task,
-        optimizer,
-        mesh,
-        accumulation_steps=accumulation,
-        ema_decay=ema_decay,
-        max_skipped=plan.max_skipped_updates,
-    )
-    # Its own votes: one that training has not heard yet must not end here.
-    evaluation_votes = distributed.Agreement()
-
-    def asked_to_stop() -> bool:
-        return evaluation_votes.largest(int(stop.made)) > 0
-
-    how = (tokenizer, microbatch, config.eval, mesh, eval_key)
-    validate = None
-    if unseen is not None:
-        validate = make_validate(task, unseen, *how, asked_to_stop)
-    sample = make_sample(task, shown, *how, row.measure, asked_to_stop)
-    del assembly  # The step donates the state; nothing else may hold the first one.
-
-    def culprits(step: int, batch: Batch) -> Sequence[str]:
-        ids = record_ids(examples, data, step - 1)
-        keys = example_keys(train_key, step - 1, len(ids))
-        fixed = trees.merge(frozen, state.statistics)
-        found = nonfinite_examples(task, state.params, fixed, batch, keys, mesh)
-        return [ids[number] for number in found]
-
-    with checkpoints:
-        start = checkpoints.latest_step
-        if start is not None:
-            like = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-                state,
-            )
-            del state  # Or the devices would hold two.
-            state = checkpoints.restore(like, start)
-            logger.info("resuming after step %d of %d", start, plan.steps)
-            for line in schedule_change(config.optim, plan.steps, earlier, start):
-                logger.warning("%s", line)
-        about.write_about(config, workdir, state.params)
-        step = start or 0
-        rate = RateMeter()
-        watch = NonfiniteWatch(plan.max_skipped_updates, int(state.skipped), culprits)
-        batches = make_batches(
-            examples,
-            tokenizer,
-            data,
-            start_step=step,
-            rows=meshes.host_rows(data.batch_size, mesh),
-        )
-        with (
-            contextlib.closing(batches),
-            MetricsWriter(workdir, start, enabled=first) as writer,
-            Progress(plan.steps, step, terminal=None if first else False) as progress,
-            Profile(plan, workdir / "profile") as profile,
-        ):
-            votes = distributed.Agreement()
-            evaluate = Evaluations(config, workdir, validate, sample, writer)
-
-            def vote(late: bool) -> int:
-                if stop.made:
-                    return _ASKED_TO_STOP
-                going_on = _NO_BETTER if evaluate.patience.exhausted else _GO_ON
-                return _TIME_IS_UP if late else going_on
-
-            def agreed(number: int) -> int:
-                # Of several hosts, what one call hears the next one gives.
-                return max(votes.largest(number), votes.largest(_GO_ON))
-
-            verdict = agreed(vote(late=False))
-            stopping = step >= plan.steps or verdict != _GO_ON
-            bare = start is not None and not checkpoints.has_metrics(start)
-            owing = bool(agreed(int(bare)))
-            if owing and verdict != _ASKED_TO_STOP:
-                measured = evaluate(state.eval_params, frozen, step, last=stopping)
-                if measured is None:
-                    verdict, stopping = _ASKED_TO_STOP, True
-                else:
-                    # Saved out of turn, it is not to be the best.
-                    in_turn = stopping or step % plan.checkpoint_every == 0
-                    checkpoints.add_metrics(step, measured if in_turn else {})
-                    owing = False
-            while not stopping:
-                step += 1
-                profile.before(step)
-                with rate.waiting():
-                    batch = meshes.place_batch(next(batches), mesh)
-                state, metrics = train_step(state, frozen, batch, train_key)
-                rate.count(data.batch_size)
-                if rate.compile_seconds is None:
-                    jax.block_until_ready(metrics)
-                    rate.first_step_done()
-                profile.after(step, metrics)
-                verdict = votes.largest(vote(late=time.monotonic() > deadline))
-                last = step == plan.steps or verdict in (_NO_BETTER, _TIME_IS_UP)
-                stopping = last or verdict == _ASKED_TO_STOP
-                logs = last or step == 1 or step % plan.log_every == 0
-                saves = stopping or step % plan.checkpoint_every == 0
-                pauses = logs or saves or evaluate.planned(step)
-                watch.look(step, batch, metrics, now=pauses)
-
-                row: dict[str, float] = {}
-                if logs:
-                    row = {f"train/{name}": float(x) for name, x in metrics.items()}
-                    row |= {f"train/{n}": float(f(step - 1)) for n, f in rates.items()}
-                    row |= rate.read() | memory()
-                    writer.write(step, row)
-                with rate.paused():
-                    measured = evaluate(state.eval_params, frozen, step, last)
-                    if measured is None:
-                        verdict, stopping, owing = _ASKED_TO_STOP, True, True
-                        checkpoints.save(step, state)
-                    elif saves:
-                        checkpoints.save(step, state, row | measured)
-                progress.update(step, row)
-        if verdict == _ASKED_TO_STOP and (step < plan.steps or owing):
-            asked = (
-                stop.signal.name if stop.signal else "another host was asked to stop"
-            )
-            saved = f"saved in {workdir}" if step else "nothing to save yet"
-            raise Stopped(
-                f"{asked} at step {step} of {plan.steps}, {saved}; the same command "
-                "goes on from here"
-            )
-        if step < plan.steps and verdict == _NO_BETTER:
-            logger.info(
-                "stopped at step %d of %d: %s brought nothing better",
-                step,
-                plan.steps,
-                evaluate.patience,
-            )
-        elif step < plan.steps:
-            logger.info(
-                "stopped at step %d of %d after train.max_hours=%s; the same command "
-                "goes on from here",
-                step,
-                plan.steps,
-                plan.max_hours,
-            )
-        else:
-            logger.info("done: %d steps, in %s", step, workdir)
+    with stop_on_signals() as request:
+        run, state = set_up(config, Path(workdir), autoencoder, request)
+        with run.checkpoints:
+            state, start = restore_or_start(run, state)
+            with open_session(run, state, start) as session:
+                state, step, verdict = train_steps(run, session, state, start)
+        conclude(run, step, verdict, session.evaluators.patience)
     return state
+
+
+def restore_or_start(run: SetUp, state: TrainState) -> tuple[TrainState, int | None]:
+    """Return the newest checkpoint's state and step; without one, `state` and None."""
+    start = run.checkpoints.latest_step
+    if start is None:
+        return state, None
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    # Or the devices would hold two.
+    for array in jax.tree.leaves(state):
+        array.delete()
+    logger.info("restoring the checkpoint of step %d", start)
+    restored = run.checkpoints.restore(like, start)
+    plan, optim = run.config.train, run.config.optim
+    logger.info("resuming after step %d of %d", start, plan.steps)
+    earlier = run.checkpoints.earlier_plans
+    for line in schedule_change(optim, plan.steps, earlier, start):
+        logger.warning("%s", line)
+    return restored, start
+
+
+def train_steps(
+    run: SetUp, session: Session, state: TrainState, start: int | None
+) -> tuple[TrainState, int, Verdict]:
+    """Train until the verdict is to stop; return the state, its step and the verdict.
+
+    Args:
+        run: What was set up.
+        session: What is open.
+        state: Before the next step; the first update donates it.
+        start: The step that the run resumes after; None means it is new.
+    """
+    plan, evaluators = run.config.train, session.evaluators
+    step = start or 0
+    verdict = make_up_evaluation(run, session, state, start)
+    while verdict is Verdict.CONTINUE:
+        step += 1
+        state, batch, metrics = update(run, session, state, step)
+        verdict = run.stop.after_update(step, evaluators.patience.exhausted)
+        ends = verdict.ends_evaluated
+        reports = ends or step == 1 or step % plan.log_every == 0
+        saves = verdict is not Verdict.CONTINUE or step % plan.checkpoint_every == 0
+        pauses = reports or saves or evaluators.due(step)
+        session.watch.look(state, step, batch, metrics, now=pauses)
+        row = report(run, session, step, metrics) if reports else {}
+        session.progress.update(step, row)
+        with session.rate.paused():
+            measured = evaluators.run(state.eval_params, run.frozen, step, ends)
+            if measured is None:
+                # Saved without metrics, so that the next call evaluates first.
+                verdict = Verdict.ASKED_TO_STOP
+                save(run, step, state, None)
+            elif saves:
+                save(run, step, state, row | measured)
+    return state, step, verdict
+
+
+def make_up_evaluation(
+    run: SetUp, session: Session, state: TrainState, start: int | None
+) -> Verdict:
+    """Evaluate what a signal cut short before; return whether to train at all.
+
+    Arguments are those of `train_steps`.
+    """
+    plan, evaluators = run.config.train, session.evaluators
+    step = start or 0
+    verdict = run.stop.at_start(evaluators.patience.exhausted)
+    bare = start is not None and not run.checkpoints.has_metrics(start)
+    owing = run.stop.any_host(bare)
+    asked = verdict is Verdict.ASKED_TO_STOP
+    if step >= plan.steps and not (asked and owing):
+        verdict = Verdict.DONE
+    if asked or not owing:
+        return verdict
+    ends = verdict.ends_evaluated
+    with session.rate.paused():
+        measured = evaluators.run(state.eval_params, run.frozen, step, ends)
+    if measured is None:
+        return Verdict.ASKED_TO_STOP
+    # A checkpoint saved out of turn is not to be the best.
+    in_turn = ends or step % plan.checkpoint_every == 0
+    run.checkpoints.add_metrics(step, measured if in_turn else {})
+    return verdict
+
+
+def update(
+    run: SetUp, session: Session, state: TrainState, step: int
+) -> tuple[TrainState, Batch, dict[str, Array]]:
+    """Do one update; return the state after it, its batch and its metrics.
+
+    The metrics may still be under way on the devices. The first update compiles, so it
+    waits for them.
+    """
+    session.profile.before(step)
+    with session.rate.waiting():
+        batch = meshes.place_batch(next(session.batches), run.mesh)
+    compiles = session.rate.compile_seconds is None
+    if compiles:
+        logger.info("compiling the training step; this can take minutes")
+    state, metrics = run.train_step(state, run.frozen, batch, run.train_key)
+    session.rate.count(run.config.data.batch_size)
+    if compiles:
+        jax.block_until_ready(metrics)
+        seconds = session.rate.first_step_done()
+        logger.info("compiled, first step included, in %s", duration(seconds))
+    session.profile.after(step, metrics)
+    return state, batch, metrics
+
+
+def report(
+    run: SetUp, session: Session, step: int, metrics: dict[str, Array]
+) -> dict[str, float]:
+    """Write a row of metrics, and return it by column."""
+    row = {f"train/{name}": float(x) for name, x in metrics.items()}
+    row |= {f"train/{n}": float(rate(step - 1)) for n, rate in run.rates.items()}
+    row |= session.rate.read() | memory()
+    session.writer.write(step, row)
+    return row
+
+
+def save(
+    run: SetUp, step: int, state: TrainState, metrics: dict[str, float] | None
+) -> None:
+    """Begin to save a checkpoint; `metrics` are None if an evaluation was cut short."""
+    logger.info("%s · saving the checkpoint", step_of(step, run.config.train.steps))
+    run.checkpoints.save(step, state, metrics)
+
+
+def conclude(run: SetUp, step: int, verdict: Verdict, patience: Patience) -> None:
+    """Log why the run ended at `step`.
+
+    Raises:
+        Stopped: If it was asked to stop.
+    """
+    plan = run.config.train
+    where = f"at step {step} of {plan.steps}"
+    if verdict is Verdict.ASKED_TO_STOP:
+        number = run.stop.request.signal
+        asked = number.name if number else "another host was asked to stop"
+        saved = f"saved in {run.workdir}" if step else "nothing to save yet"
+        raise Stopped(f"{asked} {where}, {saved}; the same command resumes the run")
+    if verdict is Verdict.NO_IMPROVEMENT:
+        logger.info("early stopping %s: no improvement of %s", where, patience)
+    elif verdict is Verdict.TIME_IS_UP:
+        logger.info(
+            "stopped %s: train.max_hours=%s is over; the same command resumes the run",
+            where,
+            plan.max_hours,
+        )
+    else:
+        logger.info("done: %d steps, in %s", step, run.workdir)

@@ -1,6 +1,6 @@
-"""Metrics of a run: ``metrics.csv``, TensorBoard's event files, and the console.
+"""Write a run's metrics: ``metrics.csv`` and TensorBoard's event files.
 
-``metrics.csv`` has a row for each step that something was written of. Its columns grow
+``metrics.csv`` has a row for each step with a report. Its columns grow
 as new metrics appear; the file is then rewritten beside itself and renamed, so that a
 reader never sees half of it. A run that resumes at step s drops the rows after s, and
 those that a crash cut short, so that the file reads as if nothing had happened.
@@ -60,7 +60,7 @@ class MetricsWriter:
         self._events = SummaryWriter(folder, purge_step=purge)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Write one row, the scalars' events, and a line to the console.
+        """Write one row, and the scalars' events.
 
         Args:
             step: Updates done.
@@ -73,7 +73,6 @@ class MetricsWriter:
         self._append({"step": str(step)} | {n: repr(v) for n, v in values.items()})
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
-        logger.info(format_line(step, values))
 
     def history(self, name: str) -> dict[int, float]:
         """Return all values of a scalar by step, those before a resumption too."""
@@ -164,9 +163,3 @@ def _is_whole(row: Row) -> bool:
     except (KeyError, ValueError):
         return False
     return True
-
-
-def format_line(step: int, scalars: Mapping[str, float]) -> str:
-    """Return ``step 100 · train/loss 0.1234 · …`` for the console."""
-    parts = [f"{name} {value:.4g}" for name, value in scalars.items()]
-    return " · ".join([f"step {step}", *parts])

@@ -1,5 +1,6 @@
-"""What to do about a loss or a gradient that is NaN or infinite: tell, or stop."""
+"""Report a loss or gradient that is NaN or infinite, or stop the run for it."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,10 +10,13 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Int, Key
 
-from medjax import meshes
+from medjax import meshes, trees
 from medjax.arrays import Array, Batch, Params
+from medjax.data.config import DataConfig
+from medjax.data.pipeline import Source, record_ids
 from medjax.errors import UserError
 from medjax.tasks.interface import Task
+from medjax.training.step import TrainState, example_keys
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +66,45 @@ def nonfinite_examples(
     ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Culprits:
+    """Names the examples to blame for an update that was not finite.
+
+    Attributes:
+        task: Gives the loss.
+        frozen: The frozen parameters.
+        examples: The training split.
+        data: How its batches are made.
+        key: Of everything drawn in training.
+        mesh: Where arrays lie.
+    """
+
+    task: Task
+    frozen: Params
+    examples: Source
+    data: DataConfig
+    key: Key[Array, ""]
+    mesh: Mesh
+
+    def __call__(self, state: TrainState, step: int, batch: Batch) -> list[str]:
+        """Return the ids of the examples without a finite loss and gradient.
+
+        Args:
+            state: The weights before that update, which it left as they were.
+            step: The update, from 1.
+            batch: Its examples.
+        """
+        ids = record_ids(self.examples, self.data, step - 1)
+        keys = example_keys(self.key, step - 1, len(ids))
+        fixed = trees.merge(self.frozen, state.statistics)
+        found = nonfinite_examples(
+            self.task, state.params, fixed, batch, keys, self.mesh
+        )
+        return [ids[number] for number in found]
+
+
 class NonfiniteWatch:
-    """Tells of updates that were skipped, and stops the run when there are too many.
+    """Warns of updates that were skipped; stops the run when there are too many.
 
     It looks at an update's numbers while the next one computes, so that the device
     never waits for it. The step itself keeps such updates from doing harm.
@@ -73,17 +114,17 @@ class NonfiniteWatch:
         self,
         max_skipped: int,
         skipped: int,
-        culprits: Callable[[int, Batch], Sequence[str]],
+        culprits: Callable[[TrainState, int, Batch], Sequence[str]],
     ) -> None:
         """Begin to watch.
 
         Args:
             max_skipped: Updates that may be skipped over the whole run.
             skipped: Those that were, before.
-            culprits: Gives the ids of the examples to blame, from step and batch.
+            culprits: Gives the ids of the examples to blame; see `Culprits`.
 
         Raises:
-            UserError: If more were skipped before, for then no update would apply.
+            UserError: If more were skipped before, because no update would apply then.
         """
         if skipped > max_skipped:
             raise UserError(
@@ -96,18 +137,36 @@ class NonfiniteWatch:
         self._unseen: list[tuple[int, Batch, Mapping[str, Array]]] = []
 
     def look(
-        self, step: int, batch: Batch, metrics: Mapping[str, Array], now: bool
+        self,
+        state: TrainState,
+        step: int,
+        batch: Batch,
+        metrics: Mapping[str, Array],
+        now: bool,
     ) -> None:
-        """Look at the update before this one; at this one too where `now`.
+        """Look at the update before this one, and if `now` at this one too.
+
+        Args:
+            state: After this update. It is not kept, because the next one donates it.
+            step: The update, from 1.
+            batch: Its examples.
+            metrics: What the step returned.
+            now: Whether to wait for this update.
 
         Raises:
             UserError: If too many updates were skipped; it names step and examples.
         """
         self._unseen.append((step, batch, metrics))
         while len(self._unseen) > (not now):
-            self._look(*self._unseen.pop(0))
+            self._look(state, *self._unseen.pop(0))
 
-    def _look(self, step: int, batch: Batch, metrics: Mapping[str, Array]) -> None:
+    def _look(
+        self,
+        state: TrainState,
+        step: int,
+        batch: Batch,
+        metrics: Mapping[str, Array],
+    ) -> None:
         skipped = int(metrics["skipped_updates"])
         if skipped == self._skipped:
             return
@@ -120,7 +179,7 @@ class NonfiniteWatch:
             most = self._max_skipped
             logger.warning("%s: update skipped (%d of at most %d)", what, skipped, most)
             return
-        found = self._culprits(step, batch)
+        found = self._culprits(state, step, batch)
         total = jax.tree.leaves(batch)[0].shape[0]
         named = ", ".join(f"'{name}'" for name in found[:_MOST_NAMED])
         more = ", …" if len(found) > _MOST_NAMED else ""

@@ -1,7 +1,6 @@
-"""How fast a run goes, what it waits for, how long it still takes, what it holds."""
+"""How fast a run is, how long it waits for data, the time left, the memory in use."""
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +10,13 @@ import jax
 from tqdm import tqdm
 
 from medjax.host_memory import host_peak_bytes
+from medjax.logs import draws_bars
+from medjax.training.log_lines import training_line
 
 logger = logging.getLogger(__name__)
 
 _GIB = 2**30
-_SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_OF_SILENCE = 60.0
 
 
 class RateMeter:
@@ -47,10 +48,12 @@ class RateMeter:
         self._images += images
         self._steps += 1
 
-    def first_step_done(self) -> None:
-        """Book the time until now as compilation, and measure the rate from here."""
-        self.compile_seconds = self._clock() - self._start - self._waited - self._idle
+    def first_step_done(self) -> float:
+        """Return the seconds until now as compilation; measure the rate from here."""
+        seconds = self._clock() - self._start - self._waited - self._idle
+        self.compile_seconds = seconds
         self._reset()
+        return seconds
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -86,7 +89,7 @@ class RateMeter:
 
 
 class Progress:
-    """A progress bar on a terminal, and a line every half minute elsewhere."""
+    """Logs a line for each report of training; on a terminal, below a progress bar."""
 
     def __init__(
         self,
@@ -101,13 +104,13 @@ class Progress:
             total: Updates of the whole run.
             start: Updates done before.
             clock: Seconds since some fixed moment.
-            terminal: Whether to draw a bar; asks stderr where None.
+            terminal: Whether to draw a bar; None asks `draws_bars`.
         """
         self._total = total
         self._clock = clock
-        self._terminal = sys.stderr.isatty() if terminal is None else terminal
+        self._terminal = draws_bars() if terminal is None else terminal
         self._last_line = clock()
-        self._known: dict[str, float] = {}
+        self._seconds_per_step: float | None = None
         self._bar = tqdm(
             total=total,
             initial=start,
@@ -116,25 +119,28 @@ class Progress:
             bar_format="{n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}",
         )
 
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show that `step` updates are done.
+    def update(self, step: int, row: Mapping[str, float]) -> None:
+        """Show that `step` updates are done, and log a report if there is one.
+
+        Without a terminal, a line also tells of steps between two distant reports.
 
         Args:
             step: Updates done.
-            metrics: News of ``train/loss``, ``images_per_second`` and
-                ``seconds_per_step``, if any; what was known before stays.
+            row: The report by column of ``metrics.csv``; empty if there is none.
         """
-        self._known.update(metrics)
-        text = _describe(self._total - step, self._known)
-        if self._terminal:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self._bar.n)
-        elif (
-            self._clock() - self._last_line >= _SECONDS_BETWEEN_LINES
-            or step == self._total
-        ):
-            self._last_line = self._clock()
-            logger.info("%s", ", ".join(filter(None, [f"{step}/{self._total}", text])))
+        self._seconds_per_step = row.get("seconds_per_step", self._seconds_per_step)
+        left = None
+        if self._seconds_per_step is not None:
+            left = (self._total - step) * self._seconds_per_step
+        now = self._clock()
+        silent = now - self._last_line >= _SECONDS_OF_SILENCE and not self._terminal
+        if row or silent:
+            self._last_line = now
+            line = training_line(step, self._total, row, left)
+            logger.info("%s", line)
+            # The bar shows the step already.
+            self._bar.set_postfix_str(line.partition(" · ")[2], refresh=False)
+        self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -150,18 +156,6 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _describe(steps_left: int, known: Mapping[str, float]) -> str:
-    parts = []
-    if "train/loss" in known:
-        parts.append(f"loss {known['train/loss']:.4f}")
-    if "images_per_second" in known:
-        parts.append(f"{known['images_per_second']:.3g} images/s")
-    if "seconds_per_step" in known:
-        left = tqdm.format_interval(round(steps_left * known["seconds_per_step"]))
-        parts.append(f"{left} left")
-    return ", ".join(parts)
 
 
 def memory() -> dict[str, float]:

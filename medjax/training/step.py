@@ -62,6 +62,10 @@ TrainStep = Callable[
     [TrainState, Params, Batch, Array], tuple[TrainState, dict[str, Array]]
 ]
 
+_Gradient = Callable[
+    [Params, Params, Batch, Array], tuple[tuple[Array, PyTree], Params]
+]
+
 
 def init_state(
     params: Params,
@@ -121,32 +125,14 @@ def make_train_step(
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def gradient(
-        params: Params, frozen: Params, batch: Batch, keys: Array
-    ) -> tuple[tuple[Float[Array, ""], PyTree], Params]:
-        def mean_loss(params: Params) -> tuple[Float[Array, ""], PyTree]:
-            outcome = task.loss(params, frozen, batch, keys, train=True)
-            metrics = {name: x.mean() for name, x in outcome.metrics.items()}
-            return outcome.losses.mean(), (metrics, outcome.observed)
-
-        return jax.value_and_grad(mean_loss, has_aux=True)(params)
-
     def step(
         state: TrainState, frozen: Params, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         count = jax.tree.leaves(batch)[0].shape[0]
         keys = example_keys(key, state.step, count)
         fixed = trees.merge(frozen, state.statistics)
-        compute = gradient
-        if accumulation_steps > 1:
-            # Microbatches take every n-th example, so each device keeps its own.
-            compute = optax.microbatching.microbatch(
-                gradient,
-                argnums=(2, 3),
-                microbatch_size=count // accumulation_steps,
-                accumulator=optax.microbatching.AccumulationType.MEAN,
-            )
-        (loss, about), gradients = compute(state.params, fixed, batch, keys)
+        gradient = _mean_gradient(task, count // accumulation_steps)
+        (loss, about), gradients = gradient(state.params, fixed, batch, keys)
         metrics, observed = about
         # No example has this key: their numbers begin at 0.
         follow_key = jax.random.fold_in(jax.random.fold_in(key, state.step), count)
@@ -185,6 +171,38 @@ def make_train_step(
         return jax.lax.with_sharding_constraint(state, shardings), metrics
 
     return jax.jit(meshes.on_mesh(mesh, sharded_step), donate_argnums=0)
+
+
+def _mean_gradient(task: Task, microbatch_size: int) -> _Gradient:
+    """Return ``(params, fixed, batch, keys) -> ((loss, (metrics, observed)), ∇)``.
+
+    All are means over the batch, which is computed in microbatches (eq. 1).
+    """
+
+    def gradient(
+        params: Params, frozen: Params, batch: Batch, keys: Array
+    ) -> tuple[tuple[Float[Array, ""], PyTree], Params]:
+        def mean_loss(params: Params) -> tuple[Float[Array, ""], PyTree]:
+            outcome = task.loss(params, frozen, batch, keys, train=True)
+            metrics = {name: x.mean() for name, x in outcome.metrics.items()}
+            return outcome.losses.mean(), (metrics, outcome.observed)
+
+        return jax.value_and_grad(mean_loss, has_aux=True)(params)
+
+    def accumulated(
+        params: Params, frozen: Params, batch: Batch, keys: Array
+    ) -> tuple[tuple[Float[Array, ""], PyTree], Params]:
+        if keys.shape[0] == microbatch_size:
+            return gradient(params, frozen, batch, keys)
+        # Microbatches take every n-th example, so each device keeps its own.
+        return optax.microbatching.microbatch(
+            gradient,
+            argnums=(2, 3),
+            microbatch_size=microbatch_size,
+            accumulator=optax.microbatching.AccumulationType.MEAN,
+        )(params, frozen, batch, keys)
+
+    return accumulated
 
 
 def _either(

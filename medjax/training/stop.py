@@ -1,16 +1,39 @@
-"""Being asked to stop: a preempted machine, or Ctrl-C."""
+"""When a run stops: signals, the deadline, patience, and the votes of other hosts."""
 
+import enum
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from medjax import distributed
+
 logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Verdict(enum.IntEnum):
+    """Whether to continue after a step. Where hosts differ, the largest counts."""
+
+    CONTINUE = 0
+    NO_IMPROVEMENT = 1
+    TIME_IS_UP = 2
+    ASKED_TO_STOP = 3
+    # No vote: every host counts the steps itself.
+    DONE = 4
+
+    @property
+    def ends_evaluated(self) -> bool:
+        """Whether everything is evaluated before the run ends.
+
+        A run that was asked to stop shall end soon: the next call evaluates.
+        """
+        return self not in (Verdict.CONTINUE, Verdict.ASKED_TO_STOP)
 
 
 class StopRequest:
@@ -37,6 +60,75 @@ class StopRequest:
         )
 
 
+class StopDecision:
+    """Decides with the other hosts whether a run stops.
+
+    Every host must call the same methods in the same order. Of several hosts, one call
+    of `distributed.Agreement` returns what the call before it gave. So `at_start` and
+    `any_host` call it twice, to hear at once. `after_update` calls it once, because the
+    devices must not wait, and hears one update late.
+    """
+
+    def __init__(
+        self,
+        request: StopRequest,
+        steps: int,
+        max_hours: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin to count the hours.
+
+        Args:
+            request: Made when a signal comes.
+            steps: Updates of the whole run.
+            max_hours: Hours after which to stop; None means no limit.
+            clock: Seconds since some fixed moment.
+        """
+        self.request = request
+        self._steps = steps
+        self._clock = clock
+        self._deadline = None if max_hours is None else clock() + 3600 * max_hours
+        self._votes = distributed.Agreement()
+        # Its own votes: those of an evaluation must not hear one meant for training.
+        self._evaluation_votes = distributed.Agreement()
+
+    def at_start(self, exhausted: bool) -> Verdict:
+        """Return the verdict before the first update. It does not ask the deadline.
+
+        Args:
+            exhausted: Whether patience with the run has ended.
+        """
+        return Verdict(self._at_once(self._own(exhausted)))
+
+    def after_update(self, step: int, exhausted: bool) -> Verdict:
+        """Return the verdict after an update.
+
+        Args:
+            step: Updates done.
+            exhausted: Whether patience with the run has ended.
+        """
+        late = self._deadline is not None and self._clock() > self._deadline
+        own = max(self._own(exhausted), Verdict.TIME_IS_UP if late else 0)
+        verdict = Verdict(self._votes.largest(int(own)))
+        return Verdict.DONE if step == self._steps else verdict
+
+    def any_host(self, holds: bool) -> bool:
+        """Tell whether something holds on any host."""
+        return bool(self._at_once(int(holds)))
+
+    def in_evaluation(self) -> bool:
+        """Tell whether a signal asks to stop, between two batches of an evaluation."""
+        return self._evaluation_votes.largest(int(self.request.made)) > 0
+
+    def _own(self, exhausted: bool) -> Verdict:
+        if self.request.made:
+            return Verdict.ASKED_TO_STOP
+        return Verdict.NO_IMPROVEMENT if exhausted else Verdict.CONTINUE
+
+    def _at_once(self, number: int) -> int:
+        return max(self._votes.largest(number), self._votes.largest(0))
+
+
 _under_way: list[StopRequest] = []
 
 
@@ -45,8 +137,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
     """Take SIGTERM and SIGINT as requests to stop; outside the main thread do nothing.
 
     Python lets only the main thread handle signals, and a notebook's are its own.
-    Inside another such block the request is that one's, so that what was asked of a
-    part is asked of the whole.
+    Inside another such block the request is that one's, so that a request to stop a
+    part stops the whole.
     """
     if _under_way:
         yield _under_way[-1]

@@ -17,8 +17,10 @@ from medjax.runs.checksums import damage
 from medjax.runs.config import parse
 from medjax.runs.read_checkpoint import read_metrics
 from medjax.runs.sections import BestConfig
-from medjax.training import loop
+from medjax.training import set_up
 from medjax.training.loop import train
+from medjax.training.sample_pages import SamplePages
+from medjax.training.validation_loss import ValidationLoss
 from tests.tiny_demo import get_config
 
 
@@ -85,24 +87,19 @@ def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(uninterrupted, tmp
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(("make", "step"), [("make_validate", 2), ("make_sample", 4)])
+@pytest.mark.parametrize(("kind", "step"), [(ValidationLoss, 2), (SamplePages, 4)])
 def test_an_evaluation_that_a_signal_ends_is_made_up_for(
-    uninterrupted, tmp_path, monkeypatch, make, step
+    uninterrupted, tmp_path, monkeypatch, kind, step
 ):
     reference, expected = uninterrupted
-    original = getattr(loop, make)
+    original = kind.run
 
-    def signalled(*args):
-        evaluate = original(*args)
-
-        def call(params, frozen):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return evaluate(params, frozen)
-
-        return call
+    def signalled(self, params, frozen):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, params, frozen)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, make, signalled)
+        patched.setattr(kind, "run", signalled)
         with pytest.raises(Stopped, match=f"SIGTERM at step {step} of 4, saved in"):
             train(small_config(), tmp_path)
     # What training did is there, what was not evaluated to its end is not.
@@ -163,7 +160,7 @@ def test_another_config_is_refused(uninterrupted):
 def test_other_data_are_refused(uninterrupted, monkeypatch):
     workdir, _ = uninterrupted
     other = {"source": "elsewhere", "fingerprint": "0123"}
-    monkeypatch.setattr(loop, "dataset_identity", lambda data: other)
+    monkeypatch.setattr(set_up, "dataset_identity", lambda data: other)
     with pytest.raises(UserError, match="dataset is 'elsewhere'.*was 'phantoms'"):
         train(small_config(), workdir)
 
@@ -200,7 +197,7 @@ def signal_at(monkeypatch):
 
 
 def test_a_signal_while_loading_stops_before_the_first_step(tmp_path, signal_at):
-    signal_at(loop, "make_optimizer")
+    signal_at(set_up, "make_optimizer")
     with pytest.raises(Stopped, match="SIGTERM at step 0 of 4, nothing to save yet"):
         train(small_config(), tmp_path)
 
@@ -224,7 +221,7 @@ def test_batches_that_do_not_divide_are_refused_before_anything_is_loaded(tmp_pa
 
 @pytest.mark.ci
 def test_data_without_a_held_out_split_train_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "held_out", lambda data: None)
+    monkeypatch.setattr(set_up, "held_out", lambda data: None)
     train(small_config(), tmp_path)
     written = rows(tmp_path)
     assert all(not row["val/loss"] for row in written.values())

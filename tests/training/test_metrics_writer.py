@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from medjax.training.metrics_writer import COLUMNS, MetricsWriter, format_line
+from medjax.training.metrics_writer import COLUMNS, MetricsWriter
 
 
 def read(workdir) -> list[dict[str, str]]:
@@ -136,8 +136,3 @@ def test_a_writer_that_is_not_enabled_writes_nothing(tmp_path):
         writer.write(1, {"train/loss": 0.5})
         writer.write_image(1, "samples", np.zeros((4, 6, 3), np.uint8))
     assert not list(tmp_path.iterdir())
-
-
-def test_the_console_line_is_short():
-    line = format_line(7, {"train/loss": 0.123456, "lr": 1e-5})
-    assert line == "step 7 · train/loss 0.1235 · lr 1e-05"

@@ -14,11 +14,18 @@ from medjax import meshes
 from medjax.errors import UserError
 from medjax.tasks.interface import Outcome
 from medjax.training.nonfinite import NonfiniteWatch, nonfinite_examples
-from medjax.training.step import example_keys, init_state, make_train_step
+from medjax.training.step import (
+    TrainState,
+    example_keys,
+    init_state,
+    make_train_step,
+)
 
 pytestmark = pytest.mark.devices(2)
 
 KEY = jax.random.key(0)
+# What the culprits are looked for with; here by nobody.
+STATE = TrainState(0, 0, {}, {}, None, {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,36 +115,37 @@ def metrics(skipped, loss=1.0):
 def test_the_run_stops_one_update_later_and_names_them():
     asked = []
 
-    def culprits(step, batch):
+    def culprits(state, step, batch):
+        assert state is STATE
         asked.append(step)
         return ["scan-7"]
 
     watch = NonfiniteWatch(0, 0, culprits)
-    watch.look(1, images(1, 2), metrics(0), now=False)
-    watch.look(2, images(1, 2), metrics(1, np.nan), now=False)
+    watch.look(STATE, 1, images(1, 2), metrics(0), now=False)
+    watch.look(STATE, 2, images(1, 2), metrics(1, np.nan), now=False)
     assert not asked
     with pytest.raises(UserError, match=r"step 2: loss nan.*1 of 2 .*'scan-7'"):
-        watch.look(3, images(1, 2), metrics(2), now=False)
+        watch.look(STATE, 3, images(1, 2), metrics(2), now=False)
     assert asked == [2]
 
 
 def test_before_saving_it_looks_at_once():
-    watch = NonfiniteWatch(0, 0, lambda step, batch: ["a", "b"])
+    watch = NonfiniteWatch(0, 0, lambda state, step, batch: ["a", "b"])
     with pytest.raises(UserError, match="2 of 2 .*learning_rate"):
-        watch.look(1, images(1, 2), metrics(1, np.inf), now=True)
+        watch.look(STATE, 1, images(1, 2), metrics(1, np.inf), now=True)
 
 
 def test_a_run_that_could_train_nothing_does_not_begin():
     with pytest.raises(UserError, match=r"max_skipped_updates=0.* skipped 3 .*least 3"):
-        NonfiniteWatch(0, 3, lambda step, batch: ["a"])
+        NonfiniteWatch(0, 3, lambda state, step, batch: ["a"])
 
 
 def test_what_may_be_skipped_is_told_and_counted(caplog):
-    watch = NonfiniteWatch(3, 1, lambda step, batch: ["a"])
+    watch = NonfiniteWatch(3, 1, lambda state, step, batch: ["a"])
     with caplog.at_level(logging.WARNING, logger="medjax"):
-        watch.look(5, images(1, 2), metrics(2, np.nan), now=True)
-        watch.look(6, images(1, 2), metrics(2), now=True)
+        watch.look(STATE, 5, images(1, 2), metrics(2, np.nan), now=True)
+        watch.look(STATE, 6, images(1, 2), metrics(2), now=True)
     assert caplog.text.count("update skipped (2 of at most 3)") == 1
-    watch.look(7, images(1, 2), metrics(3, np.nan), now=True)
+    watch.look(STATE, 7, images(1, 2), metrics(3, np.nan), now=True)
     with pytest.raises(UserError, match="max_skipped_updates=13"):
-        watch.look(8, images(1, 2), metrics(4, np.nan), now=True)
+        watch.look(STATE, 8, images(1, 2), metrics(4, np.nan), now=True)

@@ -21,8 +21,7 @@ def test_the_rate_is_that_of_training_alone():
     with meter.waiting():
         clock.now += 2
     clock.now += 20
-    meter.first_step_done()
-    assert meter.compile_seconds == 20
+    assert meter.first_step_done() == meter.compile_seconds == 20
     for _ in range(5):
         with meter.waiting():
             clock.now += 0.5
@@ -56,32 +55,42 @@ def test_a_run_of_one_step_has_no_rate():
     assert meter.compile_seconds == 5
 
 
-def test_without_a_terminal_there_are_occasional_lines(caplog):
+ROW = {"train/loss": 0.25, "images_per_second": 12.34, "seconds_per_step": 2.0}
+
+
+def test_there_is_a_line_a_report_and_one_in_a_long_silence(caplog):
     clock = Clock()
     with (
         caplog.at_level(logging.INFO, logger="medjax"),
-        Progress(100, clock=clock, terminal=False) as progress,
+        Progress(1000, clock=clock, terminal=False) as progress,
     ):
-        for step in range(1, 101):
-            clock.now += 1
-            news = {"train/loss": 0.5} if step % 10 == 0 else {}
-            news |= {"images_per_second": 12.345, "seconds_per_step": 1.0}
-            progress.update(step, news)
-    lines = [record.getMessage() for record in caplog.records]
-    assert lines[0] == "30/100, loss 0.5000, 12.3 images/s, 01:10 left"
-    assert [line.split(",")[0] for line in lines[1:]] == ["60/100", "90/100", "100/100"]
+        progress.update(1, {"train/loss": 0.5})
+        for step in range(2, 41):
+            clock.now += 2
+            progress.update(step, ROW if step == 10 else {})
+        progress.update(1000, ROW)
+    assert caplog.messages == [
+        "step    1/1000 · loss 0.5000",
+        "step   10/1000 · loss 0.2500 ·  12.3 images/s · 33:00 left",
+        # A long silence would look like a hang. The loss is not known.
+        "step   40/1000 · 32:00 left",
+        "step 1000/1000 · loss 0.2500 ·  12.3 images/s · 0:00 left",
+    ]
 
 
-def test_on_a_terminal_there_is_one_line(capsys):
-    with Progress(10, start=4, terminal=True) as progress:
+def test_on_a_terminal_the_bar_has_the_last_report_and_lines_stay(capsys, caplog):
+    with (
+        caplog.at_level(logging.INFO, logger="medjax"),
+        Progress(10, start=4, terminal=True) as progress,
+    ):
         progress.update(5, {})
-        progress.update(9, {"train/loss": 0.25, "val/loss": 3.0})
-        progress.update(10, {"seconds_per_step": 2.0})
+        progress.update(10, ROW)
     shown = capsys.readouterr().err
     assert "4/10" in shown
     last = shown.strip().split("\r")[-1]
     assert "10/10" in last
-    assert "loss 0.2500, 00:00 left" in last
+    assert "loss 0.2500 ·  12.3 images/s · 0:00 left" in last
+    assert caplog.messages == ["step 10/10 · loss 0.2500 ·  12.3 images/s · 0:00 left"]
 
 
 def test_memory_is_told_on_any_device():

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from medjax.training.about import digest_of
+from medjax.training.host_checks import digest_of
 
 
 def test_a_file_that_shows_late_is_waited_for(tmp_path):

@@ -1,0 +1,133 @@
+"""Pages of samples for fixed examples, and what the task measures of them.
+
+Noise is fixed too, so pages of different steps can be compared. Sampling may take long,
+so it asks between two batches whether to stop.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Shaped
+
+from medjax import meshes
+from medjax.arrays import Array, Batch, Params
+from medjax.data.config import DataConfig
+from medjax.data.first_examples import FirstExamples
+from medjax.data.pipeline import Source
+from medjax.evaluation.grids import image_page
+from medjax.tasks.eval_config import EvalConfig
+from medjax.tasks.interface import SamplePage, Task
+from medjax.training.evaluators import Evaluation
+from medjax.training.step import example_keys
+from medjax.training.validation_loss import evaluation_bar, first_batches
+
+# Rows of a page, at most.
+_ON_PAGE = 32
+
+
+class SamplePages:
+    """Samples for the first examples of a split: a page, and the task's measures.
+
+    As many images are drawn at a time as `data.batch_size` says, at most. The page
+    shows the first 32; all are measured.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        source: Source,
+        tokenizer: Any,
+        data: DataConfig,
+        config: EvalConfig,
+        mesh: Mesh,
+        key: Array,
+        measure: Callable[[SamplePage, Any, Any], dict[str, float]],
+        asked_to_stop: Callable[[], bool] = lambda: False,
+        split: str = "val",
+    ) -> None:
+        """Read the examples.
+
+        Args:
+            task: Draws the samples.
+            source: The split.
+            tokenizer: Reads its captions.
+            data: How examples are made, and how many are drawn at a time.
+            config: How many samples, how often, and how they are drawn.
+            mesh: Where arrays lie.
+            key: Fixes the noise.
+            measure: The task's own measures.
+            asked_to_stop: Called before each batch; all hosts must get the same answer.
+            split: Prefix of the measures' columns: ``val``, or ``train``.
+        """
+        self._task, self._mesh, self._config = task, mesh, config
+        self._measure, self._split = measure, split
+        self._asked_to_stop = asked_to_stop
+        first = FirstExamples(source, config.samples)
+        shards = meshes.batch_shards(mesh)
+        # No more at a time than training takes, filled up so that the devices divide
+        # them.
+        self._size = min(data.batch_size, -(-len(first) // shards) * shards)
+        self._data = dataclasses.replace(data, batch_size=self._size)
+        self._batches = list(first_batches(first, tokenizer, self._data, mesh))
+        self._records = [first[i] for i in range(len(first))]
+        self._keys = example_keys(key, 0, len(self._batches) * self._size)
+        self._generate = jax.jit(meshes.on_mesh(mesh, self._samples_of_batch))
+
+    @property
+    def work(self) -> str:
+        """What it does, for the log."""
+        return f"sampling {len(self._records)} images"
+
+    def due(self, step: int) -> bool:
+        """Tell whether the schedule has it after `step`."""
+        return step % self._config.sample_every == 0
+
+    def run(self, params: Params, frozen: Params) -> Evaluation | None:
+        """Return a page and its measures; None if asked to stop."""
+        count, size = len(self._records), self._size
+        drawn, given = [], []
+        with evaluation_bar("sampling", count) as bar:
+            for number, batch in enumerate(self._batches):
+                if self._asked_to_stop():
+                    return None
+                placed: Any = meshes.place_batch(batch, self._mesh)
+                keys = self._keys[number * size : (number + 1) * size]
+                samples = self._generate(params, frozen, placed, keys)
+                drawn.append(_on_host(samples, self._mesh))
+                given.append(_on_host(placed, self._mesh))
+                bar.update(min(size, count - number * size))
+        columns, whole = _joined(drawn, count), _joined(given, count)
+        page = {name: images[:_ON_PAGE] for name, images in columns.items()}
+        captions = [record["text"] for record in self._records[:_ON_PAGE]]
+        shown = SamplePage(columns, whole, self._records)
+        measures = self._measure(shown, self._data, self._config)
+        return Evaluation(
+            {f"{self._split}/{name}": x for name, x in measures.items()},
+            image_page(page, captions if any(captions) else None),
+        )
+
+    def _samples_of_batch(
+        self, params: Params, frozen: Params, batch: Batch, keys: Array
+    ) -> dict[str, Array]:
+        sampling = self._config.sampling()
+        return self._task.sample(params, frozen, batch, keys, sampling)
+
+
+def _on_host(arrays: Mapping[str, Array], mesh: Mesh) -> dict[str, np.ndarray]:
+    """Return whole arrays, on every host."""
+    whole = jax.device_put(dict(arrays), meshes.replicated(mesh))
+    return {name: np.asarray(one.addressable_data(0)) for name, one in whole.items()}
+
+
+def _joined(
+    parts: Sequence[Mapping[str, np.ndarray]], count: int
+) -> dict[str, Shaped[np.ndarray, "n ..."]]:
+    """Return the first `count` rows of batches, by name."""
+    return {
+        name: np.concatenate([part[name] for part in parts])[:count]
+        for name in parts[0]
+    }

@@ -1,0 +1,163 @@
+"""The validation loss: a mean over fixed examples with fixed noise and timesteps.
+
+So losses of different steps can be compared. It may take long, so it asks between two
+batches whether to stop.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from medjax import meshes
+from medjax.arrays import Array, Batch, Params, PyTree
+from medjax.data.config import DataConfig
+from medjax.data.examples import Example
+from medjax.data.first_examples import FirstExamples
+from medjax.data.pipeline import (
+    Source,
+    dataset_metadata,
+    open_dataset,
+    validation_batches,
+)
+from medjax.logs import ProgressBar
+from medjax.tasks.eval_config import EvalConfig
+from medjax.tasks.interface import Task
+from medjax.training.evaluators import Evaluation
+from medjax.training.step import example_keys
+
+logger = logging.getLogger(__name__)
+
+
+def held_out(data: DataConfig) -> Source | None:
+    """Return the validation split; None, with a warning, if the data have none."""
+    if data.folds or "validation" in dataset_metadata(data).splits:
+        return open_dataset(data, "validation")
+    logger.warning(
+        "the data have no validation split: nothing is held out, so there is no "
+        "validation loss, and pages show training examples"
+    )
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class NoValidation:
+    """Stands in for `ValidationLoss` if the data have no validation split.
+
+    Attributes:
+        every: Updates between two validations.
+    """
+
+    every: int
+    work = ""
+
+    def due(self, step: int) -> bool:
+        """Tell whether validation would be due after `step`."""
+        return step % self.every == 0
+
+    def run(self, params: Params, frozen: Params) -> Evaluation:
+        """Measure nothing."""
+        del params, frozen
+        return Evaluation({})
+
+
+class ValidationLoss:
+    """The mean loss over the first validation examples, and what else the task says."""
+
+    def __init__(
+        self,
+        task: Task,
+        source: Source,
+        tokenizer: Any,
+        data: DataConfig,
+        config: EvalConfig,
+        mesh: Mesh,
+        key: Array,
+        asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            task: Gives the loss.
+            source: The validation split.
+            tokenizer: Reads its captions.
+            data: How examples are made; its `batch_size` is that of validation.
+            config: How many examples, and how often.
+            mesh: Where arrays lie.
+            key: Fixes noise and timesteps.
+            asked_to_stop: Called before each batch; all hosts must get the same answer.
+        """
+        self._task, self._tokenizer, self._mesh = task, tokenizer, mesh
+        self._data, self._key, self._asked_to_stop = data, key, asked_to_stop
+        self._every = config.every
+        self._first = FirstExamples(source, config.examples)
+        self._sums = jax.jit(meshes.on_mesh(mesh, self._sums_of_batch))
+        # One an example, whatever the batches are; a whole number of batches.
+        batches = -(-len(self._first) // data.batch_size)
+        self._keys = example_keys(key, 0, batches * data.batch_size)
+
+    @property
+    def work(self) -> str:
+        """What it does, for the log."""
+        return f"validating on {len(self._first)} examples"
+
+    def due(self, step: int) -> bool:
+        """Tell whether the schedule has it after `step`."""
+        return step % self._every == 0
+
+    def run(self, params: Params, frozen: Params) -> Evaluation | None:
+        """Return ``val/loss`` and the task's metrics; None if asked to stop."""
+        size = self._data.batch_size
+        total: Any = None
+        batches = first_batches(self._first, self._tokenizer, self._data, self._mesh)
+        with evaluation_bar("validating", len(self._first)) as bar:
+            for i, batch in enumerate(batches):
+                if self._asked_to_stop():
+                    return None
+                keys = self._keys[i * size : (i + 1) * size]
+                placed = meshes.place_batch(batch, self._mesh)
+                new = self._sums(params, frozen, placed, keys)
+                # Two under way are enough; with all of them nobody could be asked.
+                jax.block_until_ready(total)
+                total = new if total is None else jax.tree.map(jnp.add, total, new)
+                bar.update(min(size, len(self._first) - i * size))
+        means, observed = jax.tree.map(lambda x: x / len(self._first), total)
+        _, said = self._task.follow({}, observed, self._key)
+        return Evaluation({f"val/{n}": float(x) for n, x in {**means, **said}.items()})
+
+    def _sums_of_batch(
+        self, params: Params, frozen: Params, batch: Batch, keys: Array
+    ) -> tuple[dict[str, Float[Array, ""]], PyTree]:
+        """Return sums over a batch's examples: metrics, and what the task observed."""
+        outcome = self._task.loss(params, frozen, batch, keys, train=False)
+        weights = batch["example_weights"]
+        sums = {
+            name: (x * weights).sum()
+            for name, x in {"loss": outcome.losses, **outcome.metrics}.items()
+        }
+        # A batch that is filled up counts as much as it has examples.
+        return sums, jax.tree.map(lambda x: x * weights.sum(), outcome.observed)
+
+
+def first_batches(
+    source: Source, tokenizer: Any, data: DataConfig, mesh: Mesh
+) -> Iterator[Example]:
+    """Return this host's rows of a split's batches, in order; the last is filled up."""
+    return validation_batches(
+        source,
+        tokenizer,
+        # In threads: the training workers' processes are busy enough.
+        dataclasses.replace(data, workers=0),
+        rows=meshes.host_rows(data.batch_size, mesh),
+    )
+
+
+def evaluation_bar(work: str, examples: int) -> ProgressBar:
+    """Return a progress bar, which only the first host draws."""
+    terminal = None if jax.process_index() == 0 else False
+    return ProgressBar(work, examples, "examples", terminal=terminal)
