@@ -276,7 +276,7 @@ def test_two_hosts_of_four_devices_are_one_of_eight_and_one_of_one(two_hosts, tm
 @pytest.mark.ci
 def test_the_first_host_alone_speaks_and_writes(two_hosts):
     workdir, (first, second) = two_hosts
-    assert f"{STEPS}/{STEPS}, loss" in first
+    assert f"step {STEPS}/{STEPS} · loss " in first
     assert second.splitlines()[1:] == []
     assert [path.name for path in (workdir / "samples").iterdir()] == ["0000008.png"]
     assert len(list((workdir / "tensorboard").iterdir())) == 1

@@ -6,14 +6,13 @@ import logging
 import math
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
-from tqdm import tqdm
 
 import medjax
 from medjax import meshes, storage
@@ -22,6 +21,7 @@ from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.errors import UserError, nearest
 from medjax.evaluation.animation import save_gif, strip
 from medjax.evaluation.grids import canvas, image_page, save_png, to_uint8
+from medjax.logs import ProgressBar
 from medjax.sampling.class_map import map_classes
 from medjax.sampling.generate import generate_stages
 from medjax.sampling.source import Source
@@ -76,15 +76,11 @@ def sample(
         UserError: If the sampler, the networks and the sizes do not fit.
     """
     check_dtype(dtype)
-    on_cpu = jax.default_backend() == "cpu"
-    if dtype == "auto":
-        dtype = "float32" if on_cpu else "bfloat16"
-    batch_size = batch_size or (_BATCH_ON_CPU if on_cpu else _BATCH)
+    dtype, batch_size = _for_devices(dtype, batch_size)
     if seed == -1:
         seed = secrets.randbelow(2**32)
         logger.info("drew --seed=%d", seed)
     out = Path(out).expanduser()
-    options: dict[str, Any] = {"seed": seed, "dtype": dtype}
     settings = {
         "source": source.name,
         "negative_prompt": negative_prompt,
@@ -96,50 +92,92 @@ def sample(
         "medjax": medjax.__version__,
     }
     if mode == "umap":
-        page = out / f"umap-{_next_number(out, 'umap-'):04d}.png"
-        measures = map_classes(
-            source, sampling, page, num=num, batch_size=batch_size, **options
-        )
-        facts = measures | {"num": num} | settings
-        storage.write_json(page.with_suffix(".json"), facts, indent=1)
-        return [page]
+        return [_save_map(source, sampling, out, num, batch_size, settings)]
     requests = _requests(source, prompts, control, negative_prompt, num)
-    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices())
-    shards = meshes.batch_shards(mesh)
-    batch_size = -(-min(batch_size, len(requests)) // shards) * shards
-    drawn = generate_stages(
-        source.model,
-        requests,
-        sampling,
-        control.size,
-        mesh,
-        batch_size=batch_size,
-        frames=FRAMES[mode],
-        **options,
-    )
-    logger.info(
-        "%d images of %d × %d by %s in %d steps, %d at a time on %d × %s; the first "
-        "take longer, to compile",
-        *(len(requests), *control.size, sampling.sampler, sampling.steps),
-        *(batch_size, mesh.size, mesh.devices.flat[0].device_kind),
-    )
+    drawn = _drawn(source, requests, sampling, mode, batch_size, settings)
     rows = max(1, min(len(prompts), _ON_PAGE // num))
     shown: list[np.ndarray] = []
     files: list[Path] = []
     first = _next_number(out)
-    bar = tqdm(drawn, "images", len(requests), unit="image")
-    for number, (request, stages) in enumerate(zip(requests, bar, strict=True)):
-        label = request.label
-        text = request.prompt if label is None else source.classes[label]
-        about = {"prompt": text, "number": number, **settings}
-        name = out / f"{first + number:04d}"
-        files.append(_write(name, mode, stages, _metadata(about)))
-        if number < min(rows * num, _ON_PAGE):
-            shown.append(stages[-1])
+    with ProgressBar("sampling", len(requests), "images") as bar:
+        for number, (request, stages) in enumerate(zip(requests, drawn, strict=True)):
+            label = request.label
+            text = request.prompt if label is None else source.classes[label]
+            about = {"prompt": text, "number": number, **settings}
+            name = out / f"{first + number:04d}"
+            files.append(_write(name, mode, stages, _metadata(about)))
+            if number < min(rows * num, _ON_PAGE):
+                shown.append(stages[-1])
+            bar.update(1)
     if mode == "generate":
         files.append(out / f"grid-{first:04d}.png")
         save_png(files[-1], _page(shown, prompts[:rows], control.conditioning_image))
     return files
+
+
+def _for_devices(dtype: str, batch_size: int | None) -> tuple[str, int]:
+    """Return the dtype and the batch size, where they are left to the devices."""
+    on_cpu = jax.default_backend() == "cpu"
+    if dtype == "auto":
+        dtype = "float32" if on_cpu else "bfloat16"
+    return dtype, batch_size or (_BATCH_ON_CPU if on_cpu else _BATCH)
+
+
+def _save_map(
+    source: Source,
+    sampling: SamplingConfig,
+    out: Path,
+    num: int,
+    batch_size: int,
+    settings: Mapping[str, Any],
+) -> Path:
+    """Save a map of `num` images of each class, and its measures; return the page."""
+    page = out / f"umap-{_next_number(out, 'umap-'):04d}.png"
+    measures = map_classes(
+        source,
+        sampling,
+        page,
+        num=num,
+        batch_size=batch_size,
+        seed=settings["seed"],
+        dtype=settings["dtype"],
+    )
+    facts = {**measures, "num": num, **settings}
+    storage.write_json(page.with_suffix(".json"), facts, indent=1)
+    return page
+
+
+def _drawn(
+    source: Source,
+    requests: Sequence[Request],
+    sampling: SamplingConfig,
+    mode: str,
+    batch_size: int,
+    settings: Mapping[str, Any],
+) -> Iterator[Float[np.ndarray, "n H W c"]]:
+    """Return the stages of each requested image, in batches that devices divide."""
+    mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices())
+    shards = meshes.batch_shards(mesh)
+    batch_size = -(-min(batch_size, len(requests)) // shards) * shards
+    height, width = settings["size"]
+    drawn = generate_stages(
+        source.model,
+        requests,
+        sampling,
+        (height, width),
+        mesh,
+        batch_size=batch_size,
+        frames=FRAMES[mode],
+        seed=settings["seed"],
+        dtype=settings["dtype"],
+    )
+    logger.info(
+        "%d images of %d × %d by %s in %d steps, %d at a time on %d × %s; the first "
+        "take longer, to compile",
+        *(len(requests), height, width, sampling.sampler, sampling.steps),
+        *(batch_size, mesh.size, mesh.devices.flat[0].device_kind),
+    )
+    return drawn
 
 
 def _requests(

@@ -8,10 +8,15 @@ from medjax.runs.sections import BestConfig
 
 
 class Patience:
-    """Counts validations that brought no improvement."""
+    """Counts validations in a row without an improvement."""
 
     def __init__(self, config: BestConfig, history: Iterable[float] = ()) -> None:
-        """Begin after what was measured before."""
+        """Begin.
+
+        Args:
+            config: The measure, and how long to wait.
+            history: The measure in earlier validations, in order.
+        """
         self._config = config
         self._best = math.inf
         self._waited = 0
@@ -21,8 +26,8 @@ class Patience:
     def look(self, value: float) -> None:
         """Take in what a validation measured; NaN is no improvement.
 
-        What comes after it has waited long enough changes nothing: the run ends with
-        one more validation, and would go on in the next call if that were a better one.
+        Once patience is exhausted, nothing changes that. The run ends with one more
+        validation; if that were better, the next call would continue the run.
         """
         if self.exhausted:
             return
@@ -35,14 +40,14 @@ class Patience:
             self._waited += 1
 
     def look_at(self, row: Mapping[str, float], complete: bool) -> None:
-        """Take in what a row of metrics has of it.
+        """Take in a row of metrics, which may hold the measure.
 
         Args:
             row: Metrics of one step.
-            complete: Whether everything that is ever measured was.
+            complete: Whether all evaluators ran.
 
         Raises:
-            UserError: If it is not among that.
+            UserError: If all ran and none measures it.
         """
         measured = [name for name in row if name.startswith("val/")]
         if self._config.metric in row:
@@ -59,6 +64,6 @@ class Patience:
 
     @property
     def exhausted(self) -> bool:
-        """Whether it has waited long enough."""
+        """Whether `BestConfig.patience` validations brought no improvement."""
         patience = self._config.patience
         return patience is not None and self._waited >= patience

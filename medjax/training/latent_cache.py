@@ -2,8 +2,8 @@
 
 A frozen autoencoder gives the same mean and log-variance of an image's latents at every
 epoch, and for Stable Diffusion at 512² its encoder is a third of a step's arithmetic.
-So they are computed before training and stored as float16; latents are still drawn anew
-from them at each step.
+They are computed before training and stored as float16. Each step still draws latents
+from them anew.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ def cache_latents(
         frozen: Its weights, on `mesh`.
         mesh: Where to compute.
         home: Folder for all that is kept; one inside it is made.
-        stop: Ends it between two batches; the next call goes on from there.
+        stop: Ends the work between two batches; the next call resumes it there.
 
     Raises:
         UserError: On several hosts, or for padded images, which it does not keep.
@@ -176,10 +176,10 @@ def _write(
     if count:
         logger.info("%d of %d latents are cached already", count, len(source))
     encode = jax.jit(meshes.on_mesh(mesh, posterior))
-    # In threads of this process, which hears what was read.
-    heard = _Heard(source, count, {})
+    # In threads of this process, because worker processes could not record here.
+    recording = _RecordingSource(source, count, {})
     here = dataclasses.replace(data, workers=0)
-    batches = make_batches(heard, None, here, shuffle=False, repeat=False)
+    batches = make_batches(recording, None, here, shuffle=False, repeat=False)
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(batches))
         *files, lines = (
@@ -205,7 +205,7 @@ def _write(
                 # Written, not mapped: a full disk is an error then, and no crash.
                 file.write(np.asarray(array)[:found].astype(_STORED).tobytes())
             for index in range(count, count + found):
-                line = json.dumps(heard.records.pop(index)) + "\n"
+                line = json.dumps(recording.records.pop(index)) + "\n"
                 lines.write(line.encode())
             count += found
             bar.update(found)
@@ -246,13 +246,13 @@ def _whole_rows(folder: Path, header: int, row: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Heard:
-    """A source that notes, of each record it gives, what is kept beside latents.
+class _RecordingSource:
+    """A source that records the id and text of each example that is read.
 
     Attributes:
         source: The source.
-        first: Index there of what is index 0 here.
-        records: What was noted, by index there.
+        first: Index in `source` of this source's index 0.
+        records: Id and text, by index in `source`.
     """
 
     source: Source

@@ -41,7 +41,7 @@ class MetricsWriter:
             workdir: The run's folder; created if need be.
             restored_step: The step a run resumes at: what was written after it is
                 dropped. None starts anew.
-            enabled: False writes nothing, for the hosts of a run but the first.
+            enabled: False writes nothing, on all hosts but the first.
         """
         self._enabled = enabled
         self._rows: list[Row] = []
@@ -75,7 +75,7 @@ class MetricsWriter:
             self._events.add_scalar(name, value, step)
 
     def history(self, name: str) -> dict[int, float]:
-        """Return all values of a scalar by step, those before a resumption too."""
+        """Return all values of a scalar by step, also from before a resumption."""
         return {int(r["step"]): float(r[name]) for r in self._rows if name in r}
 
     def write_image(

@@ -1,4 +1,4 @@
-"""A profile of some updates, for TensorBoard or Perfetto."""
+"""Record a profile of some updates, to open in TensorBoard or Perfetto."""
 
 import logging
 from pathlib import Path
@@ -30,6 +30,7 @@ class Profile:
         if step in self._steps and not self._recording:
             jax.profiler.start_trace(self._folder)
             self._recording = True
+            logger.info("recording a profile from step %d", step)
 
     def after(self, step: int, metrics: Any) -> None:
         """Stop after the last update, once its `metrics` are there."""
@@ -38,7 +39,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Write what is recorded."""
+        """Write the profile, if one is being recorded."""
         if self._recording:
             self._recording = False
             jax.profiler.stop_trace()

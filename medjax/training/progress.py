@@ -122,7 +122,7 @@ class Progress:
     def update(self, step: int, row: Mapping[str, float]) -> None:
         """Show that `step` updates are done, and log a report if there is one.
 
-        Without a terminal, a line also tells of steps between two distant reports.
+        Without a terminal, a line a minute also follows between two distant reports.
 
         Args:
             step: Updates done.

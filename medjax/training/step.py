@@ -29,7 +29,7 @@ from medjax.training.optimizer import update_ema
 class TrainState:
     """All that an update changes, and all that a checkpoint keeps.
 
-    Not annotated with arrays, for as a pytree it holds their shapes or shardings too.
+    Not annotated with arrays, because as a pytree it also holds shapes or shardings.
 
     Attributes:
         step: Updates done or skipped, an int32 scalar.
@@ -117,7 +117,7 @@ def make_train_step(
 
     Args:
         task: Gives the loss.
-        optimizer: Takes the mean gradient, and its norm as `grad_norm` if it wants it.
+        optimizer: Takes the mean gradient, and its norm as `grad_norm` if it uses that.
         mesh: Where arrays lie.
         accumulation_steps: Microbatches of one update.
         ema_decay: Of the average, where the state has one.

@@ -164,7 +164,7 @@ class StopAfter(StopRequest):
 def test_it_stops_between_two_batches_and_goes_on_from_there(world, torn):
     _, source, cache, folder = world
     inputs = {"base": {"source": "", "fingerprint": f"torn by {torn}"}}
-    with pytest.raises(Stopped, match="the latents of 4 of 6 images.*goes on"):
+    with pytest.raises(Stopped, match="the latents of 4 of 6 images.*resumes"):
         cache(inputs=inputs, stop=StopAfter(1))
     (begun,) = folder.glob("*.incomplete")
     if torn:
