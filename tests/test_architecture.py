@@ -75,7 +75,7 @@ WRITING = {
 }
 WRITING_LIBRARIES = ("shutil", "tempfile", "filelock", "etils")
 
-MOST_LINES = 300
+MOST_LINES, MOST_OF_A_FUNCTION = 300, 80
 
 
 def unit(name: str) -> str:
@@ -212,6 +212,15 @@ def files_are_short(tree: Tree) -> Iterator[str]:
             yield f"{module.at(1)} has {len(module.lines)} lines, over {MOST_LINES}"
 
 
+def functions_are_short(tree: Tree) -> Iterator[str]:
+    for module in tree.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MOST_OF_A_FUNCTION:
+                    yield f"{module.at(node.lineno)}: {node.name} has {lines} lines"
+
+
 def public_functions_are_documented(tree: Tree) -> Iterator[str]:
     for module in tree.values():
         classes = [n for n in module.tree.body if isinstance(n, ast.ClassDef)]
@@ -339,6 +348,9 @@ BROKEN: dict[Callable[[Tree], Iterator[str]], list[dict[str, str]]] = {
         )
     ],
     files_are_short: [{"errors.py": "x = 1\n" * (MOST_LINES + 1)}],
+    functions_are_short: [
+        {"errors.py": "def f():\n" + "    x = 1\n" * MOST_OF_A_FUNCTION},
+    ],
     public_functions_are_documented: [
         {"errors.py": "def f(): return 1"},
         {"errors.py": "class A:\n    def f(self): return 1"},
