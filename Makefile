@@ -11,7 +11,9 @@ SHARD ?=
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1 && echo $$p && break; done)
-PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+# --no-compile: compiling every module of every package takes longer than all the rest,
+# and Python compiles those that are imported.
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo phantom-sd test test-all bench lint format types clean
