@@ -135,7 +135,8 @@ def test_one_kill_and_one_request_to_stop(tmp_path):
         (signal.SIGTERM, STOPPED),
     ):
         process = run.start()
-        run.wait_for_step(process, max(run.saved(), default=0) + 7)
+        # Two checkpoints further: of these, one is complete.
+        run.wait_for_step(process, max(run.saved(), default=0) + 2 * EVERY + 2)
         os.killpg(process.pid, number)
         assert process.wait(timeout=60) == code, run.log()
     assert 0 < max(run.saved()) < FEW_STEPS
