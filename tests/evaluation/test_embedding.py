@@ -9,9 +9,6 @@ from medjax.evaluation.embedding import embed, save_umap_page
 
 pytest.importorskip("umap")
 
-# Compiling UMAP's loops takes most of the time.
-pytestmark = pytest.mark.ci
-
 
 def clouds(count, seed, distance=8.0):
     rng = np.random.default_rng(seed)
@@ -20,6 +17,8 @@ def clouds(count, seed, distance=8.0):
     return (centres[labels] + rng.normal(size=(count, 6))).astype(np.float32), labels
 
 
+# Compiling UMAP's loops takes most of the time.
+@pytest.mark.ci
 def test_generated_images_land_in_their_class_and_do_not_change_the_map():
     real, labels = clouds(120, 0)
     generated, asked = clouds(40, 1)
@@ -32,6 +31,7 @@ def test_generated_images_land_in_their_class_and_do_not_change_the_map():
     assert (labels[distances.argmin(1)] == asked).mean() > 0.95
 
 
+@pytest.mark.release
 def test_the_map_is_a_function_of_the_seed():
     real, _ = clouds(60, 0)
     first, again, other = (embed(real, real[:9], seed=seed) for seed in (0, 0, 1))
@@ -40,12 +40,14 @@ def test_the_map_is_a_function_of_the_seed():
     assert not np.array_equal(first[0], other[0])
 
 
+@pytest.mark.release
 def test_units_do_not_matter():
     real, _ = clouds(60, 0)
     scaled, _ = embed(real * np.float32(2) ** np.arange(6, dtype=np.float32) + 0)
     np.testing.assert_allclose(embed(real)[0], scaled, atol=1e-3)
 
 
+@pytest.mark.release
 def test_few_images_have_a_map_and_fewer_an_error():
     real, _ = clouds(5, 0)
     assert np.isfinite(embed(real)[0]).all()
@@ -53,6 +55,7 @@ def test_few_images_have_a_map_and_fewer_an_error():
         embed(real[:4])
 
 
+@pytest.mark.release
 def test_a_page_shows_generated_images_over_the_real_ones(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "made" / "umap.png"

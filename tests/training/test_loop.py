@@ -202,7 +202,7 @@ def test_a_signal_while_loading_stops_before_the_first_step(tmp_path, signal_at)
         train(small_config(), tmp_path)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_signal_while_the_last_checkpoint_is_written_waits_for_it(
     tmp_path, signal_at
 ):
@@ -219,7 +219,7 @@ def test_batches_that_do_not_divide_are_refused_before_anything_is_loaded(tmp_pa
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_data_without_a_held_out_split_train_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(set_up, "held_out", lambda data: None)
     train(small_config(), tmp_path)

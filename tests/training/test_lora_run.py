@@ -19,8 +19,6 @@ from medjax.sampling.source import load_source
 from medjax.training.loop import train
 from tests.tiny_lora import get_config
 
-pytestmark = pytest.mark.ci
-
 
 def config(**train_fields):
     made = get_config()
@@ -40,6 +38,7 @@ def uninterrupted(tmp_path_factory):
     return workdir, train(config(steps=2), workdir)
 
 
+@pytest.mark.release
 def test_resumed_it_is_as_if_never_stopped(uninterrupted, tmp_path):
     whole = config(steps=2)
     for hours in (1e-9, None):
@@ -52,6 +51,7 @@ def test_resumed_it_is_as_if_never_stopped(uninterrupted, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.ci
 def test_the_state_is_of_adapters_alone_and_rates_are_told(uninterrupted):
     workdir, state = uninterrupted
     for tree in (state.params, state.ema_params):
@@ -65,6 +65,7 @@ def test_the_state_is_of_adapters_alone_and_rates_are_told(uninterrupted):
     assert float(rows[-1]["val/loss"]) > 0 and rows[-1]["val/ssim"]
 
 
+@pytest.mark.release
 def test_clipping_and_schedule_change_a_run(uninterrupted, tmp_path):
     whole = config(steps=2)
     path = "unet/conv_in/kernel"
@@ -88,6 +89,7 @@ def test_clipping_and_schedule_change_a_run(uninterrupted, tmp_path):
     assert moved(changed["schedule"]) > 1.1 * moved(uninterrupted[1])
 
 
+@pytest.mark.release
 def test_what_is_read_again_is_the_base_and_the_average(uninterrupted):
     workdir, state = uninterrupted
     base, sd = tiny_stable_diffusion(), load_run(workdir).sd
@@ -109,6 +111,7 @@ def test_what_is_read_again_is_the_base_and_the_average(uninterrupted):
                 np.testing.assert_array_equal(leaf, before[path])
 
 
+@pytest.mark.release
 def test_it_draws_images(uninterrupted, tmp_path):
     source = load_source(workdir=str(uninterrupted[0]))
     control, steps = Control(source.size, None, None, {}), SamplingConfig(steps=2)
