@@ -45,7 +45,13 @@ def typed(mistake: Mistake, arguments: list[str]) -> subprocess.CompletedProcess
     return in_process.medjax(mistake.command, *arguments)
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def marked(mistake: Mistake) -> object:
+    """Return a row; those with a process of their own run in the `ci` tier."""
+    marks = [pytest.mark.ci] if mistake.apart or mistake.env else []
+    return pytest.param(mistake, id=mistake.name, marks=marks)
+
+
+@pytest.mark.parametrize("mistake", [marked(one) for one in MISTAKES])
 def test_a_mistake_is_one_line_and_nothing_is_lost(mistake: Mistake, base: Path):
     folder = base / mistake.name.replace(" ", "_").replace(",", "")
     folder.mkdir()

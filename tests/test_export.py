@@ -76,7 +76,12 @@ def expected(saved, kind="ema_params"):
 
 @pytest.mark.parametrize(
     ("weights", "dtype"),
-    [("ema", "float32"), ("raw", "float32"), ("ema", "float16"), ("raw", "bfloat16")],
+    [
+        ("ema", "float32"),
+        ("raw", "bfloat16"),
+        pytest.param("raw", "float32", marks=pytest.mark.release),
+        pytest.param("ema", "float16", marks=pytest.mark.release),
+    ],
 )
 def test_a_pipeline_has_the_runs_weights(demo, tmp_path, weights, dtype):
     workdir, saved = demo
@@ -284,6 +289,7 @@ export(sys.argv[1], sys.argv[2], overwrite=True, parity=False)
 """
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
 def test_an_export_cut_short_leaves_what_was_there(demo, exported, tmp_path, name):
     workdir, _ = demo
@@ -305,6 +311,7 @@ def test_an_export_cut_short_leaves_what_was_there(demo, exported, tmp_path, nam
         assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+@pytest.mark.ci
 def test_a_full_disk_is_one_line_and_leaves_nothing(demo, tmp_path):
     limit = ("sh", "-c", 'ulimit -f 100 && exec "$@"', "sh")
     line = one_line(

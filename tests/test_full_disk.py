@@ -9,6 +9,7 @@ from medjax.data.config import DataConfig
 from medjax.data.pipeline import dataset_metadata
 from medjax.data.roots import find_prepared
 from medjax.prepare import prepare
+from tests import in_process
 from tests.commands import files, medjax, one_line
 from tests.images import write_image
 
@@ -65,7 +66,7 @@ def test_a_full_disk_leaves_no_half_data_set(run_full, tmp_path):
     assert "File too large" in line or "No space left on device" in line
     assert files(out) == {}
     assert find_prepared(out) == []
-    assert medjax("prepare", *arguments).returncode == 0
+    assert in_process.medjax("prepare", *arguments).returncode == 0
     splits = dataset_metadata(DataConfig(root=str(out))).splits
     assert sum(splits.values()) == 30
 

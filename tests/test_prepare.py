@@ -21,6 +21,7 @@ from medjax.runs.config import make_config, parse
 from medjax.tasks.controlnet import ControlNetConfig, make_controlnet_task
 from medjax.tasks.interface import TaskInputs
 from medjax.training.two_stages import train_stages
+from tests import in_process
 from tests.images import write_image
 
 PATIENTS = 24
@@ -278,7 +279,8 @@ def run(*arguments, trace=False):
 
 
 def test_the_command_says_mistakes_in_one_line(tmp_path):
-    done = run("--dataset=folder", f"--source={tmp_path}/none", f"--out={tmp_path}/out")
+    typed = ("--dataset=folder", f"--source={tmp_path}/none", f"--out={tmp_path}/out")
+    done = in_process.medjax("prepare", *typed)
     assert done.returncode == 2
     assert "no such folder" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -1,7 +1,6 @@
 """`python -m medjax.sample`: what it draws, and what the files say of themselves."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from medjax.diffusion.schedulers import SAMPLERS
 from medjax.errors import UserError
 from medjax.pretrained import save_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion
+from tests import in_process
 from tests.commands import medjax, one_line
 from tests.saved_runs import save_run
 
@@ -64,7 +64,7 @@ def test_a_run_draws_what_it_is_asked(place):
     assert about["source"] == "run, step 2, ema weights"
     assert str(place) not in json.dumps(about)
     # The same again goes beside, and its images are the same.
-    done = medjax("sample", *typed, "--num=1")
+    done = in_process.medjax("sample", *typed, "--num=1")
     assert done.returncode == 0, done.stderr
     again, before = (np.asarray(Image.open(out / n)) for n in ("0002.png", "0000.png"))
     np.testing.assert_array_equal(again, before)
@@ -82,7 +82,7 @@ def test_a_folder_draws_a_line_a_prompt(place):
         "--steps=2",
         "--sampler=unipc",
     )
-    done = medjax("sample", *typed)
+    done = in_process.medjax("sample", *typed)
     assert done.returncode == 0, done.stderr
     with Image.open(place / "plain" / "0001.png") as image:
         assert image.size == (24, 16)
@@ -170,12 +170,14 @@ def test_a_run_on_stored_controls_is_not_given_edges(place):
     assert got.conditioning_image.max() > 0.5
 
 
-def test_one_of_several_processes_is_refused(place):
+def test_one_of_several_processes_is_refused(place, monkeypatch):
     slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_JOB_ID": "7"}
     slurm |= {
         "SLURM_STEP_NUM_TASKS": "4",
         "SLURM_STEP_NODELIST": "a",
         "SLURM_LOCALID": "1",
     }
-    done = medjax("sample", f"--workdir={place}/run", env=os.environ | slurm)
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    done = in_process.medjax("sample", f"--workdir={place}/run")
     assert "several were started here" in one_line(done)

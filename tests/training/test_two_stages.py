@@ -17,6 +17,7 @@ from medjax.runs import open_run
 from medjax.runs.config import parse
 from medjax.runs.open_run import AUTOENCODER, load_run
 from medjax.training import two_stages
+from tests import in_process
 from tests.commands import medjax, one_line
 
 FIRST = """
@@ -262,9 +263,11 @@ def test_what_was_trained_draws(trained):
         *(f"{n:04d}.png" for n in range(4)),
         "grid-0000.png",
     }
-    done = medjax("sample", *common, "--mode=illustrate", "--prompt=AD")
+    done = in_process.medjax("sample", *common, "--mode=illustrate", "--prompt=AD")
     assert done.returncode == 0, done.stderr
-    done = medjax("sample", *common, "--mode=gif", "--prompt=NC", "--sampler=ddpm")
+    done = in_process.medjax(
+        "sample", *common, "--mode=gif", "--prompt=NC", "--sampler=ddpm"
+    )
     assert done.returncode == 0, done.stderr
     assert (out / "0005.gif").read_bytes().startswith(b"GIF")
 
@@ -283,16 +286,18 @@ def test_what_was_trained_draws(trained):
     pytest.importorskip("umap")
     for number in range(2):
         unsized = (*common[:-1], "--mode=umap", "--num=3", "--seed=5")
-        done = medjax("sample", *unsized)
+        done = in_process.medjax("sample", *unsized)
         assert done.returncode == 0, done.stderr
         measures = json.loads((out / f"umap-{number:04d}.json").read_text())
         assert measures["classifier_accuracy_chance"] == 0.5
         assert (measures["steps"], measures["seed"], measures["num"]) == (3, 5, 3)
         assert (out / f"umap-{number:04d}.png").is_file()
-    done = medjax("sample", *unsized, f"--data={folder}/elsewhere")
+    done = in_process.medjax("sample", *unsized, f"--data={folder}/elsewhere")
     assert done.returncode == 2
     assert f"{folder}/elsewhere" in one_line(done)
-    done = medjax("export", f"--workdir={folder}/run", f"--to={folder}/exported")
+    done = in_process.medjax(
+        "export", f"--workdir={folder}/run", f"--to={folder}/exported"
+    )
     assert done.returncode == 2
     assert "a run of task unconditional cannot be exported" in done.stderr
     for typed, said in (
@@ -303,6 +308,6 @@ def test_what_was_trained_draws(trained):
         (("--mode=umap",), "expected --num=100 or so of each class, not 1"),
         (("--mode=umap", "--num=2"), "expected no --size"),
     ):
-        done = medjax("sample", *common, *typed)
+        done = in_process.medjax("sample", *common, *typed)
         assert done.returncode == 2
         assert said in done.stderr
