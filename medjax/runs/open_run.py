@@ -7,7 +7,7 @@ the base are needed.
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,7 +21,12 @@ from medjax.errors import UserError, nearest
 from medjax.pretrained import StableDiffusion
 from medjax.runs.checksums import SMALL, damage, saved_steps
 from medjax.runs.config import RunConfig, completed, parse
-from medjax.runs.read_checkpoint import read_about, read_metrics, read_tree, state_names
+from medjax.runs.read_checkpoint import (
+    read_about,
+    read_metrics,
+    read_trees,
+    state_names,
+)
 from medjax.runs.sections import BestConfig
 from medjax.tasks import TASKS
 from medjax.tasks.drawing import DrawingModel
@@ -109,12 +114,13 @@ def load_run(
             + nearest(weights, get_args(Weights))
         )
     folder = _checkpoint(workdir, _number(workdir, step))
-    kind = _kind(folder, weights)
+    names = state_names(folder)
+    kind = _kind(names, weights)
     about = read_about(folder)
     config, inputs = parse(ConfigDict(completed(about["config"]))), about["inputs"]
-    params = read_tree(folder, _TREES[kind])
-    has_statistics = "statistics" in state_names(folder)
-    statistics = read_tree(folder, "statistics") if has_statistics else {}
+    wanted = {_TREES[kind], "statistics"} & set(names)
+    state = read_trees(folder, *sorted(wanted))
+    params, statistics = state[_TREES[kind]], state.get("statistics", {})
     trained = sorted(params.keys() - statistics.keys())
     if kind == "raw":
         params = trees.merge(params, statistics)
@@ -275,9 +281,9 @@ def _checkpoint(workdir: str | Path, step: int | None) -> Path:
     raise UserError(f"--workdir={workdir}: damaged checkpoints: {'; '.join(reasons)}")
 
 
-def _kind(folder: Path, weights: str) -> str:
+def _kind(names: Sequence[str], weights: str) -> str:
     """Return which weights are meant: "ema" or "raw"."""
-    has_ema = _TREES["ema"] in state_names(folder)
+    has_ema = _TREES["ema"] in names
     if weights == "ema" and not has_ema:
         raise UserError(
             "--weights=ema: the run kept no average (config.optim.ema_decay is None); "

@@ -46,23 +46,24 @@ def state_names(folder: Path) -> tuple[str, ...]:
     return tuple(ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree)
 
 
-def read_tree(folder: Path, name: str) -> Params:
-    """Return one tree of the state as NumPy arrays; the others stay on the disk.
+def read_trees(folder: Path, *names: str) -> dict[str, Params]:
+    """Return trees of the state as NumPy arrays, by name; the others stay on the disk.
 
     Args:
         folder: Of the checkpoint; whole, see `medjax.runs.checksums`.
-        name: One of `state_names`.
+        names: Some of `state_names`.
 
     Raises:
         UserError: If the run removes the checkpoint while it is read.
     """
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        stored = handler.metadata(folder / "state").tree[name]
-        item = {name: jax.tree.map(lambda leaf: np.empty((), leaf.dtype), stored)}
+        stored = handler.metadata(folder / "state").tree
+        wanted = {name: stored[name] for name in names}
+        item = jax.tree.map(lambda leaf: np.empty((), leaf.dtype), wanted)
         kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         args = ocp.args.PyTreeRestore(item, restore_args=kinds, partial_restore=True)
-        return handler.restore(folder / "state", args=args)[name]
+        return handler.restore(folder / "state", args=args)
     except (OSError, ValueError) as error:
         if folder.is_dir():
             raise
