@@ -98,7 +98,7 @@ def test_alone_one_hears_at_once_and_differs_from_nobody():
     votes = distributed.Agreement()
     assert [votes.largest(n) for n in (0, 2, 1)] == [0, 2, 1]
     distributed.check_same("anything", {"a": 1})
-    mesh = meshes.make_mesh(meshes.MeshConfig(fsdp=2, tensor=2))
+    mesh = meshes.make_mesh(meshes.MeshConfig())
     assert meshes.host_rows(8, mesh) == list(range(8))
 
 

@@ -52,6 +52,9 @@ class Stub:
     def __len__(self):
         return len(self.groups)
 
+    def __getitem__(self, index):
+        raise AssertionError("nothing reads a record")
+
 
 @pytest.fixture
 def stubs(monkeypatch):

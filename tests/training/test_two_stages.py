@@ -241,7 +241,7 @@ def test_what_is_no_autoencoder_is_refused(trained, tmp_path):
         start(tmp_path)
     with pytest.raises(UserError, match="this is a run of task unconditional"):
         start(folder / "run")
-    with pytest.raises(UserError, match="give config.model.autoencoder_config"):
+    with pytest.raises(UserError, match="config.model.autoencoder_config is missing"):
         start("")
 
 
