@@ -56,6 +56,7 @@ def jax_devices(request):
     """
     marker = request.node.get_closest_marker("devices")
     jax.extend.backend.clear_backends()
+    memory.release()
     jax.config.update("jax_num_cpu_devices", marker.args[0] if marker else 1)
 
 

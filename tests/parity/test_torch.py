@@ -80,7 +80,9 @@ def test_unet_alone(pair):
     assert error(run(nhwc(latents), jnp.asarray(text.numpy())), nhwc(expected)) < LIMIT
 
 
-@pytest.mark.parametrize("only_mid_control", [False, True])
+@pytest.mark.parametrize(
+    "only_mid_control", [False, pytest.param(True, marks=pytest.mark.release)]
+)
 def test_controlnet_and_unet_with_its_residuals(pair, only_mid_control):
     kind, (theirs, controlnet), (ours, ours_controlnet) = pair
     latents, text, picture = inputs(kind)

@@ -68,7 +68,9 @@ def expected(folders):
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.release)]
+)
 def test_trees_are_bit_identical(folders, expected, form, dtype):
     both = load_stable_diffusion(folders / form, dtype, route="flax-pipelines")
     if dtype != "float32":

@@ -209,7 +209,12 @@ def one_update():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "accumulation"), [((8, 1, 1), 1), ((1, 1, 1), 4), ((2, 2, 2), 2)]
+    ("sizes", "accumulation"),
+    [
+        pytest.param((8, 1, 1), 1, marks=pytest.mark.release),
+        pytest.param((1, 1, 1), 4, marks=pytest.mark.release),
+        ((2, 2, 2), 2),
+    ],
 )
 def test_the_codebook_follows_all_devices_and_microbatches(
     sizes, accumulation, one_update

@@ -73,7 +73,7 @@ def losses(task, params, frozen, train=True):
     ("dtype", "train"),
     [
         ("float32", False),
-        ("bfloat16", True),
+        pytest.param("bfloat16", True, marks=pytest.mark.ci),
         pytest.param("float32", True, marks=pytest.mark.release),
         pytest.param("bfloat16", False, marks=pytest.mark.release),
     ],
@@ -111,7 +111,10 @@ def test_only_adapters_and_named_layers_train(reference):
 
 @pytest.mark.parametrize(
     ("mesh", "accumulation"),
-    [pytest.param((1, 1, 1), 4, marks=pytest.mark.release), ((2, 2, 2), 2)],
+    [
+        pytest.param((1, 1, 1), 4, marks=pytest.mark.release),
+        pytest.param((2, 2, 2), 2, marks=pytest.mark.ci),
+    ],
 )
 def test_masks_do_not_depend_on_mesh_or_accumulation(reference, mesh, accumulation):
     found, state, _ = run(mesh, accumulation)
