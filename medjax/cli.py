@@ -107,8 +107,8 @@ def _flag_usage(flag: "flags.Flag") -> str:
     """Return the lines of the help about one flag."""
     value = _VALUES.get(flag.flag_type(), "VALUE")
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={value}"
-    shown = flag.default not in (None, "")
-    default = f" (default: {flag.default_as_str.strip(chr(39))})" if shown else ""
+    said = (flag.default_as_str or "").strip("'")
+    default = f" (default: {said})" if said else ""
     text = textwrap.fill(f"{flag.help}{default}", 84, break_on_hyphens=False)
     return f"  {name}\n{textwrap.indent(text, '      ')}"
 
