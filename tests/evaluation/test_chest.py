@@ -59,7 +59,7 @@ def balanced_accuracies(images, phantoms):
     return [(said[true].mean() + (~said)[~true].mean()) / 2 for said, true in pairs]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_held_out_phantoms_are_read_as_they_were_drawn():
     from skimage.filters import gaussian
 

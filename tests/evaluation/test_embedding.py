@@ -18,7 +18,7 @@ def clouds(count, seed, distance=8.0):
 
 
 # Compiling UMAP's loops takes most of the time.
-@pytest.mark.ci
+@pytest.mark.release
 def test_generated_images_land_in_their_class_and_do_not_change_the_map():
     real, labels = clouds(120, 0)
     generated, asked = clouds(40, 1)

@@ -73,7 +73,7 @@ def losses(task, params, frozen, train=True):
     ("dtype", "train"),
     [
         ("float32", False),
-        pytest.param("bfloat16", True, marks=pytest.mark.ci),
+        pytest.param("bfloat16", True, marks=pytest.mark.release),
         pytest.param("float32", True, marks=pytest.mark.release),
         pytest.param("bfloat16", False, marks=pytest.mark.release),
     ],
@@ -113,7 +113,7 @@ def test_only_adapters_and_named_layers_train(reference):
     ("mesh", "accumulation"),
     [
         pytest.param((1, 1, 1), 4, marks=pytest.mark.release),
-        pytest.param((2, 2, 2), 2, marks=pytest.mark.ci),
+        pytest.param((2, 2, 2), 2, marks=pytest.mark.release),
     ],
 )
 def test_masks_do_not_depend_on_mesh_or_accumulation(reference, mesh, accumulation):

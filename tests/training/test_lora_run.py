@@ -51,7 +51,7 @@ def test_resumed_it_is_as_if_never_stopped(uninterrupted, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_state_is_of_adapters_alone_and_rates_are_told(uninterrupted):
     workdir, state = uninterrupted
     for tree in (state.params, state.ema_params):

@@ -252,7 +252,7 @@ def test_mistakes_of_the_first_stage_name_its_config(tmp_path):
         two_stages.train_stages(config, tmp_path / "run")
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_what_was_trained_draws(trained):
     folder, _, _ = trained
     out = folder / "drawn"
