@@ -159,8 +159,8 @@ def _base(facts: CardFacts) -> str:
         )
     if facts.controlnet is not None:
         text += (
-            f" The ControlNet started from `{facts.controlnet.name}`, whose licence "
-            f"goes on with it: {facts.controlnet.licence}."
+            f" The ControlNet started from `{facts.controlnet.name}`. Its licence "
+            f"applies to this one too: {facts.controlnet.licence}."
         )
     return text
 

@@ -28,7 +28,7 @@ def param_shapes(module: nn.Module, *inputs: Any, **options: Any) -> Params:
 
     Args:
         module: Its fields are hashable, so that its shapes are traced only once.
-        inputs: Arrays, of which only shapes and types matter, or None.
+        inputs: Arrays or None. Only their shapes and types matter.
         options: Further arguments of the module, hashable.
     """
     kinds = tuple(

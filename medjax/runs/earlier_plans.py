@@ -1,7 +1,7 @@
 """The numbers of steps that a run was planned for before `train.steps` was changed.
 
 The learning rate depends on them: the warm-up is a fraction of the steps that the run
-began with, and a decay goes on from the rate that it has. So checkpoints keep them.
+began with, and a decay continues from its present rate. So checkpoints keep them.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def earlier_plans(
         saved: What a checkpoint was trained with; see `medjax.runs.checkpoints`. Empty
             where there is none.
         done: Updates that it has done.
-        own: The same of the run that resumes it.
+        own: What the run that resumes it is trained with.
     """
     if not saved:
         return ()

@@ -56,7 +56,7 @@ class Run:
         trained: Names of the networks that trained, wholly or in part.
         metrics: What validation measured at this step; may be empty.
         base: ``source`` and ``fingerprint`` of the weights that the run stood on.
-        dataset: The same of its data.
+        dataset: ``source`` and ``fingerprint`` of its data.
     """
 
     model: StableDiffusion | TrainedAutoencoder | DrawingModel

@@ -53,7 +53,7 @@ def check_same_run(
         checkpoint: Which one, for the error.
         saved: ``config``, nested, and ``inputs``: ``source`` and ``fingerprint`` by
             name.
-        own: The same of this run.
+        own: ``config`` and ``inputs`` of this run.
         may_differ: Patterns of the config's keys that may differ, with a warning.
 
     Raises:

@@ -7,7 +7,7 @@ from medjax.errors import UserError, check_least
 
 ScheduleKind = Literal["constant", "cosine", "linear"]
 
-# Metrics of which more is better, by the end of their names. Less is better of others.
+# Ends of the names of metrics whose larger values are better.
 _RISING = (
     "codebook_usage",
     "perplexity",

@@ -108,7 +108,7 @@ def generate_stages(
         seed: Of all noise.
         batch_size: Images at a time.
         dtype: To compute in; noise and sampler are float32.
-        frames: How many stages of each at most, of which the last is the result.
+        frames: How many stages of each at most. The last is the result.
             A plan that is shorter has fewer: its evaluations and its start.
 
     Raises:

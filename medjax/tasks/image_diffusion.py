@@ -155,7 +155,7 @@ class ImageDiffusion:
             size: Height and width in pixels.
             labels: Classes, or None.
             sampling: How.
-            frames: How many stages to show at most, of which the last is the result.
+            frames: How many stages to show at most. The last is the result.
 
         Raises:
             UserError: If the sampler cannot do what is asked.

@@ -21,7 +21,7 @@ NO_BASE = {"source": "", "fingerprint": "none"}
 class Outcome:
     """What a task says of a batch.
 
-    Not annotated with arrays, for as a pytree it holds their gradients' places too.
+    Fields have no array types, because as a pytree it also holds other leaves.
 
     Attributes:
         losses: (b,) each example's loss.

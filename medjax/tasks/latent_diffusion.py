@@ -135,7 +135,7 @@ class LatentDiffusion:
             keys: One an image, for all of its draws.
             sampling: How.
             size: Height and width in pixels.
-            frames: How many stages to show at most, of which the last is the result.
+            frames: How many stages to show at most. The last is the result.
 
         Raises:
             UserError: If the sampler cannot do what is asked.

@@ -128,7 +128,7 @@ def make_text_to_image_task(inputs: TaskInputs) -> BuiltTask:
 
 
 def _trains(model: TextToImageConfig, base: Params) -> Callable[[str], bool]:
-    """Return a test of which weights of the base train; with adapters, few do."""
+    """Return a predicate of the paths that train; with adapters, few do."""
     if configs := model.adapters:
         saved = {
             f"{name}/{path}"

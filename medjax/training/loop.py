@@ -1,5 +1,6 @@
 """The training loop: set up, restore or start, then one step after the other."""
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -48,8 +49,8 @@ def train(
         Stopped: If a signal ended the run before its last step.
     """
     with stop_on_signals() as request:
-        run, state = set_up(config, Path(workdir), autoencoder, request)
-        with run.checkpoints:
+        with contextlib.ExitStack() as opened:
+            run, state = set_up(config, Path(workdir), autoencoder, request, opened)
             state, start = restore_or_start(run, state)
             with open_session(run, state, start) as session:
                 state, step, verdict = train_steps(run, session, state, start)

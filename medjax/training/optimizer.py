@@ -38,7 +38,7 @@ def make_schedule(
     decay too, so that every number of steps trains, one step included.
 
     Where the run was planned for other numbers of steps before, its warm-up stays that
-    of the first plan. The decay goes on from where the last update left it, and reaches
+    of the first plan. The decay continues from the rate of the last update, and reaches
     zero at the new end: no rate jumps.
 
     Args:

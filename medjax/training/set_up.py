@@ -108,6 +108,7 @@ def set_up(
     workdir: Path,
     autoencoder: TrainedAutoencoder | None,
     request: StopRequest,
+    opened: contextlib.ExitStack,
 ) -> tuple[SetUp, TrainState]:
     """Return what a run needs, and its state before the first step.
 
@@ -118,6 +119,7 @@ def set_up(
         workdir: Its folder.
         autoencoder: A trained one, for tasks that need it.
         request: Made when a signal comes.
+        opened: Closes the checkpoints, also if the set-up fails after they are open.
     """
     data, plan = config.data, config.train
     stop = StopDecision(request, plan.steps, plan.max_hours)
@@ -135,7 +137,7 @@ def set_up(
     inputs = {"base": assembly.base, "dataset": dataset_identity(data)}
     check_hosts(config, inputs, assembly.params, workdir)
     frozen = meshes.place_params(assembly.frozen, mesh)
-    checkpoints = _checkpoints(config, workdir, inputs)
+    checkpoints = opened.enter_context(_checkpoints(config, workdir, inputs))
     earlier = checkpoints.earlier_plans
     optimizer = make_optimizer(config.optim, plan.steps, assembly.params, earlier)
     ema = config.optim.ema_decay

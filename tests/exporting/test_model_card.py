@@ -114,7 +114,8 @@ def test_licences_are_named_or_said_to_be_unknown(tmp_path):
     assert "Licence: Apache-2.0: computed by medjax." in text
     text = model_card(run(model__controlnet="lllyasviel/sd-controlnet-canny"), PIPELINE)
     assert (
-        "`lllyasviel/sd-controlnet-canny`, whose licence goes on with it: openr" in text
+        "`lllyasviel/sd-controlnet-canny`. Its licence applies to this one too: openr"
+        in text
     )
     base = tmp_path / "base"
     base.mkdir()

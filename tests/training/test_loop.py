@@ -46,6 +46,19 @@ def uninterrupted(tmp_path_factory):
     return workdir, train(small_config(), workdir)
 
 
+def test_a_set_up_that_fails_closes_the_checkpoints(tmp_path, monkeypatch):
+    closed, close = [], Checkpoints.close
+
+    def fail(*_):
+        raise UserError("a mistake once they are open")
+
+    monkeypatch.setattr(Checkpoints, "close", lambda self: closed.append(close(self)))
+    monkeypatch.setattr(set_up, "log_summary", fail)
+    with pytest.raises(UserError, match="a mistake once they are open"):
+        train(small_config(), tmp_path)
+    assert len(closed) == 1
+
+
 def test_the_workdir_holds_what_scripts_rely_on(uninterrupted):
     workdir, _ = uninterrupted
     config = json.loads((workdir / "config.json").read_text())
