@@ -15,6 +15,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 # and Python compiles those that are imported.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 
+# Python keeps what it has compiled, also where a container's settings say otherwise:
+# without that, each process that a test starts imports for three times as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo phantom-sd test test-all bench lint format types clean
 
