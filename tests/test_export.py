@@ -246,7 +246,7 @@ def test_a_trained_unet_is_a_base_too(demo, exported, tmp_path):
         assembled(pretrained=str(exported)).params["unet"], saved.ema_params["unet"]
     )
     for format in ("controlnet", "single_file"):
-        with pytest.raises(UserError, match="no place for the U-Net, .*--format=pipel"):
+        with pytest.raises(UserError, match="cannot store the U-Net, .*--format=pipel"):
             export(workdir, tmp_path / "y", format=format)
 
 

@@ -43,7 +43,7 @@ def test_it_has_the_runs_weights_and_a_card(exported):
     card = (folder / "README.md").read_text()
     assert "AutoencoderKL.from_pretrained" in card
     assert "--config.model.vae=fitted" in card
-    assert "None: it was trained from nothing." in card
+    assert "None. The model started from random weights." in card
     assert "aption" not in card
 
 
@@ -89,7 +89,7 @@ def test_a_run_stands_on_it(exported, tmp_path):
     out = export(tmp_path / "run", tmp_path / "x", parity=False)
     assert_same(load_stable_diffusion(out).vae.params, saved.params["network"])
     card = (out / "README.md").read_text()
-    assert "In its autoencoder's place: `fitted`" in card
+    assert "Its autoencoder was replaced by `fitted`" in card
     assert "--config.model.vae=VAE" in card
 
 

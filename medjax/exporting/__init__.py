@@ -1,1 +1,1 @@
-"""Exports of what a run trained, in the formats of PyTorch and web UIs."""
+"""Export the model of a run in the formats of PyTorch and web UIs."""

@@ -1,7 +1,7 @@
-"""The facts that a model card tells, collected from a run and its surroundings.
+"""Collect the facts for a model card from a run and its data.
 
-A fact that is unknown is said to be unknown. No path of the machine that trained is
-among them.
+Missing facts are recorded as unknown. The facts contain no path of the machine that
+trained.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from medjax.runs.open_run import Run, dataset_at_hand, has_stored_controls
 from medjax.tasks import TASKS
 
 UNKNOWN = "unknown"
-# The hub's words for the licences of the usual bases.
+# The hub's licence identifiers of common base models.
 LICENCES = {
     "creativeml-openrail-m": (
         "CompVis/stable-diffusion-v1-4",
@@ -34,18 +34,18 @@ LICENCES = {
         "stabilityai/stable-diffusion-2-1-base",
     ),
     "openrail": ("lllyasviel/ControlNet", "lllyasviel/sd-controlnet-canny"),
-    # The tiny one is part of this project.
+    # The tiny model is part of this project.
     "apache-2.0": ("",),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Published weights that training started from.
+    """Name and licence of the published weights that training started from.
 
     Attributes:
-        name: Their public name; "" for the tiny, random model of medjax.
-        licence: The hub's word for their licence, or `UNKNOWN`.
+        name: Public name; "" means the tiny model of medjax, with random weights.
+        licence: The hub's licence identifier, or `UNKNOWN`.
     """
 
     name: str
@@ -54,32 +54,35 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class CardFacts:
-    """The facts that a model card tells.
+    """The facts in a model card.
 
     Attributes:
         export: The export.
-        texts: Key of its texts in `medjax.exporting.card_texts`.
+        texts: Key of the export's texts in `medjax.exporting.card_texts`.
         config: The run's configuration.
-        step: Updates done.
+        step: Number of training steps.
         average: Whether the weights are the moving average.
-        metrics: What was measured at the step, by column.
-        captioned: Whether it draws images for captions.
-        guidance_scale: Of the run's own samples; None if it draws none.
-        unet_too: Whether the U-Net trained beside a ControlNet.
-        tags: The hub's words for what there is beside a Stable Diffusion.
-        from_scratch: Whether all of it was trained by medjax from random weights.
-        first_stage: Whether its autoencoder was trained first.
+        metrics: Metrics measured at the step, by column of ``metrics.csv``.
+        captioned: Whether the model generates images from captions.
+        guidance_scale: Guidance scale of the run's own samples. None means that the
+            run does not sample.
+        unet_too: Whether the run trained the U-Net as well as a ControlNet.
+        tags: The hub's tags for additions to Stable Diffusion: ControlNet or LoRA.
+        from_scratch: Whether medjax trained all weights from random ones.
+        first_stage: Whether the autoencoder was trained first.
         fingerprint: Fingerprint of the base.
-        base: The weights that training started from; None if from scratch.
-        base_id: Hub id of the base, if it has one.
-        vae: Weights in place of the base's autoencoder, if any.
-        controlnet: Weights that a ControlNet started from, if any.
-        prediction_type: What the model was trained to predict, if not as the base.
-        licence: The hub's word for the licence of the export, or `UNKNOWN`.
-        data_name: Name of the data's folder.
+        base: Weights that training started from. None means from scratch.
+        base_id: Hub id of the base. None means that it has none.
+        vae: Weights that replaced the base's autoencoder. None means that it was kept.
+        controlnet: Weights that the ControlNet started from. None means that there
+            are none.
+        prediction_type: Prediction type in training. None means that of the base.
+        licence: The hub's licence identifier of the export, or `UNKNOWN`.
+        data_name: Name of the data folder.
         data_fingerprint: Fingerprint of the data.
-        data: Metadata of the data; None if they are not at hand.
-        control: Key of the text about the control; None without one.
+        data: Metadata of the data. None means that the data were not found.
+        control: Key of the text about the conditioning image. None means no
+            conditioning image.
     """
 
     export: Export
@@ -108,7 +111,7 @@ class CardFacts:
 
 
 def collect_facts(run: Run, export: Export) -> CardFacts:
-    """Collect what a card tells of a run's export."""
+    """Collect the facts for the model card of a run's export."""
     config, row = run.config, TASKS[run.config.task]
     origins, sampling = row.origins(config.model), config.eval.sampling()
     source, from_scratch = run.base["source"], origins.pretrained is None
@@ -141,7 +144,7 @@ def collect_facts(run: Run, export: Export) -> CardFacts:
 
 
 def _texts(run: Run, export: Export) -> str:
-    """Return the key of the texts: pipelines with a ControlNet have their own."""
+    """Return the key of the texts; a pipeline with a ControlNet has its own key."""
     if export.format == "pipeline" and "controlnet" in run.trained:
         return "controlnet_pipeline"
     return export.format
@@ -159,13 +162,13 @@ def _weights(source: str) -> Weights:
 
 
 def _own_licence(data: DataConfig) -> str:
-    """Return the licence of weights that learned from these data alone."""
-    # Weights of computed images are the project's own.
+    """Return the licence of weights that were trained on these data only."""
+    # Weights trained on computed images belong to this project.
     return UNKNOWN if data.root else "apache-2.0"
 
 
 def licence(source: str) -> str:
-    """Return the hub's word for the licence of published weights, or `UNKNOWN`."""
+    """Return the hub's licence identifier of published weights, or `UNKNOWN`."""
     for word, sources in LICENCES.items():
         if source in sources:
             return word
@@ -177,7 +180,7 @@ def licence(source: str) -> str:
 
 
 def _control(run: Run, data: Metadata | None) -> str | None:
-    """Return how the control was made: a key of `card_texts.CONDITION`."""
+    """Return the origin of the conditioning image: a key of `card_texts.CONDITION`."""
     if not isinstance(run.config.data, ControlDataConfig):
         return None
     if has_stored_controls(run):

@@ -1,4 +1,4 @@
-"""The texts of a model card; `medjax.exporting.model_card` fills them in."""
+"""Texts of a model card; `medjax.exporting.model_card` fills in the values."""
 
 CARD = """---
 {metadata}
@@ -8,14 +8,15 @@ CARD = """---
 
 {what}
 
-Not a medical device. No image that it makes shows a patient, and no physician has
-judged any. It may repeat what it was trained on, errors and patients included.
+This model is not a medical device. Its images are synthetic: none is a record of a
+patient, and no physician has assessed any. However, the model may reproduce its
+training data, including errors and images of patients.
 
 ## Use
 
 {use}
 
-It was trained on images of {size} × {size} pixels.{captions}
+The training images have {size} × {size} pixels.{captions}
 
 ## Data
 
@@ -27,14 +28,14 @@ It was trained on images of {size} × {size} pixels.{captions}
 
 ## Training
 
-{weights} after {step} updates with {batch_size} images each, by medjax {version}. With
-this as `config.py`
+The files contain {weights} after {step} steps with {batch_size} images each, trained
+with medjax {version}. To repeat the training, save this as `config.py`:
 
 ```python
 {config}
 ```
 
-the command is
+Then run this command, with your own paths in place of the names in capitals:
 
 ```sh
 {command}
@@ -43,44 +44,46 @@ the command is
 {metrics}
 """
 
-PLACES = "\n\nA folder in the code stands for its path on your machine."
-CAPTIONS = " Captions are worded as those of the data."
+PLACES = (
+    "\n\nIn the code, replace each folder name by the folder's path on your machine."
+)
+CAPTIONS = " Word captions like those of the training data."
 WHAT = {
     "vae": (
-        "The autoencoder of a Stable Diffusion, fitted to its images: it makes latents "
-        "of them, and images of latents. For PyTorch diffusers."
+        "A Stable Diffusion autoencoder, trained on the data below. It encodes "
+        "images to latents and decodes latents to images. Format: PyTorch diffusers."
     ),
     "pipeline": (
-        "A Stable Diffusion, which is to make images that follow a caption. For "
-        "PyTorch diffusers."
+        "A Stable Diffusion model, trained to generate images that follow a caption. "
+        "Format: PyTorch diffusers."
     ),
     "lora": (
-        "Adapters (LoRA): with the Stable Diffusion below, they are to make images "
-        "that follow a caption. For PyTorch diffusers."
+        "LoRA adapters for the Stable Diffusion model below, trained to generate "
+        "images that follow a caption. Format: PyTorch diffusers."
     ),
     "kohya": (
-        "Adapters (LoRA) in one file: with the Stable Diffusion below, they are to "
-        "make images that follow a caption. For web UIs."
+        "LoRA adapters for the Stable Diffusion model below, trained to generate "
+        "images that follow a caption. Format: one file for web UIs."
     ),
     "controlnet_pipeline": (
-        "A Stable Diffusion with a ControlNet, which is to make images that follow a "
-        "picture and a caption. For PyTorch diffusers."
+        "A Stable Diffusion model with a ControlNet, trained to generate images that "
+        "follow a conditioning image and a caption. Format: PyTorch diffusers."
     ),
     "controlnet": (
-        "A ControlNet: with the Stable Diffusion below, it is to make images that "
-        "follow a picture and a caption. For PyTorch diffusers."
+        "A ControlNet for the Stable Diffusion model below, trained to generate images "
+        "that follow a conditioning image and a caption. Format: PyTorch diffusers."
     ),
     "single_file": (
-        "A ControlNet in one file, with the names of the original release: with the "
-        "Stable Diffusion below, it is to make images that follow a picture and a "
-        "caption. For web UIs."
+        "A ControlNet for the Stable Diffusion model below, trained to generate images "
+        "that follow a conditioning image and a caption. Format: one file for web UIs, "
+        "with the tensor names of the original ControlNet release."
     ),
 }
-UNET_TOO = " Its U-Net was trained too."
-FROM_NOTHING = "None: it was trained from nothing."
+UNET_TOO = " Its U-Net was also trained."
+FROM_NOTHING = "None. The model started from random weights."
 FROM_SCRATCH = (
-    "None: it was trained from nothing, after its autoencoder, which was trained on "
-    "the same images and is known by the fingerprint `{fingerprint}`."
+    "None. The model started from random weights. Its autoencoder was trained first, "
+    "on the same images (fingerprint `{fingerprint}`)."
 )
 
 _GENERATE = """edges = load_image("edges.png")
@@ -132,9 +135,9 @@ from diffusers import AutoencoderKL
 vae = AutoencoderKL.from_pretrained("{name}", torch_dtype=torch.{dtype})
 ```
 
-In the place of a Stable Diffusion's own, `vae=vae` gives it to
-`StableDiffusionPipeline.from_pretrained`, and `--config.model.vae={name}` gives it to
-medjax.""",
+To use it in a Stable Diffusion model, pass `vae=vae` to
+`StableDiffusionPipeline.from_pretrained`. In medjax, set
+`--config.model.vae={name}`.""",
     "pipeline": """```python
 import torch
 from diffusers import StableDiffusionPipeline
@@ -148,13 +151,14 @@ images = pipeline(
 ).images
 images[0].save("image.png")
 ```""",
-    "lora": """With peft installed:
+    "lora": """This code requires peft:
 
 """
     + _LORA,
-    "kohya": """In a web UI, put `{file}` where its LoRAs are (`models/Lora`), choose
-the Stable Diffusion below, and add `<lora:lora_{run}:1>` to the prompt. In diffusers,
-with peft installed:
+    "kohya": """In a web UI, put `{file}` into its folder of LoRA files (`models/Lora`).
+Select the Stable Diffusion model below and add `<lora:lora_{run}:1>` to the prompt.
+
+In diffusers (requires peft):
 
 """
     + _LORA,
@@ -177,8 +181,10 @@ import torch
 )"""
     )
     + _GENERATE,
-    "single_file": """In a web UI, put `{file}` where its ControlNets are
-(`models/ControlNet`), and choose it, no preprocessor, and the Stable Diffusion below.
+    "single_file": """In a web UI, put `{file}` into its folder of ControlNets
+(`models/ControlNet`). Select this ControlNet, no preprocessor, and the Stable Diffusion
+model below.
+
 In diffusers:
 
 ```python
@@ -193,19 +199,19 @@ import torch
 }
 
 CONDITION = {
-    "edges": "The picture that steers is {edges}.",
-    "stored": "The picture that steers is the data's own `conditioning_image`.",
+    "edges": "The conditioning image shows {edges}.",
+    "stored": "The conditioning image is the `conditioning_image` of the data.",
     "unknown": (
-        "The picture that steers is the data's own `conditioning_image`, or, where "
-        "they have none, {edges}."
+        "The conditioning image is the `conditioning_image` of the data. If the data "
+        "have none, it shows {edges}."
     ),
 }
 
 ADHERENCE = """
 
-`val/edge_f1` is how well the edges of generated images match those that they were
-given, 1 being perfectly; `val/edge_f1_chance` the same against other images' edges.
-Where the two are equal, the edges are not followed."""
+`val/edge_f1` measures how well the edges of generated images match the given edges (1
+is a perfect match). `val/edge_f1_chance` is the same measure against the edges of other
+images. If the two are equal, the generated images do not follow the given edges."""
 
 CONFIG = """
 from medjax.runs.config import make_config

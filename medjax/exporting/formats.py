@@ -1,4 +1,4 @@
-"""The formats of exports: what each holds, and how it is written."""
+"""Export formats: the weights that each one stores, and how to write them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,13 +27,13 @@ from medjax.tasks.latent_scaling import latent_deviation
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """An export to write.
+    """Name and format of an export to write.
 
     Attributes:
         name: Name of the folder, or its hub id.
-        format: One of `FORMATS`.
+        format: Name of a format, a key of `FORMATS`.
         dtype: Dtype of the stored weights.
-        file: Name of the single file, for formats that are one.
+        file: Name of the single file; "" if the format is a folder.
     """
 
     name: str
@@ -44,14 +44,16 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format of exports.
+    """Functions and properties of an export format.
 
     Attributes:
-        save: Writes the weights of a run to an empty folder, and returns them as
-            PyTorch is to load them.
-        check: Raises UserError if the format cannot store all that a run trained.
-        draws: Whether `medjax.sample` reads it, so that it gets sampling defaults.
-        whole: Whether PyTorch draws from it alone.
+        save: Function that writes a run's weights to an empty folder. It returns the
+            weights that PyTorch should load.
+        check: Function that raises UserError if the format cannot store all the weights
+            that a run trained.
+        draws: Whether `medjax.sample` reads the format. If so, sampling defaults are
+            written too.
+        whole: Whether PyTorch can sample from the export alone.
     """
 
     save: Callable[[Run, Path, Export], Network | StableDiffusion]
@@ -61,26 +63,26 @@ class Format:
 
 
 def format_for(run: Run, asked: str | None) -> str:
-    """Return the format that was asked for, or the usual one.
+    """Return the requested format, or the default one.
 
     Args:
         run: The run to export.
-        asked: Name of a format; None for the usual one of what it trained.
+        asked: Name of a format. None means the default format of the run's model.
 
     Raises:
-        UserError: If a run of this task cannot be exported, or the format cannot store
-            all that it trained.
+        UserError: If a run of this task cannot be exported, or if the format cannot
+            store all the weights that the run trained.
     """
     task = run.config.task
     formats = TASKS[task].formats(run.config.model)
     if not formats:
         raise UserError(
-            f"a run of task {task} cannot be exported; expected one of task "
-            f"{', '.join(_exportable())}"
+            f"a run of task {task} cannot be exported. Expected a run of task "
+            f"{' or '.join(_exportable())}"
         )
     if asked is not None and asked not in formats:
         raise UserError(
-            f"--format={asked} is not for runs of task {task}; expected "
+            f"--format={asked}: not available for runs of task {task}. Expected "
             f"--format={' or '.join(formats)}"
         )
     chosen = asked or formats[0]
@@ -89,30 +91,30 @@ def format_for(run: Run, asked: str | None) -> str:
 
 
 def _exportable() -> list[str]:
-    """Return the tasks whose usual model can be exported."""
+    """Return the tasks whose default model can be exported."""
     models = {name: row.sections["model"]() for name, row in TASKS.items()}
     return [name for name, model in models.items() if TASKS[name].formats(model)]
 
 
 def _check_unet(run: Run, name: str) -> None:
-    """Check that the U-Net, for which there is no place, did not train."""
+    """Check that the run did not train the U-Net, which the format cannot store."""
     if "unet" in run.trained:
         raise UserError(
-            f"--format={name}: has no place for the U-Net, which this run trained too "
-            "(config.model.train_unet or sd_locked=False), and without it images are "
-            "others; expected --format=pipeline"
+            f"--format={name}: cannot store the U-Net, which this run also trained "
+            "(config.model.train_unet or sd_locked=False). Without it, images would "
+            "differ. Use --format=pipeline"
         )
 
 
 def _check_low_rank(run: Run, name: str) -> None:
-    """Check that adapters alone are what the run trained."""
+    """Check that the run trained adapters only."""
     for network, adapters in run.sd.adapters.items():
         if adapters.rest:
             paths = ", ".join(f"{network}/{path}" for path in adapters.rest)
             raise UserError(
-                f"--format={name}: has no place for {paths}, which this run trained "
-                f"too (config.model.{network}_lora.modules_to_save), and without it "
-                "images are others; expected --format=pipeline"
+                f"--format={name}: cannot store {paths}, which this run also trained "
+                f"(config.model.{network}_lora.modules_to_save). Without them, images "
+                "would differ. Use --format=pipeline"
             )
 
 
@@ -152,9 +154,9 @@ def _save_kohya(run: Run, folder: Path, export: Export) -> StableDiffusion:
 
 
 def _scaled_autoencoder(run: Run) -> Network:
-    """Return the KL autoencoder of a run, with the factor that scales its latents.
+    """Return the KL autoencoder of a run, with the scaling factor of its latents.
 
-    A base's factor is kept. Without a base, it is measured on the training images.
+    The factor of a base is kept. Without a base, it is measured on the training images.
     """
     trained = trained_autoencoder(run)
     assert isinstance(trained.module, AutoencoderKL)
@@ -166,8 +168,8 @@ def _scaled_autoencoder(run: Run) -> Network:
         source = open_dataset(data, "train")
     except UserError as error:
         raise UserError(
-            "what scales its latents to unit variance is measured on the training "
-            f"images, which are not at hand: {error}"
+            "the factor that scales latents to unit variance is measured on the "
+            f"training images, which cannot be read: {error}"
         ) from error
     key = jax.random.key(run.config.train.seed)
     return network.scaled(float(latent_deviation(trained, source, data, key)))
@@ -181,4 +183,4 @@ FORMATS: dict[str, Format] = {
     "lora": Format(_save_lora, _check_low_rank, draws=False),
     "kohya": Format(_save_kohya, _check_low_rank, draws=False),
 }
-"""All formats by name; `medjax.tasks.TASKS` says which a task has."""
+"""All formats by name; `medjax.tasks.TASKS` lists the formats of each task."""

@@ -1,6 +1,6 @@
-"""The model card of an export: what it is, what it stands on, and how it was made.
+"""Write the model card of an export: what it is, its base, its data and its training.
 
-Its form is the Hugging Face hub's: ``README.md`` with metadata in front.
+The card is a ``README.md`` that starts with metadata, as the Hugging Face hub expects.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from medjax.runs.config import RunConfig, make_config, parse
 from medjax.runs.open_run import Run
 
 _TAGS = ("stable-diffusion", "medical-imaging", "medjax", "jax")
-# Settings that are places, and what stands for them where they are local.
+# Config keys that hold paths or hub ids. A local path is replaced by the placeholder.
 _PLACES = {
     "data.root": "DATA",
     "model.pretrained": "BASE",
@@ -35,7 +35,7 @@ def model_card(run: Run, export: Export) -> str:
 
 
 def render(facts: CardFacts) -> str:
-    """Return the text of a card that tells these facts."""
+    """Return the text of a model card with these facts."""
     config, export = facts.config, facts.export
     return card_texts.CARD.format(
         metadata=_metadata(facts),
@@ -76,7 +76,7 @@ def _use(facts: CardFacts) -> str:
 
 
 def _changes_of_base(facts: CardFacts) -> str:
-    """Return the code by which a base becomes what the run trained upon."""
+    """Return code that changes the base to the model that the run trained."""
     kind, code = facts.prediction_type, ""
     if kind is not None:
         code = card_texts.PREDICTS.format(kind=kind)
@@ -87,7 +87,7 @@ def _changes_of_base(facts: CardFacts) -> str:
 
 
 def config_file(config: RunConfig) -> str:
-    """Return a config file that says all that is no default, places aside."""
+    """Return a config file with every value that is not a default or a local path."""
     default = parse(make_config(config.task))
     lines = [
         f"    config.{key} = {_literal(value)}"
@@ -98,12 +98,12 @@ def config_file(config: RunConfig) -> str:
 
 
 def _changes(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each key below two configs, or sections, whose values differ, and ours."""
+    """Yield each key whose value differs between two configs or sections, and ours."""
     for field in dataclasses.fields(ours):
         value, default = vars(ours)[field.name], vars(theirs)[field.name]
         if dataclasses.is_dataclass(value):
             yield from _changes(value, default, f"{path}{field.name}.")
-        # A section that is not used is None, and cannot be set to it.
+        # An unused section is None, and a config file cannot set a section to None.
         elif value != default and not dataclasses.is_dataclass(default):
             yield f"{path}{field.name}", value
 
@@ -113,7 +113,7 @@ def _literal(value: object) -> str:
 
 
 def command(config: RunConfig) -> str:
-    """Return the command that trains by `config_file`, as ``config.py``."""
+    """Return the command that trains with `config_file`, saved as ``config.py``."""
     flags = ["--config=config.py", "--workdir=DIR"]
     sections = dataclasses.asdict(config)
     for key, placeholder in _PLACES.items():
@@ -124,7 +124,7 @@ def command(config: RunConfig) -> str:
 
 
 def _is_local(key: str, value: object) -> bool:
-    """Tell whether a setting is a place on the machine that trained."""
+    """Tell whether a value is a path on the machine that trained."""
     if key not in _PLACES or not isinstance(value, str) or not value:
         return False
     return key == "data.root" or (hub_id(value) is None and not built_in(value))
@@ -148,34 +148,34 @@ def _base(facts: CardFacts) -> str:
             return card_texts.FROM_NOTHING
         return card_texts.FROM_SCRATCH.format(fingerprint=facts.fingerprint)
     name = facts.base.name
-    what = f"`{name}`" if name else "The tiny, random model of medjax"
-    text = (
-        f"{what}, known by the fingerprint `{facts.fingerprint}`. Licence: "
-        f"{facts.base.licence}."
-    )
+    what = f"`{name}`" if name else "The tiny model of medjax, with random weights"
+    text = f"{what} (fingerprint `{facts.fingerprint}`). Licence: {facts.base.licence}."
     if facts.vae is not None:
         text += (
-            f" In its autoencoder's place: `{facts.vae.name}` ({facts.vae.licence})."
+            f" Its autoencoder was replaced by `{facts.vae.name}` (licence: "
+            f"{facts.vae.licence})."
         )
     if facts.controlnet is not None:
         text += (
-            f" The ControlNet started from `{facts.controlnet.name}`. Its licence "
-            f"applies to this one too: {facts.controlnet.licence}."
+            f" The ControlNet started from `{facts.controlnet.name}`, whose licence "
+            f"also applies to this ControlNet: {facts.controlnet.licence}."
         )
     return text
 
 
 def _data(facts: CardFacts) -> str:
-    metadata, known = facts.data, f"known by the fingerprint `{facts.data_fingerprint}`"
+    metadata, known = facts.data, f"(fingerprint `{facts.data_fingerprint}`)"
     if metadata is None:
         said = [
-            f"`{facts.data_name}`, {known}.",
-            f"Licence: {UNKNOWN}: the data were not at hand when this was written.",
+            f"`{facts.data_name}` {known}.",
+            f"Licence: {UNKNOWN}. The data were not found when this card was written.",
         ]
     else:
-        licence = metadata.licence or f"{UNKNOWN}: the prepared data record none"
+        licence = (
+            metadata.licence or f"{UNKNOWN}, because the prepared data record none"
+        )
         said = [
-            f"`{metadata.name}`, {known}: {describe_splits(metadata.splits)}.",
+            f"`{metadata.name}` {known}. Splits: {describe_splits(metadata.splits)}.",
             " ".join(metadata.description.split()),
             f"Licence: {licence}.",
         ]
@@ -190,17 +190,15 @@ def _edges(data: ControlDataConfig) -> str:
         f"{a:g}" if a == b else f"{a:g}–{b:g}"
         for a, b in (data.canny_low, data.canny_high)
     )
-    blur = f" after a blur of {data.canny_sigma:g} pixels" if data.canny_sigma else ""
+    blur = f", Gaussian blur of {data.canny_sigma:g} pixels" if data.canny_sigma else ""
     backend = {"opencv": "OpenCV", "skimage": "scikit-image"}[data.canny_backend]
-    return (
-        f"{backend}'s Canny edges, white on black, at thresholds {low} and {high}{blur}"
-    )
+    return f"Canny edges, white on black ({backend}, thresholds {low} and {high}{blur})"
 
 
 def _weights(facts: CardFacts) -> str:
     decay = facts.config.optim.ema_decay
-    average = f"The moving average of the weights (decay {decay})"
-    return average if facts.average else "The weights"
+    average = f"the moving average of the weights (decay {decay})"
+    return average if facts.average else "the weights"
 
 
 def _metrics(facts: CardFacts) -> str:
@@ -210,7 +208,7 @@ def _metrics(facts: CardFacts) -> str:
         if name.startswith("val/") or name == "train/loss"
     }
     if not told:
-        return "Nothing was measured at this step."
+        return "No metrics were measured at this step."
     rows = [f"| {name} | {value:.4g} |" for name, value in told.items()]
-    table = "\n".join(["| measured at this step | |", "|---|---|", *rows])
+    table = "\n".join(["| metric at this step | value |", "|---|---|", *rows])
     return table + (card_texts.ADHERENCE if "val/edge_f1" in told else "")

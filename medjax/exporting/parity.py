@@ -1,4 +1,4 @@
-"""Measure an export against PyTorch: each network, and an image of a pipeline."""
+"""Compare an export with PyTorch: each network, and one image of a pipeline."""
 
 import contextlib
 import logging
@@ -28,18 +28,18 @@ _PROMPT, _STEPS = "chest x-ray", 20
 def write_parity(
     run: Run, model: Network | StableDiffusion, folder: Path, export: Export
 ) -> None:
-    """Write ``parity.json``: how far each network is from PyTorch's.
+    """Write ``parity.json``, with the difference of each network from PyTorch's.
 
     Args:
-        run: The run that was exported.
-        model: Its weights, as they were in memory.
-        folder: The export.
-        export: Its format and dtype.
+        run: The exported run.
+        model: The run's weights in memory.
+        folder: The folder of the export.
+        export: Format and dtype of the export.
 
     Raises:
-        UserError: If PyTorch does not load what was written.
+        UserError: If PyTorch cannot load the export.
     """
-    logger.info("comparing it with PyTorch; --noparity leaves that out")
+    logger.info("comparing the export with PyTorch (skip with --noparity)")
     with _told_of_torch():
         report = measure_parity(folder, model)
     if FORMATS[export.format].whole:
@@ -48,31 +48,31 @@ def write_parity(
     storage.write_json(folder / "parity.json", report, sort_keys=True)
     for name, measured in report["networks"].items():
         logger.info(
-            "%s: PyTorch differs by %.1e of its norm", name, measured["relative_l2"]
+            "%s: relative L2 difference to PyTorch %.1e", name, measured["relative_l2"]
         )
     if "psnr_db" in report.get("image", {}):
-        logger.info("an image: PSNR %.0f dB", report["image"]["psnr_db"])
+        logger.info("image: PSNR to PyTorch %.0f dB", report["image"]["psnr_db"])
 
 
 @contextlib.contextmanager
 def _told_of_torch() -> Iterator[None]:
-    """Say that PyTorch's libraries fail, whatever they raise."""
+    """Raise UserError for any error of PyTorch's libraries."""
     try:
         yield
     except Exception as error:
         raise UserError(
-            f"PyTorch cannot load what would be exported: {error}; --noparity writes "
-            "it without asking PyTorch"
+            f"PyTorch cannot load the export: {error}. Use --noparity to write it "
+            "without this check"
         ) from error
 
 
 def _image_parity(run: Run, folder: Path) -> dict[str, Any]:
-    """Draw an image by our sampler and by PyTorch's, of the same noise."""
+    """Compare an image by our sampler with one by PyTorch's, from the same noise."""
     try:
         sampler = own_sampler(run.sd.schedule)
     except UserError as error:
         return {"left out": str(error)}
-    # As few latents as the U-Net can halve, four times over.
+    # Four times the smallest side that the U-Net can halve.
     side = 4 * 2 ** (len(run.sd.unet.module.block_out_channels) - 1)
     vae = run.sd.vae.module
     pixels = side * vae.downsampling
@@ -99,7 +99,7 @@ def _image_parity(run: Run, folder: Path) -> dict[str, Any]:
             sampling.steps,
             sampling.guidance_scale,
         )
-    # Of images in [0, 1].
+    # Scale from [-1, 1] to [0, 1].
     apart = (ours.astype(np.float64) - theirs) / 2
     return {
         "psnr_db": float(-10 * np.log10(max(np.mean(apart**2), 1e-12))),

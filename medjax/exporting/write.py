@@ -1,4 +1,4 @@
-"""Write an export's folder: weights, sampling defaults, model card and parity."""
+"""Write the folder of an export: weights, sampling defaults, model card and parity."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from medjax.sampling.defaults import ABOUT, sampling_defaults
 
 
 def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
-    """Write weights, model card and, if asked for, ``parity.json``.
+    """Write weights, sampling defaults, model card and, on request, ``parity.json``.
 
     Args:
         run: The run to export.
         folder: An empty folder.
         export: Format, dtype and name.
-        parity: Whether to measure the networks against PyTorch's.
+        parity: Whether to compare the networks with PyTorch's.
 
     Raises:
-        UserError: If the format or dtype cannot hold the weights, or PyTorch does not
-            load what was written.
+        UserError: If the format or dtype cannot store the weights, or if PyTorch cannot
+            load the export.
     """
     chosen = FORMATS[export.format]
     model = chosen.save(run, folder, export)

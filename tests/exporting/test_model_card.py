@@ -1,4 +1,4 @@
-"""Model cards: what they say is so, and their code runs."""
+"""Model cards state true facts, and their code runs."""
 
 import dataclasses
 import re
@@ -109,13 +109,13 @@ def test_metadata_are_the_hubs(tmp_path):
 
 def test_licences_are_named_or_said_to_be_unknown(tmp_path):
     text = model_card(run(data__root=str(tmp_path / "none")), PIPELINE)
-    assert "Licence: unknown: the data were not at hand" in text
+    assert "Licence: unknown. The data were not found" in text
     text = model_card(run("demo"), PIPELINE)
     assert "Licence: Apache-2.0: computed by medjax." in text
     text = model_card(run(model__controlnet="lllyasviel/sd-controlnet-canny"), PIPELINE)
     assert (
-        "`lllyasviel/sd-controlnet-canny`. Its licence applies to this one too: openr"
-        in text
+        "`lllyasviel/sd-controlnet-canny`, whose licence also applies to this "
+        "ControlNet: openr" in text
     )
     base = tmp_path / "base"
     base.mkdir()
@@ -137,23 +137,23 @@ def test_prepared_data_speak_for_themselves(tmp_path):
     made = run(data__root=str(tmp_path / "data"))
     known = dataclasses.replace(made, dataset=dataset_identity(made.config.data))
     text = model_card(known, PIPELINE)
-    assert "`folder/1.0.0`, known by" in text and "train (" in text
-    assert "Licence: unknown: the prepared data record none." in text
+    assert "`folder/1.0.0` (fingerprint" in text and "train (" in text
+    assert "Licence: unknown, because the prepared data record none." in text
     # Other data in its place are not the run's.
-    assert "not at hand" in model_card(made, PIPELINE)
+    assert "data were not found" in model_card(made, PIPELINE)
 
 
 def test_condition_and_measures_are_told():
     text = model_card(run("demo"), PIPELINE)
-    assert "OpenCV's Canny edges, white on black, at thresholds 100 and 200" in text
-    assert "after a blur of 1 pixels" in text
+    assert "Canny edges, white on black (OpenCV, thresholds 100 and 200" in text
+    assert "Gaussian blur of 1 pixels)" in text
     assert "| val/loss | 0.125 |" in text and "host_memory_gib" not in text
-    assert "after 700 updates with 8 images each" in text
-    assert "trained too" not in text
+    assert "after 700 steps with 8 images each" in text
+    assert "also trained" not in text
     both = dataclasses.replace(run("demo"), trained=("controlnet", "unet"), metrics={})
     text = model_card(both, PIPELINE)
-    assert "Its U-Net was trained too." in text
-    assert "Nothing was measured at this step." in text
+    assert "Its U-Net was also trained." in text
+    assert "No metrics were measured at this step." in text
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "controlnet", "single_file"])
@@ -177,7 +177,7 @@ def test_its_code_is_python(kind):
 )
 def test_folders_in_its_code_are_said_to_be_ones(name, base, kind, told):
     text = model_card(run(base=base), Export(name, kind, "float16"))
-    assert ("A folder in the code stands for its path" in text) == told
+    assert ("replace each folder name" in text) == told
 
 
 def test_phantom_sd_is_a_folder_that_diffusers_can_read():

@@ -103,7 +103,7 @@ MISTAKES = [
     export(
         "ControlNet alone of a run that trained more",
         "--format=controlnet",
-        says=("no place for the U-Net", "--format=pipeline"),
+        says=("cannot store the U-Net", "--format=pipeline"),
         setup=run,
     ),
     export(

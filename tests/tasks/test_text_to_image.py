@@ -94,7 +94,7 @@ def test_an_export_has_all_of_it(trained, tmp_path):
         assert_same(getattr(loaded, name).params, getattr(run.sd, name).params)
     assert loaded.vae.config["scaling_factor"] == run.sd.vae.config["scaling_factor"]
     card = (folder / "README.md").read_text()
-    assert "trained from nothing" in card
+    assert "started from random weights" in card
     assert run.base["fingerprint"] in card
     assert "--config.model.autoencoder=AUTOENCODER" in card
     assert "StableDiffusionPipeline.from_pretrained" in card
@@ -111,7 +111,7 @@ def test_an_export_has_all_of_it(trained, tmp_path):
 
 @pytest.mark.ci
 def test_formats_of_controlnets_are_refused(trained, tmp_path):
-    with pytest.raises(UserError, match="--format=controlnet is not for runs"):
+    with pytest.raises(UserError, match="--format=controlnet: not available for runs"):
         export(trained[1], tmp_path / "x", format="controlnet")
 
 
