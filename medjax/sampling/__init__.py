@@ -1,1 +1,1 @@
-"""Images from what was trained: requests to images, images to files."""
+"""Sample images from a trained model and write them to files."""

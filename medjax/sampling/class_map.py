@@ -1,7 +1,7 @@
-"""Do generated images of a class lie where real ones do? A map, and numbers for it.
+"""Compare generated and real images of each class, by a UMAP page and measures.
 
-Images are compared by what diffusion sees of them: an autoencoder's latents, or pixels,
-averaged to at most 32 × 32.
+Images are compared by the input of the diffusion model: the autoencoder's latents, or
+pixels, averaged to at most 32 × 32.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from medjax.tasks.image_diffusion import TrainedImageDiffusion
 
 logger = logging.getLogger(__name__)
 
-# Real images on the map, at most, and at a time.
+# Maximum number of real images on the map; number of images per encoded batch.
 _REAL, _AT_ONCE = 1000, 8
 _SIDE = 32
 
@@ -48,26 +48,26 @@ def map_classes(
     batch_size: int = 1,
     dtype: str = "float32",
 ) -> dict[str, float]:
-    """Draw images of each class, and write a UMAP of them over real ones.
+    """Sample images of each class and write a UMAP of them over real images.
 
     Args:
         source: A run of task unconditional, with classes.
-        sampling: How to draw.
-        png: The map.
-        num: Images of each class.
-        seed: Of all noise, and of the map.
-        batch_size: Images at a time.
-        dtype: To draw in.
+        sampling: Sampler settings.
+        png: File of the map.
+        num: Number of images of each class.
+        seed: Seed of all noise and of the map.
+        batch_size: Images per batch, rounded up to a multiple of the devices.
+        dtype: Dtype of the computation.
 
     Returns:
-        The measures; see `medjax.evaluation.separation`.
+        The measures, by name; see `medjax.evaluation.separation`.
 
     Raises:
-        UserError: If the run has no classes, or its data are not there.
+        UserError: If the run has no classes, or if its data are missing.
     """
     model, data = source.model, source.data
     if not isinstance(model, TrainedImageDiffusion) or not source.classes:
-        raise UserError("--mode=umap needs a run that was trained with classes")
+        raise UserError("--mode=umap requires a run that was trained with classes")
     assert isinstance(data, ClassDataConfig)
     real, labels, groups = _real(model, data)
     asked = np.repeat(np.arange(len(source.classes)), num)
@@ -98,7 +98,7 @@ def map_classes(
 def _real(
     model: TrainedImageDiffusion, data: ClassDataConfig
 ) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"], Sequence[str]]:
-    """Return features, classes and groups of training images."""
+    """Return the features, classes and groups of training images."""
     some = FirstExamples(open_dataset(data, "train"), _REAL)
     plain = dataclasses.replace(data, batch_size=_AT_ONCE, workers=0)
     images, labels = [], []
@@ -115,13 +115,13 @@ def _real(
 def _features(
     model: TrainedImageDiffusion, images: Float[np.ndarray, "b H W c"]
 ) -> Float[np.ndarray, "b d"]:
-    """Return what diffusion sees of images, one after the other."""
+    """Return the averaged input of the diffusion model for each image."""
     encode = jax.jit(model.task.encode)
     nets = {name: net for name, net in model.nets.items() if name != "unet"}
     parts = []
     for start in range(0, len(images), _AT_ONCE):
         part: Any = images[start : start + _AT_ONCE]
-        # The same noise for all, where a KL autoencoder draws.
+        # All batches use the same noise, because a KL autoencoder samples its latents.
         keys = jax.random.split(jax.random.key(0), len(part))
         parts.append(np.asarray(encode(nets, jax.numpy.asarray(part), keys)))
     latents = np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""How to sample from an export by default: what diffusers has no place for."""
+"""Default sampling settings of an export that diffusers' files cannot store."""
 
 import dataclasses
 from typing import Any
@@ -7,11 +7,11 @@ from medjax.data.controls import Preparation
 from medjax.runs.open_run import Run, has_stored_controls
 
 ABOUT = "medjax.json"
-"""File of an export with what `medjax.sample` reads beside what diffusers knows."""
+"""File of an export with the settings that only `medjax.sample` reads."""
 
 
 def sampling_defaults(run: Run) -> dict[str, Any]:
-    """Return the content of `ABOUT`: size, preparation and guidance as in training."""
+    """Return the content of `ABOUT`: the run's image size, preparation and guidance."""
     data = run.config.data
     preparation = Preparation.of_training(data, has_stored_controls(run))
     return {

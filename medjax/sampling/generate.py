@@ -1,7 +1,7 @@
-"""Images from a trained model, one request an image, in batches over a mesh.
+"""Sample images from a trained model, one per request, in batches over a mesh.
 
-An image's noise comes from (seed, its number) alone, so that it is the same whatever
-the batch, the mesh or the number of devices.
+The seed and the image's number alone determine its noise. The noise is therefore the
+same for any batch size, mesh or number of devices.
 """
 
 import logging
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 def latent_diffusion(sd: StableDiffusion, dtype: Any) -> LatentDiffusion:
-    """Return a Stable Diffusion's networks, computing in `dtype`.
+    """Return the networks of a Stable Diffusion, which compute in `dtype`.
 
     Raises:
-        UserError: If they do not fit each other.
+        UserError: If the networks do not fit each other.
     """
 
     def module(part: Network | None) -> Any:
@@ -67,8 +67,8 @@ def generate(
 ) -> Iterator[Float[np.ndarray, "H W c"]]:
     """Return images in [-1, 1], one for each request.
 
-    Arguments and errors are those of `generate_stages`; without a mesh, the first
-    device draws.
+    Arguments and errors are those of `generate_stages`. Without a mesh, the first
+    local device computes the images.
     """
     if mesh is None:
         mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices()[:1])
@@ -97,24 +97,24 @@ def generate_stages(
     dtype: Any = jnp.float32,
     frames: int = 1,
 ) -> Iterator[Float[np.ndarray, "n H W c"]]:
-    """Return images in [-1, 1], and how they came to be, for each request in turn.
+    """Yield the stages of each image in [-1, 1], in the order of the requests.
 
     Args:
         model: The networks.
-        requests: All alike in what they have besides a prompt or a label.
-        sampling: How to draw.
+        requests: One per image. Besides a prompt or a label, all have the same fields.
+        sampling: Sampler settings.
         size: Height and width in pixels.
-        mesh: Which devices; its batch axes divide `batch_size`.
-        seed: Of all noise.
-        batch_size: Images at a time.
-        dtype: To compute in; noise and sampler are float32.
-        frames: How many stages of each at most. The last is the result.
-            A plan that is shorter has fewer: its evaluations and its start.
+        mesh: The devices. Its batch axes must divide `batch_size`.
+        seed: Seed of all noise.
+        batch_size: Images per batch.
+        dtype: Dtype of the networks' computation; noise and sampler are float32.
+        frames: Maximum number of stages per image; the last one is the result. A
+            short plan gives fewer: one per evaluation of the network, and the start.
 
     Raises:
-        UserError: If the sampler, the networks and the sizes do not fit.
+        UserError: If the sampler, the networks and the size do not fit each other.
     """
-    # What cannot be done is said here, and not when the first image is asked for.
+    # Check here, so that errors come before the caller requests the first image.
     how = (sampling, size, jnp.dtype(dtype), frames)
     if isinstance(model, StableDiffusion):
         drawing = _captioned(model, *how)
@@ -161,18 +161,18 @@ def _in_batches(
     draw = jax.jit(meshes.on_mesh(mesh, draw))
     for start in range(0, len(requests), batch_size):
         asked = requests[start : start + batch_size]
-        # The last batch is filled up, or it would be compiled anew.
+        # Fill the last batch, because another batch size would be compiled again.
         filled = [*asked, *[asked[-1]] * (batch_size - len(asked))]
         batch = meshes.place_batch(drawing.make_batch(filled), mesh)
         numbers = np.array([request.number for request in filled], np.uint32)
-        # The keys are an argument, or each seed would be compiled anew.
+        # Keys are an argument, because a constant seed would be compiled again.
         keys = fold_in(key, jax.device_put(numbers, meshes.batch_sharding(mesh)))
         stages = np.asarray(draw(nets, batch, keys))
         for index, request in enumerate(asked):
             if not np.isfinite(stages[-1, index]).all():
                 raise UserError(
-                    f"image {request.number} is not finite: the weights are broken, or "
-                    f"overflow in {dtype}; try --dtype=float32"
+                    f"image {request.number} is not finite. Either the weights are "
+                    f"damaged, or values overflow in {dtype}; try --dtype=float32"
                 )
             yield stages[:, index]
 
@@ -181,7 +181,7 @@ def _batch(requests: Sequence[Request], tokenizer: Any) -> dict[str, np.ndarray]
     def ids(texts: Sequence[str]) -> np.ndarray:
         found = [tokenize(tokenizer, text) for text in texts]
         for lost in dict.fromkeys(lost for _, lost in found if lost):
-            logger.warning("the text encoder takes no more, left out: '%s'", lost)
+            logger.warning("caption too long for the text encoder; cut off: '%s'", lost)
         return np.stack([ids for ids, _ in found])
 
     batch = {

@@ -1,4 +1,4 @@
-"""Images from a run, or from published weights, in files that say how."""
+"""Sample images to files that contain all settings in their metadata."""
 
 import dataclasses
 import json
@@ -30,11 +30,11 @@ from medjax.tasks.drawing import Request
 logger = logging.getLogger(__name__)
 
 FRAMES = {"generate": 1, "single": 1, "illustrate": 8, "gif": 60}
-"""What can be drawn, and how many stages of each image that shows, at most."""
+"""Modes, with the maximum number of stages that each shows of an image."""
 _DTYPES = ("auto", "float32", "bfloat16")
-# At once, unless told: on the CPU more are no faster.
+# Default batch sizes. On the CPU, a larger batch is not faster.
 _BATCH_ON_CPU, _BATCH = 1, 4
-# Images on a page, at most.
+# Maximum number of images on a page.
 _ON_PAGE = 64
 
 
@@ -52,34 +52,37 @@ def sample(
     batch_size: int | None = None,
     dtype: str = "auto",
 ) -> list[Path]:
-    """Draw images to a folder, with a progress bar.
+    """Sample images to a folder and show a progress bar.
 
     Args:
-        source: What to draw from.
-        prompts: Captions; of a model that knows classes, their names, or "" for any.
-        control: Size, control and start of all images.
-        sampling: How.
-        out: The folder; images that are there stay, and the new ones get new numbers.
-        mode: ``generate``: images, and a page of the first ones; ``single``: without
-            the page; ``illustrate``: strips from noise to image; ``gif``: the same as
+        source: The model and its default settings.
+        prompts: Captions. For a model with classes, names of classes, or "" for all
+            classes in turn.
+        control: Size, conditioning image and start image of all images.
+        sampling: Sampler settings.
+        out: The folder. Existing images stay, and new images get new numbers.
+        mode: ``generate``: images and a page of the first ones; ``single``: no page;
+            ``illustrate``: strips from noise to image; ``gif``: the same as
             animations; ``umap``: a map of `num` images of each class over real ones.
-        negative_prompt: What guidance leads away from.
-        num: Images of each prompt.
-        seed: Of all noise, in [0, 2³²); -1 draws one, which log and metadata report.
-        batch_size: Images at a time; None for what is usual on the devices.
-        dtype: To compute in: float32, bfloat16, or auto for bfloat16 except on the CPU.
+        negative_prompt: Caption that guidance leads away from.
+        num: Number of images of each prompt.
+        seed: Seed of all noise, in [0, 2³²). -1 means a random seed, which is written
+            to the log and the metadata.
+        batch_size: Images per batch. None means 1 on the CPU and 4 on other devices.
+        dtype: Dtype of the computation: float32, bfloat16, or auto. auto means float32
+            on the CPU and bfloat16 on other devices.
 
     Returns:
-        The files, each prompt's together; with ``generate``, last the page.
+        The files, grouped by prompt; with ``generate``, the page comes last.
 
     Raises:
-        UserError: If the sampler, the networks and the sizes do not fit.
+        UserError: If the sampler, the networks and the size do not fit each other.
     """
     check_dtype(dtype)
     dtype, batch_size = _for_devices(dtype, batch_size)
     if seed == -1:
         seed = secrets.randbelow(2**32)
-        logger.info("drew --seed=%d", seed)
+        logger.info("random seed: --seed=%d", seed)
     out = Path(out).expanduser()
     settings = {
         "source": source.name,
@@ -116,7 +119,7 @@ def sample(
 
 
 def _for_devices(dtype: str, batch_size: int | None) -> tuple[str, int]:
-    """Return the dtype and the batch size, where they are left to the devices."""
+    """Return dtype and batch size, with the defaults of the devices filled in."""
     on_cpu = jax.default_backend() == "cpu"
     if dtype == "auto":
         dtype = "float32" if on_cpu else "bfloat16"
@@ -131,7 +134,7 @@ def _save_map(
     batch_size: int,
     settings: Mapping[str, Any],
 ) -> Path:
-    """Save a map of `num` images of each class, and its measures; return the page."""
+    """Save a map of `num` images of each class and its measures; return the page."""
     page = out / f"umap-{_next_number(out, 'umap-'):04d}.png"
     measures = map_classes(
         source,
@@ -155,7 +158,7 @@ def _drawn(
     batch_size: int,
     settings: Mapping[str, Any],
 ) -> Iterator[Float[np.ndarray, "n H W c"]]:
-    """Return the stages of each requested image, in batches that devices divide."""
+    """Yield the stages of each image, in batches that the devices divide."""
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices())
     shards = meshes.batch_shards(mesh)
     batch_size = -(-min(batch_size, len(requests)) // shards) * shards
@@ -172,8 +175,8 @@ def _drawn(
         dtype=settings["dtype"],
     )
     logger.info(
-        "%d images of %d × %d by %s in %d steps, %d at a time on %d × %s; the first "
-        "take longer, to compile",
+        "%d images of %d × %d by %s in %d steps, in batches of %d on %d × %s; the "
+        "first batch takes longer because of compilation",
         *(len(requests), height, width, sampling.sampler, sampling.steps),
         *(batch_size, mesh.size, mesh.devices.flat[0].device_kind),
     )
@@ -183,7 +186,7 @@ def _drawn(
 def _requests(
     source: Source, prompts: Sequence[str], control: Control, negative: str, num: int
 ) -> list[Request]:
-    """Return what each image is to be, each prompt's together."""
+    """Return one request per image, grouped by prompt."""
     texts = [text for text in prompts for _ in range(num)]
     if source.captioned:
         return [
@@ -193,15 +196,15 @@ def _requests(
     classes = source.classes
     for text in prompts:
         if text and text not in classes:
-            has = f"it knows {', '.join(classes)}" if classes else "it knows no classes"
+            has = f"one of {', '.join(classes)}" if classes else "no --prompt"
             raise UserError(
-                f"--prompt={text}: this model reads no captions; {has}"
+                f"--prompt={text}: this model does not read captions. Expected {has}"
                 + nearest(text, classes)
             )
     if not classes:
         return [Request(number) for number in range(len(texts))]
     return [
-        # Without a name, the classes in turn.
+        # Without a name, use the classes in turn.
         Request(number, label=classes.index(text) if text else number % len(classes))
         for number, text in enumerate(texts)
     ]
@@ -210,7 +213,7 @@ def _requests(
 def _write(
     name: Path, mode: str, stages: Float[np.ndarray, "n H W c"], about: dict[str, str]
 ) -> Path:
-    """Write one image, or how it came to be; return the file."""
+    """Write one image, or a strip or animation of its stages; return the file."""
     if mode == "gif":
         file = name.with_suffix(".gif")
         save_gif(stages, file, comment=about["medjax"])
@@ -226,7 +229,7 @@ def _page(
     prompts: Sequence[str],
     condition: Float[np.ndarray, "H W 3"] | None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Return a page of images: a row each prompt, or a canvas where there is one."""
+    """Return a page of images: a row per prompt, or a square canvas for one prompt."""
     each = len(images) // len(prompts)
     if len(prompts) > 1 or condition is not None:
         columns = {str(n + 1): np.stack(images[n::each]) for n in range(each)}
@@ -252,14 +255,14 @@ def check_dtype(dtype: str) -> None:
 
 
 def _next_number(out: Path, prefix: str = "") -> int:
-    """Return the first number that no image of the folder has."""
+    """Return the number after the highest one in the folder, or 0."""
     name = re.compile(prefix + r"(\d+)\.(?:png|gif)")
     found = (name.fullmatch(file.name) for file in storage.listed(out))
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def _metadata(about: dict[str, Any]) -> dict[str, str]:
-    """Return an image's settings as JSON, and as the line that web UIs read."""
+    """Return an image's settings as JSON and as the text that web UIs read."""
     height, width = about["size"]
     line = (
         f"{about['prompt']}\nNegative prompt: {about['negative_prompt']}\n"

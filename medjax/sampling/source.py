@@ -1,4 +1,4 @@
-"""What images are drawn from: a run, an export, or published weights."""
+"""Load the model to sample from: a run, an export, or published weights."""
 
 import dataclasses
 from pathlib import Path
@@ -24,19 +24,19 @@ from medjax.tasks.latent_scaling import TrainedAutoencoder
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What to draw from.
+    """A model to sample from, with its default settings.
 
     Attributes:
         model: The networks.
-        name: What the images' metadata call it.
-        size: Height and width of images by default.
-        preparation: What is done to images by default, which is as in training.
-        guidance_scale: By default, which is as in the run's own samples.
-        sampler: By default; None for the one that the schedule names.
-        steps: By default.
-        eta: Of that sampler, by default.
-        classes: What a model that reads no captions may be asked for instead.
-        data: What a run was trained on.
+        name: Name of the model in the metadata of the images.
+        size: Default height and width of images, in pixels.
+        preparation: Default preparation of input images, as in training.
+        guidance_scale: Default guidance scale. For a run, that of its own samples.
+        sampler: Default sampler. None means the one that the schedule names.
+        steps: Default number of sampler steps.
+        eta: Default eta of that sampler, in [0, 1].
+        classes: Names of the classes of a model without captions; may be empty.
+        data: Data config of the run. None means that the source is not a run.
     """
 
     model: StableDiffusion | DrawingModel
@@ -52,17 +52,17 @@ class Source:
 
     @property
     def captioned(self) -> bool:
-        """Whether it reads captions."""
+        """Whether the model reads captions."""
         return isinstance(self.model, StableDiffusion)
 
     @property
     def controlled(self) -> bool:
-        """Whether it has a ControlNet."""
+        """Whether the model has a ControlNet."""
         return isinstance(self.model, StableDiffusion) and bool(self.model.controlnet)
 
     @property
     def schedule(self) -> Schedule:
-        """Its noise schedule."""
+        """Noise schedule of the model."""
         return self.model.schedule
 
 
@@ -75,44 +75,48 @@ def load_source(
     pretrained: str | None = None,
     controlnet: str | None = None,
 ) -> Source:
-    """Load what to draw from.
+    """Load the model to sample from: `workdir` or `pretrained`.
 
     Args:
-        workdir: Of a run.
-        step: Its checkpoint, a number or best; the newest whole one if None.
-        weights: ema, raw, or auto: the average, where the run kept one.
-        base: Where the run's base lies now, if not where it lay.
-        pretrained: Or else a Stable Diffusion: folder, hub id or original file.
-        controlnet: For it, likewise; its own, where it has one, if None.
+        workdir: Folder of a run.
+        step: Checkpoint of the run: a number, or best. None means the newest complete
+            checkpoint.
+        weights: ema, raw, or auto. auto means ema if the run kept a moving average.
+        base: New location of the run's base. None means that it has not moved.
+        pretrained: Stable Diffusion: a folder, hub id or original file.
+        controlnet: ControlNet for `pretrained`: a folder, hub id or file. None means
+            the one in `pretrained`, if any.
 
     Raises:
-        UserError: If not exactly one is named, or it cannot be loaded.
+        UserError: If not exactly one of the two is given, or if it cannot be loaded.
     """
     if (workdir is None) == (pretrained is None):
         raise UserError(
-            "give either --workdir=RUN, to draw from what a run trained, or "
-            "--pretrained=FOLDER_OR_HUB_ID"
+            "give either --workdir=RUN, to sample from a run, or "
+            "--pretrained=FOLDER_OR_HUB_ID, to sample from published weights"
         )
     if pretrained is not None:
         if step is not None or base is not None:
-            raise UserError("--step and --base go with --workdir, not --pretrained")
+            raise UserError("--step and --base require --workdir, not --pretrained")
         if weights != "auto":
-            raise UserError("--weights goes with --workdir, not --pretrained")
+            raise UserError("--weights requires --workdir, not --pretrained")
         sd = load_stable_diffusion(pretrained, controlnet=controlnet is None)
         if controlnet is not None:
             sd = dataclasses.replace(sd, controlnet=load_controlnet(controlnet))
-        # No place of this machine goes into the images.
+        # The metadata of the images must not contain paths of this machine.
         name = Path(pretrained).name if Path(pretrained).exists() else pretrained
         return _published(sd, name, pretrained, controlnet)
     if controlnet is not None:
-        raise UserError("--controlnet goes with --pretrained; a run has its own")
+        raise UserError(
+            "--controlnet requires --pretrained. A run uses its own ControlNet"
+        )
     assert workdir is not None
     run = load_run(workdir, step, weights, base)
     data, drawn = run.config.data, run.config.eval.sampling()
     if drawn is None or isinstance(run.model, TrainedAutoencoder):
         raise UserError(
-            f"--workdir={workdir}: a run of task {run.config.task}, which draws no "
-            "images; expected one of what stands on it"
+            f"--workdir={workdir}: runs of task {run.config.task} do not generate "
+            "images. Expected a run of a diffusion model, which may use this run"
         )
     source = Source(
         run.model,
@@ -125,7 +129,7 @@ def load_source(
     )
     if source.captioned:
         return source
-    # Its schedule names no sampler: its own samples have one.
+    # Its schedule names no sampler, so use that of the run's own samples.
     guidance = drawn.guidance_scale if source.classes else 1.0
     return dataclasses.replace(
         source,
@@ -139,10 +143,10 @@ def load_source(
 def _published(
     sd: StableDiffusion, name: str, pretrained: str, controlnet: str | None
 ) -> Source:
-    """Return what is not of a run; what we exported says how it was trained.
+    """Return a source from published weights; an export records its training settings.
 
-    A ControlNet that is named by itself says so of itself. One that is not ours takes
-    edges, whatever the one of the pipeline took.
+    A separate ControlNet brings its own recorded settings. If it has none, its input is
+    edges, even if the pipeline's own ControlNet had another input.
     """
     about = published_about(pretrained)
     if controlnet is not None:
@@ -162,10 +166,10 @@ def _published(
 
 
 def published_about(source: str) -> dict[str, Any]:
-    """Return what an export says of itself, here or on the hub; {} for what is none."""
+    """Return an export's `ABOUT`, from a folder or the hub; {} if it has none."""
     file = local_file(source)
     folder = file.parent if file else local_folder(source, [[ABOUT]], lambda _: True)
-    # A part of a pipeline may be named by its own folder.
+    # The source may be the folder of one part of a pipeline.
     whole = [folder.parent] if (folder.parent / MODEL_INDEX).is_file() else []
     found = [home / ABOUT for home in (folder, *whole) if (home / ABOUT).is_file()]
     return read_json(found[0]) if found else {}

@@ -58,6 +58,6 @@ def test_a_seed_that_is_drawn_is_reported(draw, caplog):
     assert about["seed"] == used
     assert 0 <= used < 2**32
     assert f"Seed: {used}," in line
-    assert re.search(rf"drew --seed={used}$", caplog.text, re.MULTILINE)
+    assert re.search(rf"random seed: --seed={used}$", caplog.text, re.MULTILINE)
     # Two draws of 32 bits agree once in four billion times.
     assert draw(-1)[2] != used

@@ -47,6 +47,6 @@ def test_a_new_task_trains_and_samples_and_is_refused_export(run, tmp_path):
     drawn = np.asarray(Image.open(file))
     assert drawn.shape == (16, 16, 3)
     assert (drawn == to_uint8(np.asarray(color)[None, None])).all()
-    message = "a run of task mean_color cannot be exported. Expected a run of task contr"
+    message = "a run of task mean_color cannot be exported. Expected a run of task con"
     with pytest.raises(UserError, match=message):
         export(folder, tmp_path / "export", parity=False)

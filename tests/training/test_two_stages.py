@@ -301,7 +301,7 @@ def test_what_was_trained_draws(trained):
     assert done.returncode == 2
     assert "a run of task unconditional cannot be exported" in done.stderr
     for typed, said in (
-        (("--prompt=AX",), "--prompt=AX: this model reads no captions; it knows AD"),
+        (("--prompt=AX",), "--prompt=AX: this model does not read captions. Expec"),
         (("--negative_prompt=AD",), "--negative_prompt is for models that read"),
         (("--mode=single", "--num=2"), "--mode=single draws one image"),
         (("--data=x",), "--data is for --mode=umap"),
