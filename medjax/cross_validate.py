@@ -1,14 +1,14 @@
-r"""Cross-validate a recipe: train and score a run for each fold.
+r"""Cross-validate a config: train and score one run per fold.
 
     medjax cross-validate --config=cxr_controlnet --workdir=DIR \
         --config.data.root=PREPARED --config.data.folds=5 --config.best.patience=5 \
         --config.train.checkpoint_every=500
 
-What was prepared for training and validation is divided into folds by patient or
-report; each validates once, and the others train. The best checkpoint of each fold is
-scored on the test split, which is in none of them. DIR gets a folder for each fold,
-``cross_validation.md`` and ``cross_validation.json``. The same command again goes on
-where it was interrupted.
+The training and validation splits are divided into folds by patient or report. Each
+run validates on one fold and trains on the others. The best checkpoint of each run is
+scored on the test split, which is in no fold. DIR gets a folder for each fold,
+``cross_validation.md`` and ``cross_validation.json``. After an interruption, the same
+command resumes.
 """
 
 from absl import flags
@@ -19,17 +19,19 @@ from medjax import cli
 def define_flags() -> None:
     """Define the command's flags; not on import, where commands would collide."""
     cli.define_config()
-    flags.DEFINE_string("workdir", None, "folder for all of it", required=True)
+    flags.DEFINE_string(
+        "workdir", None, "folder for the runs and the report", required=True
+    )
     flags.DEFINE_integer(
         "images",
         64,
-        "test examples that images are drawn for, each fold",
+        "number of test examples to sample images for, per fold",
         lower_bound=2,
     )
 
 
 def main(_: object) -> None:
-    """Cross-validate as the flags say."""
+    """Cross-validate with the values of the flags."""
     from medjax.compilation import keep_compiled
     from medjax.cross_validation.folds import cross_validate
     from medjax.hosts import refuse_several

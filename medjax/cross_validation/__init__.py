@@ -1,1 +1,1 @@
-"""Cross-validation: one run per fold, and the scores of each on the test split."""
+"""Cross-validation: train one run per fold and score each on the test split."""

@@ -1,4 +1,4 @@
-"""What the best checkpoint of a fold is worth on the test split."""
+"""Score the best checkpoint of a fold on the test split."""
 
 import csv
 import dataclasses
@@ -33,17 +33,19 @@ Images = Float[np.ndarray, "n H W 3"]
 
 @dataclasses.dataclass(frozen=True)
 class FoldScores:
-    """What the best checkpoint of a fold is worth on the test split.
+    """Scores of the best checkpoint of a fold on the test split.
 
     Attributes:
         fold: Number of the fold.
-        step: Of the checkpoint.
-        best: What it was chosen by, on the fold's own validation examples.
-        each: ``mse``, ``psnr_db`` and ``ssim`` of each image drawn for a test example
-            against the real one; images in [-1, 1]. Of computed chests also whether
-            it is as its caption says, see `medjax.evaluation.chest.matches`.
-        all: ``frechet_distance`` of all those to the real ones; of computed chests also
-            by chance and `presence` of `medjax.evaluation.chest.findings`.
+        step: Step of the checkpoint.
+        best: Value of `config.best.metric`, on the fold's own validation examples.
+        each: Scores of each image sampled for a test example, by name: ``mse``,
+            ``psnr_db`` and ``ssim`` against the real image, for images in [-1, 1]. For
+            computed chests also whether the image matches its caption; see
+            `medjax.evaluation.chest.matches`.
+        all: Scores of all images together, by name: ``frechet_distance`` to the real
+            images. For computed chests also the levels of chance and `presence`; see
+            `medjax.evaluation.chest.findings`.
     """
 
     fold: int
@@ -56,18 +58,20 @@ class FoldScores:
 def score_fold(
     fold: int, folder: Path, config: RunConfig, test: Source, count: int
 ) -> FoldScores:
-    """Return what a fold's best checkpoint is worth; kept in its ``scores.json``.
+    """Return the scores of a fold's best checkpoint and keep them in ``scores.json``.
+
+    If that file has the scores of the same checkpoint and settings, they are reused.
 
     Args:
-        fold: Its number.
-        folder: Of its run.
-        config: Of all runs.
-        test: The examples that no fold has seen.
-        count: How many of them, the first, images are drawn for.
+        fold: Number of the fold.
+        folder: Folder of the fold's run.
+        config: Config of all runs.
+        test: Examples of the test split, which are in no fold.
+        count: Number of test examples to sample images for, from the first on.
 
     Raises:
-        UserError: If no checkpoint was measured by `config.best`, or the best one was
-            not kept.
+        UserError: If no checkpoint was measured by `config.best`, or if the best one
+            was not kept.
     """
     step, best = best_step(folder, config.best)
     _check_kept(folder, config.best, best)
@@ -106,7 +110,7 @@ def score_fold(
 
 
 def _check_kept(folder: Path, best: BestConfig, kept: float) -> None:
-    """Refuse what is best of the checkpoints that are left, but not of the run."""
+    """Check that no earlier checkpoint of the run, now removed, was better."""
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         found = [
             float(row.get(best.metric) or math.nan) for row in csv.DictReader(file)
@@ -115,16 +119,16 @@ def _check_kept(folder: Path, best: BestConfig, kept: float) -> None:
     better = min(measured) < kept if best.mode == "min" else max(measured) > kept
     if better:
         raise UserError(
-            f"{folder}: its best {best.metric} has no checkpoint any more: another "
-            "config.best, or fewer checkpoints, decided what was kept; train the fold "
-            "anew, in another --workdir, or take the config.best that it was trained by"
+            f"{folder}: the checkpoint with the best {best.metric} was not kept, "
+            "because the run had another config.best or kept fewer checkpoints. Train "
+            "the fold again in another --workdir, or set the config.best of the run"
         )
 
 
 def _drawn(
     run: Run, test: Source, count: int, sampling: SamplingConfig
 ) -> tuple[Images, Images, Mask | None]:
-    """Return test images, what the run draws of their captions, and their mask."""
+    """Return test images, images sampled for their captions, and their masks."""
     data = dataclasses.replace(run.config.data, batch_size=1, workers=0)
     batches = validation_batches(test, run.sd.tokenizer, data)
     real, masks, requests = [], [], []

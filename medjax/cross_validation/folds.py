@@ -1,8 +1,8 @@
-"""Cross-validation: a run a fold, and the best checkpoint of each on the test split.
+"""Cross-validation: train a run per fold and score its best checkpoint.
 
-Every fold starts from the same base, in a folder of its own, and resumes there if it
-was interrupted. The test split is in no fold: it neither trains, nor chooses a
-checkpoint, nor ends a run.
+Every fold starts from the same base and has its own folder, where it resumes after an
+interruption. Scores are of the test split, which is in no fold. It is not used to
+train, to choose a checkpoint, or to stop a run.
 """
 
 import dataclasses
@@ -29,24 +29,25 @@ logger = logging.getLogger(__name__)
 def cross_validate(
     config: RunConfig, workdir: str | Path, images: int
 ) -> list[FoldScores]:
-    """Train all folds, score them, and write ``cross_validation.md`` and ``.json``.
+    """Train and score all folds; write ``cross_validation.md`` and ``.json``.
 
     Args:
-        config: Of the runs; ``data.fold`` is set for each.
+        config: Config of the runs; ``data.fold`` is set for each.
         workdir: Folder for ``fold-0`` and so on.
-        images: How many test examples are drawn.
+        images: Number of test examples to sample images for, at least 2.
 
     Raises:
-        UserError: If there are no folds, a patient or report is on two sides, the test
-            split is too small, or a run cannot train.
-        Stopped: If a signal ended a run; the same call resumes there.
+        UserError: If ``data.folds`` is 0, if a patient or report is in both the folds
+            and the test split, if the test split is too small, or if a run cannot
+            train.
+        Stopped: If a signal stopped a run. The same call resumes it.
     """
     workdir = Path(workdir)
     _check(config)
     if saved_steps(workdir / "checkpoints"):
         raise UserError(
-            f"--workdir={workdir}: holds a run of medjax.train, which is no fold; "
-            "expected a folder of its own"
+            f"--workdir={workdir}: contains a run of medjax.train, not folds. Use "
+            "another folder"
         )
     test, groups = _test_split(config, images)
     scores = []
@@ -60,30 +61,30 @@ def cross_validate(
                 scores.append(score_fold(fold, folder, config, test, images))
             if stop.signal is not None:
                 raise Stopped(
-                    f"{stop.signal.name}: fold {fold} is trained; the same command "
-                    "resumes here"
+                    f"{stop.signal.name}: stopped after training fold {fold}; the same "
+                    "command resumes"
                 )
     write_report(workdir, config, scores, groups)
     return scores
 
 
 def _test_split(config: RunConfig, images: int) -> tuple[Source, tuple[str, ...]]:
-    """Open the test split; return it and the groups of its first examples.
+    """Return the test split and the groups of its first examples.
 
     Raises:
-        UserError: If it is too small, or a group is in the folds, too.
+        UserError: If the split is too small, or if a group is also in the folds.
     """
     test = open_dataset(config.data, "test")
     if not 2 <= images <= len(test):
         raise UserError(
-            f"--images={images}: expected at least 2, and no more than the test split "
-            f"has, {len(test)}"
+            f"--images={images}: expected at least 2 and at most {len(test)}, the size "
+            "of the test split"
         )
     groups = _groups(test)[:images]
     if len(set(groups)) < 2:
         raise UserError(
-            f"--images={images}: they are of one patient or report, which leaves no "
-            "interval; expected more"
+            f"--images={images}: all are of one patient or report, so no interval can "
+            "be computed. Use more images"
         )
     everything = [open_dataset(config.data, name) for name in ("train", "validation")]
     check_disjoint([g for one in everything for g in _groups(one)], _groups(test))
@@ -92,33 +93,34 @@ def _test_split(config: RunConfig, images: int) -> tuple[Source, tuple[str, ...]
 
 def _check(config: RunConfig) -> None:
     if not config.data.folds:
-        raise UserError("config.data.folds is 0; give how many: --config.data.folds=5")
+        raise UserError(
+            "config.data.folds=0: set the number of folds, e.g. --config.data.folds=5"
+        )
     if TASKS[config.task].caption_scores is None:
         scored = [name for name, row in TASKS.items() if row.caption_scores]
         raise UserError(
-            f"cross-validation scores images drawn for test captions, and task "
-            f"{config.task} draws none; expected {' or '.join(scored)}"
+            f"config.task={config.task}: cross-validation scores images for test "
+            f"captions, and this task samples none. Expected {' or '.join(scored)}"
         )
     if config.train.max_hours is not None:
         raise UserError(
-            "config.train.max_hours would cut folds short, which then cannot be "
-            "compared; set it to None, and stop the command by SIGTERM: the same "
+            "config.train.max_hours would stop folds early, and then they cannot be "
+            "compared. Set it to None, and stop the command with SIGTERM; the same "
             "command resumes"
         )
     plan = config.train
     if plan.keep_best < 1:
         raise UserError(
-            f"config.train.keep_best is {plan.keep_best}; expected at least 1, for the "
-            "best checkpoint is what is scored"
+            f"config.train.keep_best={plan.keep_best}: expected at least 1, because "
+            "the best checkpoint is scored"
         )
     schedule = {"every": config.eval.every, "sample_every": config.eval.sample_every}
     for name, every in schedule.items():
         if every % plan.checkpoint_every:
             raise UserError(
-                f"config.eval.{name} is {every}, no multiple of "
-                f"config.train.checkpoint_every, {plan.checkpoint_every}, so what was "
-                "measured best might not be saved; expected "
-                f"--config.train.checkpoint_every="
+                f"config.eval.{name}={every}: expected a multiple of config.train."
+                f"checkpoint_every, {plan.checkpoint_every}, because the best step "
+                "must have a checkpoint. Set --config.train.checkpoint_every="
                 f"{math.gcd(config.eval.every, config.eval.sample_every)}"
             )
     check_efficientnet()

@@ -1,4 +1,4 @@
-"""The report of a cross-validation: a table of the folds' scores, with intervals."""
+"""Write the report of a cross-validation: the scores of all folds, with intervals."""
 
 import logging
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ _RESAMPLINGS, _COVERED = 2000, 95
 def interval(
     values: Float[np.ndarray, "folds n"], groups: Sequence[str]
 ) -> tuple[float, float]:
-    """Return the bootstrap's 95% interval of the mean over examples and folds.
+    """Return the 95% bootstrap interval of the mean over examples and folds.
 
-    Groups are drawn with replacement, for the examples of one are alike.
+    Groups are resampled with replacement, because examples of one group are similar.
 
     Args:
-        values: Of each fold's run on each test example.
-        groups: What each example belongs to.
+        values: Score of each fold's run on each test example.
+        groups: Group (patient or report) of each example.
 
     Source: percentile interval, Efron and Tibshirani, "An Introduction to the
     Bootstrap", 1993, section 13.3.
@@ -53,10 +53,10 @@ def write_report(
     """Write ``cross_validation.json`` and ``cross_validation.md``.
 
     Args:
-        workdir: Where.
-        config: Of the runs.
-        scores: Of each fold, at least two.
-        groups: Group of each test example that was scored.
+        workdir: Folder to write to.
+        config: Config of the runs.
+        scores: Scores of each fold; at least two folds.
+        groups: Group of each scored test example.
     """
     summary = _summary(config, scores, groups)
     told = {"test_examples": len(groups), "steps": [one.step for one in scores]}
@@ -69,7 +69,7 @@ def write_report(
 def _summary(
     config: RunConfig, scores: Sequence[FoldScores], groups: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return each metric's values by fold, their mean, deviation and interval."""
+    """Return each metric's values by fold, mean, standard deviation and interval."""
     names = list(scores[0].each)
     table: dict[str, list[float]] = {
         name: [float(one.each[name].mean()) for one in scores] for name in names
@@ -87,7 +87,7 @@ def _summary(
             "sd": float(np.std(values, ddof=1)),
             "interval_95": intervals.get(name),
         }
-        # By name, so that what is by chance follows what it belongs to.
+        # Sorted by name, so that each level of chance follows its score.
         for name, values in sorted(table.items())
     }
 
@@ -114,10 +114,11 @@ def _page(
         ]
         lines.append("| " + " | ".join(cells) + " |")
     about = (
-        f"The best checkpoint of each of {len(scores)} folds, by {config.best.metric} "
-        f"on the fold's own validation examples; all else is of images drawn for the "
-        f"captions of {count} test examples, which no fold has seen. sd is over folds, "
-        "the interval over test groups (patients or reports)."
+        f"Scores of the best checkpoint of each of {len(scores)} folds. It was chosen "
+        f"by {config.best.metric} on the fold's own validation examples. All other "
+        f"scores are of images sampled for the captions of {count} test examples, "
+        "which are in no fold. sd is the standard deviation over folds. The interval "
+        "is over test groups (patients or reports)."
     )
     caption_scores = TASKS[config.task].caption_scores
     if caption_scores and (explained := caption_scores.explain(config.eval)):
@@ -125,7 +126,7 @@ def _page(
     choose = min if config.best.mode == "min" else max
     best = choose(scores, key=lambda one: one.best)
     export = (
-        f"Fold {best.fold} came out best by {config.best.metric}:\n\n"
+        f"Fold {best.fold} is the best by {config.best.metric}. To export it:\n\n"
         f"    python -m medjax.export --workdir={workdir}/fold-{best.fold} "
         f"--step={best.step} --to=DIR"
     )

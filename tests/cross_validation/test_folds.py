@@ -98,7 +98,7 @@ def test_who_is_on_two_sides_is_refused(stubs, tmp_path):
 def test_folds_and_a_run_do_not_share_a_folder(stubs, tmp_path):
     _, trained, _ = stubs
     (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
-    with pytest.raises(UserError, match="run: holds a run of medjax.train"):
+    with pytest.raises(UserError, match="run: contains a run of medjax.train"):
         cross_validate(parse(small()), tmp_path / "run", images=3)
     for fold in range(2):
         (tmp_path / "folds" / f"fold-{fold}").mkdir(parents=True)
@@ -110,7 +110,7 @@ def test_folds_and_a_run_do_not_share_a_folder(stubs, tmp_path):
 def test_one_group_leaves_no_interval(stubs, tmp_path):
     splits, trained, _ = stubs
     splits["test"] = Stub("x", "x", "y")
-    with pytest.raises(UserError, match="--images=2: they are of one patient"):
+    with pytest.raises(UserError, match="--images=2: all are of one patient"):
         cross_validate(parse(small()), tmp_path, images=2)
     assert not trained
 
@@ -125,7 +125,7 @@ def test_a_signal_ends_all_of_it(stubs, tmp_path, monkeypatch, when):
         return before(*given)
 
     monkeypatch.setattr(folds, when, terminated)
-    with pytest.raises(Stopped, match="SIGTERM: fold 0 is trained"):
+    with pytest.raises(Stopped, match="SIGTERM: stopped after training fold 0"):
         cross_validate(parse(small()), tmp_path, images=3)
     assert trained == [0]
     assert scored == ([] if when == "train_stages" else [0])
@@ -163,7 +163,7 @@ def test_what_was_best_has_to_be_there(tmp_path, monkeypatch):
     (tmp_path / "metrics.csv").write_text("step,val/loss,val/ssim\n1,3,0.9\n2,2,\n")
     monkeypatch.setattr(fold_scores, "best_step", lambda folder, best: (2, 0.5))
     config = dataclasses.replace(parse(small()), best=BestConfig("val/ssim"))
-    with pytest.raises(UserError, match="its best val/ssim has no checkpoint"):
+    with pytest.raises(UserError, match="the best val/ssim was not kept"):
         fold_scores.score_fold(
             0, tmp_path, config, open_dataset(config.data, "test"), 3
         )
@@ -303,20 +303,22 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
             config.update_from_flattened_dict({key.replace("__", "."): value})
         cross_validate(parse(config), tmp_path, images)
 
-    with pytest.raises(UserError, match=r"data\.folds is 0"):
+    with pytest.raises(UserError, match=r"data\.folds=0"):
         start(data__folds=0)
     with pytest.raises(UserError, match="max_hours"):
         start(train__max_hours=1.0)
-    with pytest.raises(UserError, match="keep_best is 0"):
+    with pytest.raises(UserError, match="keep_best=0"):
         start(train__keep_best=0)
-    with pytest.raises(UserError, match=r"no multiple of .*checkpoint_every=1$"):
+    with pytest.raises(UserError, match=r"a multiple of .*checkpoint_every=1$"):
         start(train__checkpoint_every=2)
-    with pytest.raises(UserError, match=r"--images=4: .* the test split has, 3"):
+    with pytest.raises(
+        UserError, match=r"--images=4: .* at most 3, the size of the test"
+    ):
         start(images=4)
     with pytest.raises(UserError, match="18 groups"):
         start(data__phantoms__count=16, data__folds=19, images=2)
     brains = parse(make_config("unconditional"))
     data = dataclasses.replace(brains.data, folds=2)
-    with pytest.raises(UserError, match="task unconditional draws none"):
+    with pytest.raises(UserError, match="task=unconditional: .*this task samples none"):
         cross_validate(dataclasses.replace(brains, data=data), tmp_path, 3)
     assert not any(tmp_path.iterdir())
