@@ -1,22 +1,24 @@
-r"""Export what a run trained, for PyTorch diffusers and for web UIs.
+r"""Export the model of a run for PyTorch diffusers and for web UIs.
 
-It needs no torch.
+The command does not require torch.
 
     medjax export --workdir=RUN --to=DIR
 
-DIR becomes a StableDiffusionControlNetPipeline with a model card and, where torch and
-diffusers are installed, parity.json: how far each network is from PyTorch's. The
-ControlNet alone, or in one file with the original names, control_RUN.safetensors:
+DIR becomes a StableDiffusionControlNetPipeline with a model card. If torch and
+diffusers are installed, it also gets parity.json, with the difference of each network
+from PyTorch's. To export the ControlNet alone, as a folder or as one file with the
+original names, control_RUN.safetensors:
 
     medjax export --workdir=RUN --to=DIR --format=controlnet
     medjax export --workdir=RUN --to=DIR --format=single_file --dtype=float16
 
-Runs of text_to_image become a StableDiffusionPipeline; with adapters, what diffusers'
-load_lora_weights reads, one file for web UIs, lora_RUN.safetensors (--format=kohya), or
-a pipeline with the adapters merged into it. Runs of autoencoder_kl become an
-AutoencoderKL, which --config.model.vae=DIR puts into the Stable Diffusion of others.
+A run of text_to_image becomes a StableDiffusionPipeline. A run with adapters becomes
+weights for diffusers' load_lora_weights, one file for web UIs, lora_RUN.safetensors
+(--format=kohya), or a pipeline with the adapters merged into it. A run of
+autoencoder_kl becomes an AutoencoderKL; --config.model.vae=DIR uses it in the Stable
+Diffusion of another run.
 
-DIR appears when all of it is written, or not at all. The run may still be training.
+DIR appears only when all files are written. The run may still be training.
 """
 
 import fnmatch
@@ -32,14 +34,14 @@ from medjax.errors import UserError, nearest
 # By name, because this module may run as "__main__".
 _LOGGER = logging.getLogger("medjax.export")
 _FORMATS = ("pipeline", "controlnet", "single_file", "vae", "lora", "kohya")
-# Of those, what PyTorch does not load as a folder by itself, and its file for a run.
+# Formats that PyTorch does not load as a folder, and the name of their file.
 _FILES = {
     "single_file": "control_{run}.safetensors",
     "lora": "pytorch_lora_weights.safetensors",
     "kohya": "lora_{run}.safetensors",
 }
 _DTYPES = ("float32", "float16", "bfloat16")
-# All that an export writes; a folder with anything else in it is never replaced.
+# Files of an export. A folder that contains any other file is never replaced.
 _OWN = (
     *("README.md", "parity.json", "medjax.json", "model_index.json", "config.json"),
     *("unet", "vae", "text_encoder", "tokenizer", "scheduler", "controlnet"),
@@ -61,29 +63,30 @@ def export(
     overwrite: bool = False,
     push_to: str | None = None,
 ) -> Path:
-    """Write what a run trained to a folder.
+    """Write the model of a run to a folder.
 
     Args:
-        workdir: Where `medjax.train` wrote.
-        to: The folder to make.
-        step: Which checkpoint, a number or best; the newest whole one if None.
-        weights: ema, raw, or auto: the average, where the run kept one.
-        base: Where the run's base lies now, if not where it lay.
-        dtype: What weights are stored as: float32, float16 or bfloat16.
-        format: pipeline, controlnet, single_file, vae, lora or kohya; None for the
-            whole of what a run of its task makes, or its adapters alone.
-        parity: Whether to measure the networks against PyTorch's; None does where the
-            libraries for it are installed and the format is a folder.
-        overwrite: Whether an export that is there may be replaced.
+        workdir: Folder of a run of `medjax.train`.
+        to: Folder to create.
+        step: Checkpoint of the run: a number, or best. None means the newest complete
+            checkpoint.
+        weights: ema, raw, or auto. auto means ema if the run kept a moving average.
+        base: New location of the run's base. None means that it has not moved.
+        dtype: Dtype of the stored weights: float32, float16 or bfloat16.
+        format: pipeline, controlnet, single_file, vae, lora or kohya. None means the
+            whole model of the task, or the adapters alone if the run trained adapters.
+        parity: Whether to compare the networks with PyTorch's. None means yes if the
+            required libraries are installed and the format is a folder.
+        overwrite: Whether an existing export may be replaced.
         push_to: Hub id to upload to.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: If there is nothing to export, `to` is taken or cannot be written
-            to, the format does not hold what was trained, or the hub refuses. Only in
-            the last case is there an export.
+        UserError: If the run cannot be exported, if `to` exists already or cannot be
+            written, if the format cannot store what was trained, or if the hub
+            refuses. Only in the last case, the export exists.
     """
     if format is not None:
         _check_choice("format", format, _FORMATS)
@@ -97,7 +100,7 @@ def export(
     if push_to:
         hub.check_upload(push_to)
     if format is not None:
-        # Here already, for reading a run may take a minute; it tells any other.
+        # Check before reading the run, because that may take a minute.
         _parity(parity, format)
     run = load_run(workdir, step, weights, base)
     kind = format_for(run, format)
@@ -110,7 +113,7 @@ def export(
     _LOGGER.info("step %d (%s weights) is in %s", run.step, run.weights, target)
     if push_to:
         address = hub.upload(target, push_to, f"Step {run.step}, by medjax")
-        _LOGGER.info("and on %s", address)
+        _LOGGER.info("uploaded to %s", address)
     return target
 
 
@@ -123,40 +126,40 @@ def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _parity(asked: bool | None, format: str | None) -> bool:
-    """Return whether to measure against PyTorch."""
+    """Return whether to compare with PyTorch."""
     from medjax.pretrained.parity import missing_libraries
 
     missing = missing_libraries()
     if asked and format in _FILES:
-        raise UserError(f"--parity: PyTorch loads folders, not --format={format}")
+        raise UserError(f"--parity: PyTorch loads only folders, not --format={format}")
     if asked and missing:
         raise UserError(
-            f"--parity needs {', '.join(missing)}; install it, or --noparity"
+            f"--parity requires {', '.join(missing)}. Install it, or use --noparity"
         )
     return not missing and format not in _FILES if asked is None else asked
 
 
 def _target(to: str | Path, overwrite: bool) -> Path:
-    """Return the folder to make; refuse one that must not be replaced."""
+    """Return the folder to create, after checking that it may be replaced."""
     if not str(to):
-        raise UserError("--to is empty; give a folder that is not there yet")
+        raise UserError("--to is empty. Expected a folder that does not exist yet")
     target = Path(to).expanduser().resolve()
     if target.exists() and not target.is_dir():
         raise UserError(
-            f"--to={to}: is a file, expected a folder that is not there yet"
+            f"--to={to}: is a file. Expected a folder that does not exist yet"
         )
     if target == Path.cwd() or target in Path.cwd().parents or target.is_mount():
         raise UserError(
-            f"--to={to}: is the folder you are in, one above it, or a mounted disk; "
-            "give a folder of its own"
+            f"--to={to}: is the current folder, one above it, or a mounted disk. Use "
+            "another folder"
         )
     storage.recover(target)
     content = [one.name for one in storage.listed(target)]
     foreign = [n for n in content if not any(fnmatch.fnmatch(n, own) for own in _OWN)]
     if foreign or (content and not overwrite):
         raise UserError(
-            f"--to={to}: already has {(foreign or content)[0]} in it; give a folder of "
-            "its own" + ("" if foreign else ", or --overwrite the export that is there")
+            f"--to={to}: already contains {(foreign or content)[0]}. Use another "
+            "folder" + ("" if foreign else ", or replace the export with --overwrite")
         )
     cli.writable_folder(target.parent, "--to")
     return target
@@ -165,38 +168,40 @@ def _target(to: str | Path, overwrite: bool) -> Path:
 def define_flags() -> None:
     """Define the command's flags; not on import, where commands would collide."""
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_string("to", None, "folder to make", required=True)
+    flags.DEFINE_string("to", None, "folder to create", required=True)
     flags.DEFINE_string(
         "step",
         None,
-        "which checkpoint: its number, or best, by what validation measured "
-        "(config.best); by default the newest whole one",
+        "step of the checkpoint, or best, by the validation metric in config.best; by "
+        "default the newest complete checkpoint",
     )
     flags.DEFINE_string(
-        "weights", "auto", "ema, raw, or auto: the average, where the run kept one"
+        "weights", "auto", "ema, raw, or auto: ema if the run kept a moving average"
     )
+    flags.DEFINE_string("base", None, "new location of the run's base, if it has moved")
     flags.DEFINE_string(
-        "base", None, "where the run's base lies now, if not where it lay"
+        "dtype", "float32", f"dtype of the stored weights: {', '.join(_DTYPES)}"
     )
-    flags.DEFINE_string("dtype", "float32", f"stored as: {', '.join(_DTYPES)}")
     flags.DEFINE_string(
         "format",
         None,
-        f"{', '.join(_FORMATS)}; by default the whole of what a run of its task makes, "
-        "or its adapters alone",
+        f"{', '.join(_FORMATS)}; by default the whole model of the task, or the "
+        "adapters alone if the run trained adapters",
     )
     flags.DEFINE_boolean(
         "parity",
         None,
-        "measure the networks against PyTorch's; by default where torch, diffusers and "
+        "compare the networks with PyTorch's; by default if torch, diffusers and "
         "transformers are installed",
     )
     flags.DEFINE_boolean("overwrite", False, "replace the export in --to")
-    flags.DEFINE_string("push_to", None, "hub id to upload to; a new one is private")
+    flags.DEFINE_string(
+        "push_to", None, "hub id to upload to; a new repository is private"
+    )
 
 
 def main(_: Sequence[str]) -> None:
-    """Export as the flags say."""
+    """Export with the values of the flags."""
     from medjax.compilation import keep_compiled
     from medjax.hosts import refuse_several
 

@@ -1,24 +1,24 @@
-r"""Draw images from what a run trained, or from any Stable Diffusion.
+r"""Sample images from a run or from any Stable Diffusion.
 
     medjax sample --workdir=RUN --prompt="cardiomegaly" --image=XRAY.png
 
-With a ControlNet, edges are found in --image, or given by --edges=FILE. Without one:
+With a ControlNet, edges are found in --image or read from --edges=FILE. Without one:
 
     medjax sample --pretrained=FOLDER_OR_HUB_ID --prompt="…" --num=4
 
---pretrained takes what `medjax export` writes too; --controlnet=FOLDER_OR_HUB_ID puts a
-ControlNet to it. To begin from an image rather than from noise: --image=FILE
---strength=0.6. Many prompts: --prompts=FILE, one a line.
+--pretrained also reads an export of `medjax export`. --controlnet=FOLDER_OR_HUB_ID adds
+a ControlNet. To start from an image instead of noise, set --image=FILE --strength=0.6.
+For many prompts, set --prompts=FILE, with one prompt per line.
 
-A run without captions, as of knees or brains, draws what it learned, or a class of it:
+A run without captions, such as one of knees or brains, takes a class or no prompt:
 
     medjax sample --workdir=RUN --mode=generate --num=16 --prompt=AD
 
---mode=illustrate shows the way from noise to image as a strip, --mode=gif as an
-animation; --mode=umap --num=50 maps images of each class over real ones.
+--mode=illustrate shows the steps from noise to image as a strip, --mode=gif as an
+animation. --mode=umap --num=50 maps images of each class over real ones.
 
-The images, with all settings in their metadata, and a page of them go to --out. The
-same seed gives the same image, whatever the batch or the devices; --seed=-1 draws one.
+--out gets the images, with all settings in their metadata, and a page of them. The same
+seed gives the same images for any batch size or devices. --seed=-1 takes a random seed.
 """
 
 import dataclasses
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 # By name, because this module may run as "__main__".
 _LOGGER = logging.getLogger("medjax.sample")
-# What only models that read captions take, and what it is if it is not given.
+# Flags that only models with captions accept, and their default values.
 _CAPTIONED = {
     **dict.fromkeys(("image", "edges", "canny")),
     **{"negative_prompt": "", "strength": 1, "conditioning_scale": 1},
     **{"control_start": 0, "control_end": 1},
 }
-# Written out, for --help need not import what samples.
+# Copies of the names, so that --help does not import the sampling code.
 _MODES = ("single", "illustrate", "generate", "gif", "umap")
 _SAMPLERS = (
     *("ddpm", "ddim", "pndm", "euler", "euler_ancestral"),
@@ -60,7 +60,7 @@ def _prompts(prompt: str, file: str | None) -> list[str]:
     read = texts.lines(texts.read_text(file, f"--prompts={file}"))
     prompts = [line.strip() for line in read if line.strip()]
     if not prompts:
-        raise UserError(f"--prompts={file}: holds no prompt; expected one a line")
+        raise UserError(f"--prompts={file}: no prompts found. Expected one per line")
     return prompts
 
 
@@ -69,57 +69,56 @@ def _size(text: str | None) -> "Size | None":
         return None
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
     if match is None:
-        raise UserError(f"--size={text}: expected pixels, as 512, or height x width")
+        raise UserError(f"--size={text}: expected pixels, e.g. 512 or 512x768")
     return int(match[1]), int(match[2] or match[1])
 
 
 def _canny(values: Sequence[str] | None) -> dict[str, Any]:
-    """Return the thresholds, by their names in `controls.Preparation`."""
+    """Return the thresholds by their field names in `controls.Preparation`."""
     if not values:
         return {}
     try:
         low, high = (float(value) for value in values)
     except ValueError as error:
         raise UserError(
-            f"--canny={','.join(values)}: expected two thresholds, as 100,200"
+            f"--canny={','.join(values)}: expected two thresholds, e.g. 100,200"
         ) from error
     return {"low": low, "high": high}
 
 
 def _check_mode(asked: dict[str, Any], prompts: int) -> None:
-    """Refuse what the mode does not draw."""
+    """Raise UserError if flags do not fit the mode."""
     mode, num = asked["mode"], asked["num"]
     if asked["data"] is not None and mode != "umap":
-        raise UserError("--data is for --mode=umap, which alone reads real images")
+        raise UserError("--data requires --mode=umap: no other mode reads real images")
     if mode == "single" and num * prompts > 1:
-        raise UserError("--mode=single draws one image; --mode=generate draws several")
+        raise UserError("--mode=single gives one image. Use --mode=generate for more")
     if mode != "umap":
         return
     if num < 2:
         raise UserError(
-            f"--mode=umap compares sets of images; expected --num=100 or so of each "
-            f"class, not {num}"
+            f"--num={num}: --mode=umap compares sets of images. Expected at least 2 "
+            "images of each class, and better about 100"
         )
     for flag in ("prompt", "prompts", "size"):
         if asked[flag]:
             raise UserError(
-                f"--mode=umap draws all classes as they were trained; expected no "
-                f"--{flag}"
+                f"--{flag} does not apply to --mode=umap, which samples all classes at "
+                "the training size. Remove the flag"
             )
 
 
 def _check_without_captions(asked: dict[str, Any], classes: Sequence[str]) -> None:
-    """Refuse what only a Stable Diffusion can be asked for."""
+    """Raise UserError for flags that only a Stable Diffusion accepts."""
     if asked["guidance_scale"] not in (None, 1) and not classes:
         raise UserError(
-            f"--guidance_scale={asked['guidance_scale']:g}: this run knows no classes, "
-            "towards which to guide"
+            f"--guidance_scale={asked['guidance_scale']:g}: guidance requires classes "
+            "or captions, and this run has neither"
         )
     given = [name for name, unset in _CAPTIONED.items() if asked[name] != unset]
     if given:
         raise UserError(
-            f"--{given[0]} is for models that read captions; this "
-            "run trained one that does not"
+            f"--{given[0]} requires a model that reads captions. This run has none"
         )
 
 
@@ -132,22 +131,20 @@ def define_flags() -> None:
 
 def _define_model_flags() -> None:
     string = flags.DEFINE_string
-    string("workdir", None, "folder of a run, to draw from what it trained")
+    string("workdir", None, "folder of a run to sample from")
     string(
         "step",
         None,
-        "with --workdir: which checkpoint: its number, or best, by what validation "
-        "measured (config.best); by default the newest whole one",
+        "with --workdir: step of the checkpoint, or best, by the validation metric in "
+        "config.best; by default the newest complete checkpoint",
     )
-    string("weights", "auto", "ema, raw, or auto: the average, where the run kept one")
-    string("base", None, "where the run's base lies now, if not where it lay")
-    string(
-        "data",
-        None,
-        "with --mode=umap: where the run's data lie now, if not where they lay",
-    )
+    string("weights", "auto", "ema, raw, or auto: ema if the run kept a moving average")
+    string("base", None, "new location of the run's base, if it has moved")
+    string("data", None, "with --mode=umap: new location of the run's data, if moved")
     string("pretrained", None, "folder, hub id or file of a Stable Diffusion")
-    string("controlnet", None, "with --pretrained: folder, hub id or file of one")
+    string(
+        "controlnet", None, "with --pretrained: a ControlNet's folder, hub id or file"
+    )
 
 
 def _define_image_flags() -> None:
@@ -157,34 +154,30 @@ def _define_image_flags() -> None:
         "generate",
         _MODES,
         "generate: images and a page of them; single: one image; illustrate: a strip "
-        "from noise to image; gif: the same, animated; umap: a map of --num images of "
-        "each class over real ones, with numbers for it",
+        "from noise to image; gif: the same as an animation; umap: a map of --num "
+        "images of each class over real ones, with measures",
     )
-    string(
-        "prompt", "", "caption of the images; of a run with classes, one of their names"
-    )
-    string(
-        "prompts", None, "file of captions, one a line; each line has noise of its own"
-    )
-    string("negative_prompt", "", "what guidance leads away from")
-    string("image", None, "its edges control; with --strength it is the start")
+    string("prompt", "", "caption of the images, or the name of one of a run's classes")
+    string("prompts", None, "file of captions, one per line; each has its own noise")
+    string("negative_prompt", "", "caption that guidance leads away from")
+    string("image", None, "image whose edges control; with --strength, the start image")
     string(
         "edges",
         None,
-        "image of edges, as it is: its size is the images'; of a run on stored "
-        "controls, such a control, prepared as in training",
+        "image of edges, used unchanged; it sets the size of the images. For a run "
+        "trained on stored controls: a control, which is prepared as in training",
     )
-    flags.DEFINE_list("canny", None, "thresholds of --image's edges, as 100,200")
+    flags.DEFINE_list("canny", None, "thresholds of --image's edges, e.g. 100,200")
     integer(
         "seed",
         0,
-        "seed of all noise; -1 draws one, and reports it",
+        "seed of all noise; -1 takes a random seed and reports it",
         lower_bound=-1,
         upper_bound=2**32 - 1,
     )
     integer("num", 1, "number of images of each prompt", lower_bound=1)
-    string("size", None, "pixels, as 512, or 512x768: height x width")
-    integer("batch_size", None, "images at a time", lower_bound=1)
+    string("size", None, "pixels, e.g. 512, or 512x768 for height x width")
+    integer("batch_size", None, "images per batch", lower_bound=1)
     string("dtype", "auto", "float32, bfloat16, or auto: bfloat16 except on the CPU")
     string("out", "samples", "folder for the images")
 
@@ -194,39 +187,43 @@ def _define_sampler_flags() -> None:
     flags.DEFINE_string(
         "sampler",
         None,
-        f"{', '.join(_SAMPLERS)}; by default the model's own, which for a run that "
-        "reads no captions is that of its own samples",
+        f"{', '.join(_SAMPLERS)}; by default the model's own, or, for a run without "
+        "captions, the sampler of the run's own samples",
     )
     flags.DEFINE_integer(
         "steps",
         None,
-        "steps of the sampler; by default 30, or likewise",
+        "sampler steps; by default 30, or, for a run without captions, those of the "
+        "run's own samples",
         lower_bound=1,
     )
     number(
         "guidance_scale",
         None,
-        "weight of the caption; 1 is no guidance; by default as in the run's own "
-        "samples, else 7.5",
+        "weight of the caption; 1 means no guidance; by default that of the run's own "
+        "samples, or 7.5 if unknown",
     )
-    number("guidance_rescale", 0, "how far to undo guidance's contrast, 0 to 1")
+    number("guidance_rescale", 0, "how far to undo guidance's extra contrast, 0 to 1")
     number(
-        "eta", None, "fresh noise in DDIM's steps, 0 to 1; by default 0, or likewise"
+        "eta",
+        None,
+        "fresh noise in DDIM's steps, 0 to 1; by default 0, or, for a run without "
+        "captions, that of the run's own samples",
     )
     number("conditioning_scale", 1, "weight of the ControlNet")
-    number("control_start", 0, "fraction of the steps before the ControlNet is heard")
-    number("control_end", 1, "fraction of the steps after which it is not heard")
-    number("strength", 1, "below 1: begin from --image, and change it this much")
+    number("control_start", 0, "fraction of the steps before the ControlNet acts")
+    number("control_end", 1, "fraction of the steps after which it stops acting")
+    number("strength", 1, "below 1: start from --image and change it this much")
 
 
 def main(_: Sequence[str]) -> None:
-    """Draw as the flags say."""
+    """Sample with the values of the flags."""
     asked: dict[str, Any] = flags.FLAGS.flag_values_dict()
 
     def only(*names: str) -> dict[str, Any]:
         return {name: asked[name] for name in names}
 
-    # What can be wrong is looked at before gigabytes are loaded.
+    # Check all flags before loading gigabytes.
     cli.writable_folder(asked["out"], "--out")
     prompts = _prompts(asked["prompt"], asked["prompts"])
     _check_mode(asked, len(prompts))
@@ -246,7 +243,7 @@ def main(_: Sequence[str]) -> None:
     check_dtype(asked["dtype"])
     fields = (field.name for field in dataclasses.fields(SamplingConfig))
     given = {name: one for name, one in only(*fields).items() if one is not None}
-    # To see what is wrong in it.
+    # Check the given values before loading.
     SamplingConfig(**given)
     keep_compiled()
     source = load_source(
@@ -257,7 +254,7 @@ def main(_: Sequence[str]) -> None:
         source = dataclasses.replace(source, data=there)
     controlled = source.controlled
     if source.captioned and prompts == [""]:
-        _LOGGER.info("no --prompt: images for the empty caption")
+        _LOGGER.info("no --prompt: sampling with an empty caption")
     if not source.captioned:
         _check_without_captions(asked, source.classes)
     own: dict[str, Any] = {
@@ -269,9 +266,9 @@ def main(_: Sequence[str]) -> None:
         own["eta"] = source.eta
     sampling = SamplingConfig(**(own | given))
     if asked["negative_prompt"] and sampling.guidance_scale == 1:
-        raise UserError("--negative_prompt needs guidance: a --guidance_scale above 1")
+        raise UserError("--negative_prompt requires a --guidance_scale above 1")
     if canny and (asked["edges"] or not controlled):
-        raise UserError("--canny is for the edges of --image with a ControlNet")
+        raise UserError("--canny requires --image and a ControlNet, without --edges")
     control = read_control(
         asked["image"],
         asked["edges"],
@@ -283,12 +280,12 @@ def main(_: Sequence[str]) -> None:
     )
     if control.size != source.size:
         _LOGGER.warning(
-            "images of %d x %d, and it was trained at %d x %d: they may be poor",
+            "images of %d x %d may be poor: the model was trained at %d x %d",
             *(*control.size, *source.size),
         )
     options = only("mode", "negative_prompt", "num", "seed", "batch_size", "dtype")
     files = sample(source, prompts, control, sampling, asked["out"], **options)
-    _LOGGER.info("%d files, the last %s", len(files), files[-1])
+    _LOGGER.info("wrote %d files, the last one %s", len(files), files[-1])
 
 
 if __name__ == "__main__":

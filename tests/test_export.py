@@ -263,7 +263,7 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_an_export(demo, tmp_
     target.mkdir()
     export(workdir, target, weights="raw", parity=False)
     before = files(target)
-    with pytest.raises(UserError, match=r"already has README.md .*--overwrite"):
+    with pytest.raises(UserError, match=r"already contains README.md.*--overwrite"):
         export(workdir, target, parity=False)
     with pytest.raises(UserError, match="no checkpoint of step 9"):
         export(workdir, target, step=9, overwrite=True)
@@ -272,7 +272,7 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_an_export(demo, tmp_
     unet = load_stable_diffusion(target).unet.params
     assert_same(unet, saved.ema_params["unet"])
     (target / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="already has thesis.txt in it"):
+    with pytest.raises(UserError, match="already contains thesis.txt"):
         export(workdir, target, overwrite=True, parity=False)
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 

@@ -94,7 +94,7 @@ def test_a_full_disk_is_told_in_one_line(place):
     limited = ("sh", "-c", 'ulimit -f 1 && exec "$@"', "sh")
     typed = (f"--pretrained={place}/sd", f"--out={place}/full", "--steps=1")
     done = medjax("sample", *typed, before=limited)
-    assert "no --prompt: images for the empty caption" in done.stderr
+    assert "no --prompt: sampling with an empty caption" in done.stderr
     assert "File too large" in done.stderr.splitlines()[-1]
 
 

@@ -1,7 +1,7 @@
 """Cross-validation: train a run per fold and score its best checkpoint.
 
 Every fold starts from the same base and has its own folder, where it resumes after an
-interruption. Scores are of the test split, which is in no fold. It is not used to
+interruption. Scores come from the test split, which is in no fold. It is not used to
 train, to choose a checkpoint, or to stop a run.
 """
 

@@ -114,10 +114,10 @@ MISTAKES = [
     export(
         "target with something else in it",
         "--overwrite",
-        says=("--to={dir}/to: already has thesis.txt",),
+        says=("--to={dir}/to: already contains thesis.txt",),
         setup=thesis,
     ),
-    export("target that is here", "--to=.", says=("is the folder you are in",)),
+    export("target that is here", "--to=.", says=("is the current folder",)),
     export(
         "target where nobody can write", "--to=/proc/to", says=("cannot be written",)
     ),

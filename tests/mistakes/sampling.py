@@ -99,7 +99,7 @@ MISTAKES = [
         PLAIN,
         "--negative_prompt=x",
         "--guidance_scale=1",
-        says=("--guidance_scale above 1",),
+        says=("requires a --guidance_scale above 1",),
         setup=plain,
     ),
     sample("guidance", RUN, "--guidance_scale=0", says=("guidance_scale is 0.0",)),

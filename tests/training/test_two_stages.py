@@ -302,11 +302,11 @@ def test_what_was_trained_draws(trained):
     assert "a run of task unconditional cannot be exported" in done.stderr
     for typed, said in (
         (("--prompt=AX",), "--prompt=AX: this model does not read captions. Expec"),
-        (("--negative_prompt=AD",), "--negative_prompt is for models that read"),
-        (("--mode=single", "--num=2"), "--mode=single draws one image"),
-        (("--data=x",), "--data is for --mode=umap"),
-        (("--mode=umap",), "expected --num=100 or so of each class, not 1"),
-        (("--mode=umap", "--num=2"), "expected no --size"),
+        (("--negative_prompt=AD",), "--negative_prompt requires a model that"),
+        (("--mode=single", "--num=2"), "--mode=single gives one image"),
+        (("--data=x",), "--data requires --mode=umap"),
+        (("--mode=umap",), "--num=1: --mode=umap compares sets of images"),
+        (("--mode=umap", "--num=2"), "--size does not apply to --mode=umap"),
     ):
         done = in_process.medjax("sample", *common, *typed)
         assert done.returncode == 2
