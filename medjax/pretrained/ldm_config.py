@@ -1,10 +1,11 @@
-"""The configuration of a network, read off the shapes of its original checkpoint.
+"""Infer a network's configuration from the weight shapes of its original checkpoint.
 
-What shapes do not show, the original code fixes: 32 normalisation groups; 8 heads in
-the U-Nets of SD1.x, which have 1×1 convolutions around their transformers, and heads of
-64 channels in those of SD2.x, which have dense layers there, and in both text encoders.
+The original code fixes the values that shapes do not show. There are 32 normalisation
+groups. U-Nets of SD1.x have 8 heads, and 1×1 convolutions around their transformers.
+U-Nets of SD2.x have heads of 64 channels, and dense layers there. Both text encoders
+have heads of 64 channels.
 
-Names are the original's, without the network's prefix.
+Names are those of the original code, without the network's prefix.
 
 Source: CompVis/stable-diffusion's ``v1-inference.yaml``, Stability-AI/stablediffusion's
 ``v2-inference.yaml`` and lllyasviel/ControlNet's ``cldm_v15.yaml``.
@@ -20,7 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _HEADS = 8
 _HEAD_WIDTH = 64
-# Latents of the 512² images that SD1.x was trained on; pipelines draw them by default.
+# Latent size of the 512² training images of SD1.x, which pipelines sample by default.
 _SAMPLE_SIZE = 64
 _SCALING_FACTOR = 0.18215
 
@@ -29,8 +30,8 @@ def unet_config(shapes: Shapes, where: str) -> dict[str, Any]:
     """Return diffusers' configuration of a U-Net.
 
     Args:
-        shapes: Of its weights.
-        where: It lies, for errors.
+        shapes: Shapes of its weights, by name.
+        where: Location of the weights, for error messages.
 
     Raises:
         UserError: If weights are missing that show its size.
@@ -47,7 +48,7 @@ def unet_config(shapes: Shapes, where: str) -> dict[str, Any]:
 
 def controlnet_config(shapes: Shapes, where: str) -> dict[str, Any]:
     """Return diffusers' configuration of a ControlNet; arguments as `unet_config`'s."""
-    # A level has two convolutions, and an activation after each.
+    # Each level has two convolutions, each followed by an activation.
     levels = _count(shapes, r"input_hint_block\.(\d+)\.weight") // 2
     widths = [
         _size(shapes, f"input_hint_block.{4 * i}.weight", 0, where)
@@ -68,9 +69,10 @@ def vae_config(
     """Return diffusers' configuration of an autoencoder; see `unet_config`.
 
     Args:
-        shapes: Of its weights.
-        where: It lies, for errors.
-        scaling_factor: Of the latents; None for Stable Diffusion's.
+        shapes: Shapes of its weights, by name.
+        where: Location of the weights, for error messages.
+        scaling_factor: Scaling factor of the latents. None means Stable Diffusion's,
+            0.18215.
     """
     levels = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
     widths = [
@@ -95,7 +97,7 @@ def vae_config(
 
 def clip_config(shapes: Shapes, where: str) -> dict[str, Any]:
     """Return transformers' configuration of SD1.x's text encoder; see `unet_config`."""
-    # transformers 5 writes its names without the first word.
+    # transformers 5 omits the first word of the names.
     shapes = {name.removeprefix("text_model."): shape for name, shape in shapes.items()}
     table = "embeddings.token_embedding.weight"
     return {
@@ -114,7 +116,7 @@ def clip_config(shapes: Shapes, where: str) -> dict[str, Any]:
 def open_clip_config(shapes: Shapes, where: str) -> dict[str, Any]:
     """Return transformers' configuration of SD2.x's text encoder; see `unet_config`.
 
-    SD2.x takes the last layer but one, so the last is no part of it.
+    SD2.x uses the output of the last layer but one, so the last layer is not included.
     """
     layers = _count(shapes, r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.weight")
     first = "transformer.resblocks.0.mlp.c_fc.weight"
@@ -173,7 +175,7 @@ def _encoder_config(shapes: Shapes, where: str) -> dict[str, Any]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """Return how many different numbers names have in this place."""
+    """Return the number of different values of the pattern's group in the names."""
     found = (re.fullmatch(pattern, name) for name in shapes)
     return len({match[1] for match in found if match})
 
@@ -184,5 +186,5 @@ def _size(shapes: Shapes, name: str, axis: int, where: str) -> int:
     if shape is None:
         raise UserError(f"{where}: {name} is missing{nearest(name, shapes)}")
     if axis >= len(shape):
-        raise UserError(f"{where}: {name} has the shape {shape}, which no weight has")
+        raise UserError(f"{where}: {name} has shape {shape}, which has too few axes")
     return shape[axis]

@@ -128,7 +128,7 @@ MISTAKES = [
     export(
         "pushing without a token",
         "--push_to=a/b",
-        says=("--push_to=a/b: no token", "hf auth login"),
+        says=("--push_to=a/b: the hub's token is missing", "hf auth login"),
         env={"HF_HUB_OFFLINE": "0", "HF_TOKEN": "", "HF_TOKEN_PATH": "/nowhere"},
     ),
     export(

@@ -68,14 +68,18 @@ def test_what_goes_wrong_is_one_line_and_the_export_stays(fake, tmp_path, error,
     fake.upload_folder = fail
     with pytest.raises(UserError, match=said) as told:
         hub.upload(tmp_path, "me/chests", "Step 3")
-    assert f"complete in {tmp_path}, and 'hf upload me/chests" in str(told.value)
+    assert f"complete in {tmp_path}. To upload it, run 'hf upload me/ch" in str(
+        told.value
+    )
     assert "\n" not in str(told.value)
 
 
 def test_what_can_be_known_is_asked_first(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    with pytest.raises(UserError, match="--push_to=me/chests: no token: log in"):
+    with pytest.raises(
+        UserError, match="--push_to=me/chests: the hub's token is missing; log in"
+    ):
         hub.check_upload("me/chests")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
     hub.check_upload("me/chests")

@@ -146,5 +146,5 @@ def test_the_pipelines_may_neither_drop_nor_draw_weights(
 
 def test_what_flax_classes_cannot_hold_is_said(tmp_path):
     networks.controlnet("odd").save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="route='safetensors' may"):
+    with pytest.raises(UserError, match="Try route='safetensors'"):
         load_controlnet(tmp_path, route="flax-pipelines")
