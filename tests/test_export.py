@@ -252,7 +252,7 @@ def test_a_trained_unet_is_a_base_too(demo, exported, tmp_path):
 
 def test_a_network_that_a_single_file_cannot_describe_is_refused(tmp_path):
     save_run(tmp_path / "run", model__train_unet=False)
-    with pytest.raises(UserError, match=r"norm_num_groups=8 \(readers take 32\)"):
+    with pytest.raises(UserError, match=r"norm_num_groups=8 \(readers assume 32\)"):
         export(tmp_path / "run", tmp_path / "x", format="single_file")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 

@@ -1,19 +1,20 @@
-"""Names of the original checkpoints and names of diffusers' torch classes, both ways.
+"""Map names of diffusers' torch classes to names of the original checkpoints.
 
-A table maps prefixes of diffusers' names, whole words, to those of the original's, one
-to one; what follows a prefix, and names without one, are alike. So the inverted table
-goes back. Layers are numbered through in the original, by level in diffusers:
+A table maps prefixes of diffusers' names, in whole words, to prefixes of the original
+names. Names without such a prefix, and the rest of a name after it, are equal. The map
+is one to one, so the inverted table maps back. The original code numbers layers
+consecutively, and diffusers numbers them by level:
 
 | diffusers                      | original                                          |
 |--------------------------------|---------------------------------------------------|
 | ``down_blocks.i.resnets.j``    | ``input_blocks.n.0``, n = 1 + i (layers + 1) + j  |
 | ``up_blocks.i.resnets.j``      | ``output_blocks.n.0``, n = i (layers + 1) + j     |
-| an autoencoder's ``up_blocks`` | ``decoder.up``, counted from the other end        |
+| an autoencoder's ``up_blocks`` | ``decoder.up``, in reverse order                  |
 
-Shapes are alike, but for the autoencoder's attention: 1×1 convolutions for dense
-layers.
+Shapes are equal, except in the autoencoder's attention: the original has 1×1
+convolutions instead of dense layers.
 
-Source: the names are those of CompVis/latent-diffusion's ``openaimodel.py`` and
+Source: the original names are from CompVis/latent-diffusion's ``openaimodel.py`` and
 ``model.py``, lllyasviel/ControlNet's ``cldm.py`` and mlfoundations/open_clip's
 ``transformer.py``.
 """
@@ -52,7 +53,7 @@ _OPEN_CLIP_LAYER = {
 
 
 def renamed(name: str, table: Mapping[str, str]) -> str:
-    """Return the name with its longest prefix that the table has, replaced.
+    """Return the name with its longest prefix in the table replaced.
 
     >>> renamed("conv_in.weight", {"conv_in": "input_blocks.0.0"})
     'input_blocks.0.0.weight'
@@ -66,7 +67,7 @@ def renamed(name: str, table: Mapping[str, str]) -> str:
 
 
 def unet_table(unet: UNet2DCondition) -> Table:
-    """Return the table of a U-Net, without its ``model.diffusion_model.``."""
+    """Return the table of a U-Net, without its prefix ``model.diffusion_model.``."""
     table = _encoder(unet) | {"conv_norm_out": "out.0", "conv_out": "out.2"}
     layers = unet.layers_per_block + 1
     for i, kind in enumerate(unet.up_block_types):
@@ -82,7 +83,7 @@ def unet_table(unet: UNet2DCondition) -> Table:
 
 
 def controlnet_table(controlnet: ControlNet) -> Table:
-    """Return the table of a ControlNet, without its ``control_model.``."""
+    """Return the table of a ControlNet, without its prefix ``control_model.``."""
     embedding = "controlnet_cond_embedding"
     halvings = len(controlnet.conditioning_embedding_out_channels) - 1
     levels = len(controlnet.block_out_channels)
@@ -94,7 +95,7 @@ def controlnet_table(controlnet: ControlNet) -> Table:
     return (
         _encoder(controlnet)
         | {
-            # Between them are activations, which count too.
+            # The activations between convolutions are numbered too.
             f"{embedding}.{name}": f"input_hint_block.{2 * i}"
             for i, name in enumerate(convolutions)
         }
@@ -107,7 +108,7 @@ def controlnet_table(controlnet: ControlNet) -> Table:
 
 
 def vae_table(vae: AutoencoderKL) -> Table:
-    """Return the table of an autoencoder, without its ``first_stage_model.``."""
+    """Return the table of an autoencoder, without the prefix ``first_stage_model.``."""
     table = {}
     levels = len(vae.block_out_channels)
     for i in range(levels):
@@ -134,8 +135,8 @@ def vae_table(vae: AutoencoderKL) -> Table:
 def open_clip_table(layers: int) -> Table:
     """Return the table of an OpenCLIP text encoder with this many layers.
 
-    It is without its ``cond_stage_model.model.``, and its fused projection to queries,
-    keys and values counts as the three.
+    Names have no prefix ``cond_stage_model.model.``. The fused projection to queries,
+    keys and values is treated as three projections.
     """
     table = {
         "text_model.embeddings.token_embedding": "token_embedding",
@@ -151,7 +152,7 @@ def open_clip_table(layers: int) -> Table:
 
 
 def _encoder(network: UNetEncoder) -> Table:
-    """Return what a U-Net and its ControlNet have in common."""
+    """Return the part of the table that a U-Net and its ControlNet share."""
     table = {
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",

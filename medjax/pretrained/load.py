@@ -1,4 +1,4 @@
-"""Load and save a Stable Diffusion or a ControlNet, whichever way its weights lie."""
+"""Load and save a Stable Diffusion, a ControlNet or an autoencoder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,17 +28,17 @@ def load_stable_diffusion(
 
     Args:
         source: A folder in the diffusers layout, an id on the Hugging Face hub, or a
-            file with the original names; see `single_file` for what that is and lacks.
-        dtype: Of the weights and of the computation, a floating type.
-        route: "safetensors", "flax-pipelines" (diffusers' Flax pipelines, which need
-            the extra of that name), or "auto": safetensors where there are any. A
-            file is read by itself, whatever its format.
-        controlnet: Whether to load the ControlNet of a pipeline or file, too, where
-            it has one.
+            file with the original names, which `single_file` describes.
+        dtype: Floating dtype of the weights and of the computation.
+        route: "safetensors", "flax-pipelines" (diffusers' Flax pipelines, which require
+            the extra of that name), or "auto". "auto" reads safetensors if they exist,
+            and uses the Flax pipelines if not. For a file, the route must not be
+            "flax-pipelines".
+        controlnet: Whether to load the ControlNet of a pipeline or file, if it has one.
 
     Raises:
-        UserError: If there is no such folder, id or file, if weights are missing,
-            unexpected or of a wrong shape, or if the route cannot be taken.
+        UserError: If the folder, id or file does not exist, if weights are missing,
+            unexpected or of a wrong shape, or if the route is not available.
     """
     dtype = _floating(dtype)
     if (file := _single_file(source, route)) is not None:
@@ -66,7 +66,7 @@ def load_stable_diffusion(
 def load_controlnet(
     source: str | Path, dtype: Any = jnp.float32, route: str = "auto"
 ) -> Network:
-    """Load a ControlNet; arguments and errors are `load_stable_diffusion`'s."""
+    """Load a ControlNet; arguments and errors as in `load_stable_diffusion`."""
     dtype = _floating(dtype)
     if (file := _single_file(source, route)) is not None:
         return single_file.load_controlnet(file, dtype)
@@ -75,10 +75,15 @@ def load_controlnet(
 
 
 def load_autoencoder(source: str | Path, dtype: Any = jnp.float32) -> Network:
-    """Load a KL autoencoder: a folder, hub id or file of its own, or a whole model's.
+    """Load a KL autoencoder from its own folder or hub id, or from a whole model.
+
+    Args:
+        source: A folder, hub id or file, as in `load_stable_diffusion`. A file must
+            contain a whole model.
+        dtype: Floating dtype of the weights and of the computation.
 
     Raises:
-        UserError: As `load_stable_diffusion`.
+        UserError: As in `load_stable_diffusion`.
     """
     dtype = _floating(dtype)
     if (file := _single_file(source, "auto")) is not None:
@@ -103,10 +108,10 @@ def load_autoencoder(source: str | Path, dtype: Any = jnp.float32) -> Network:
 def load_controlnet_config(
     source: str | Path, route: str = "auto"
 ) -> Mapping[str, Any]:
-    """Return a ControlNet's configuration; its weights are neither read nor downloaded.
+    """Return a ControlNet's configuration without reading or downloading its weights.
 
     Raises:
-        UserError: If there is no such folder, id or file.
+        UserError: If the folder, id or file does not exist.
     """
     if (file := _single_file(source, route)) is not None:
         return single_file.controlnet_config(file)
@@ -120,26 +125,26 @@ def save_stable_diffusion(
     """Write a folder that current PyTorch diffusers loads.
 
     Args:
-        sd: Its ControlNet, where there is one, is written too.
-        folder: To write to; made if need be.
-        dtype: What weights are stored as: float32, float16, bfloat16; None for what
-            they are.
+        sd: The model, which is written with its ControlNet if it has one.
+        folder: Folder to write to; created if missing.
+        dtype: Dtype of the stored weights: float32, float16 or bfloat16. None means
+            their own.
 
     Raises:
-        UserError: If weights are not those that a configuration describes, or `dtype`
-            cannot hold them.
+        UserError: If weights do not fit a configuration, or if `dtype` cannot hold
+            them.
     """
     stored = None if dtype is None else _floating(dtype)
     diffusers_format.save_stable_diffusion(sd, Path(folder), stored)
 
 
 def save_controlnet(network: Network, folder: str | Path, dtype: Any = None) -> None:
-    """Write a ControlNet alone; arguments and errors are `save_stable_diffusion`'s."""
+    """Write a ControlNet alone; arguments and errors as in `save_stable_diffusion`."""
     _save_alone(network, folder, layout.CONTROLNET["controlnet"], dtype)
 
 
 def save_autoencoder(network: Network, folder: str | Path, dtype: Any = None) -> None:
-    """Write a KL autoencoder alone, as `save_controlnet` does a ControlNet."""
+    """Write a KL autoencoder alone; arguments and errors as in `save_controlnet`."""
     _save_alone(network, folder, layout.AUTOENCODER["vae"], dtype)
 
 
@@ -157,7 +162,7 @@ def _pipeline_controlnet(folder: Path, dtype: np.dtype, route: str) -> Network |
         return None
     part = layout.PIPELINE_CONTROLNET
     if kind != part.torch_class:
-        raise UserError(f"{index}: controlnet is {kind}; expected {part.torch_class}")
+        raise UserError(f"{index}: controlnet is {kind}. Expected {part.torch_class}")
     home = folder / part.folder
     return _networks(home, layout.CONTROLNET, dtype, route)["controlnet"]
 
@@ -165,22 +170,22 @@ def _pipeline_controlnet(folder: Path, dtype: np.dtype, route: str) -> Network |
 def _floating(dtype: Any) -> np.dtype:
     dtype = jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, np.floating):
-        raise UserError(f"dtype is {dtype}; expected a floating type such as bfloat16")
+        raise UserError(f"dtype={dtype}: expected a floating dtype such as bfloat16")
     return dtype
 
 
 def _single_file(source: str | Path, route: str) -> Path | None:
-    """Return the file, or None for a folder or id; check the route."""
+    """Check the route; return the file, or None for a folder or id."""
     if route not in get_args(Route):
         raise UserError(
-            f"route is '{route}'; expected one of {', '.join(get_args(Route))}"
+            f"route='{route}': expected one of {', '.join(get_args(Route))}"
             + nearest(route, get_args(Route))
         )
     file = local_file(source)
     if file is not None and route == "flax-pipelines":
         raise UserError(
-            f"'{source}' is a file, which the Flax pipelines do not read; expected "
-            "route 'auto' for it"
+            f"'{source}' is a file, which the Flax pipelines cannot read. Use "
+            "route='auto'"
         )
     return file
 
@@ -188,7 +193,7 @@ def _single_file(source: str | Path, route: str) -> Path | None:
 def _folder(
     source: str | Path, parts: Mapping[str, Part], shared: list[str], route: str
 ) -> Path:
-    """Return the local folder; from the hub, as little as the route needs."""
+    """Return the local folder; from the hub, download only what the route needs."""
     configs = [*shared, *(part.inside(layout.CONFIG) for part in parts.values())]
     safetensors = [
         [name for part in parts.values() for name in part.patterns(variant)]
@@ -205,7 +210,7 @@ def _folder(
     }[route]
 
     def enough(folder: Path) -> bool:
-        # What has no configuration there, has no weights there either.
+        # A network without a configuration file has no weights either.
         there = [
             p for p in parts.values() if (folder / p.inside(layout.CONFIG)).is_file()
         ]

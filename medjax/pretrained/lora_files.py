@@ -1,14 +1,15 @@
-"""Adapters to safetensors, under the names that others read; no torch, no peft.
+"""Write adapters as safetensors for diffusers and web UIs, without torch or peft.
 
     W' = W + α/r B A                                                               (1)
 
-with B (out, r) and A (r, in), or those of convolutions. A layer of the U-Net,
-``mid_block/attentions_0/proj_in``, is
+with B (out, r) and A (r, in), or the kernels of convolutions. For example, the layer
+``mid_block/attentions_0/proj_in`` of the U-Net becomes
 
-* to diffusers ``unet.mid_block.attentions.0.proj_in.lora_A.weight`` and
-  ``….lora_B.weight``, with α/r in B: peft takes α = r where a file does not tell;
-* to web UIs, as kohya-ss names it, ``….lora_down.weight``, ``….lora_up.weight`` and
-  ``….alpha`` of ``lora_unet_mid_block_attentions_0_proj_in``.
+* for diffusers, ``unet.mid_block.attentions.0.proj_in.lora_A.weight`` and
+  ``….lora_B.weight``. B includes the factor α/r, because peft assumes α = r if a file
+  does not give α;
+* for web UIs, with the names of kohya-ss, ``….lora_down.weight``, ``….lora_up.weight``
+  and ``….alpha`` of ``lora_unet_mid_block_attentions_0_proj_in``.
 
 Source: diffusers' ``loaders/lora_base.py`` (``LORA_ADAPTER_METADATA_KEY``) and peft's
 ``LoraConfig``; kohya-ss/sd-scripts' ``networks/lora.py``.
@@ -29,7 +30,7 @@ from medjax.pretrained.safetensors_io import write_tensors
 
 _METADATA = "lora_adapter_metadata"
 _KOHYA = {"unet": "lora_unet", "text_encoder": "lora_te"}
-# transformers 5 leaves it away.
+# transformers 5 omits this prefix.
 _TEXT_PREFIX = "text_model."
 
 Tensors = dict[str, Shaped[np.ndarray, "..."]]
@@ -38,12 +39,12 @@ Tensors = dict[str, Shaped[np.ndarray, "..."]]
 def save_diffusers_lora(
     adapters: Mapping[str, Adapters], file: Path, dtype: np.dtype | None = None
 ) -> None:
-    """Write what diffusers' ``load_lora_weights`` reads.
+    """Write a file for diffusers' ``load_lora_weights``.
 
     Args:
-        adapters: By network.
-        file: To write to; its folder exists.
-        dtype: What weights are stored as; None for what they are.
+        adapters: Adapters by name of the network.
+        file: File to write; its folder must exist.
+        dtype: Dtype of the stored weights. None means their own.
 
     Raises:
         UserError: If `dtype` cannot hold a weight.
@@ -64,7 +65,7 @@ def save_diffusers_lora(
 def save_kohya_lora(
     adapters: Mapping[str, Adapters], file: Path, dtype: np.dtype | None = None
 ) -> None:
-    """Write what web UIs read; arguments and errors are `save_diffusers_lora`'s."""
+    """Write a file for web UIs; arguments and errors as in `save_diffusers_lora`."""
     tensors: Tensors = {}
     for network, own in adapters.items():
         for path, layer in own.layers.items():
@@ -83,16 +84,16 @@ def _torch_name(path: str) -> str:
 def _torch_weights(
     layer: LowRank,
 ) -> tuple[Shaped[np.ndarray, "r ..."], Shaped[np.ndarray, "o ..."]]:
-    """Return A and B as torch's layers have them."""
+    """Return A and B in torch's layout."""
     up = layer.b if layer.a.ndim == 2 else layer.b[None, None]
     return names.to_torch("a/kernel", layer.a), names.to_torch("b/kernel", up)
 
 
 def _peft_config(adapters: Adapters) -> dict[str, Any]:
-    """Return what peft's ``LoraConfig`` is made from.
+    """Return the fields of peft's ``LoraConfig``.
 
-    What most layers have stands for all; the patterns say what is otherwise. Layers are
-    named by their ends, which are theirs alone.
+    ``r`` is the most common rank, and the patterns list the layers with another rank.
+    Layers are named by their unique suffixes.
     """
     layers = {
         _torch_name(path).removeprefix(_TEXT_PREFIX): layer

@@ -1,4 +1,4 @@
-"""One mapping between Flax tree paths and torch state-dict names, both ways.
+"""Map Flax tree paths to torch state-dict names, and back.
 
 | Flax leaf                         | torch                                    |
 |-----------------------------------|------------------------------------------|
@@ -9,10 +9,10 @@
 | the autoencoder's ``query``, …    | ``to_q``, …; ``query`` in old files      |
 | ``text_model/…``                  | ``text_model.…``; ``…`` in new files     |
 
-Reading walks the expected tree and asks for each torch name, so that nothing can stay
-at its random start; writing is the same mapping, inverted.
+Reading walks the expected tree and looks up each torch name, so no weight can keep its
+random initial value. Writing uses the inverse of the same map.
 
-Source: the names are those of diffusers' and transformers' torch and Flax classes.
+Source: names of diffusers' and transformers' torch and Flax classes.
 """
 
 import re
@@ -23,26 +23,26 @@ from jaxtyping import Shaped
 
 from medjax.errors import UserError
 
-# The autoencoder's attention: the Flax name (also that of old torch files), torch's.
+# The autoencoder's attention: Flax names (as in old torch files) and torch names.
 _ATTENTION = {
     "query": "to_q",
     "key": "to_k",
     "value": "to_v",
     "proj_attn": "to_out.0",
 }
-# Before every name of a text encoder, except where transformers 5 wrote the file.
+# Prefix of all names of a text encoder, except in files written by transformers 5.
 _TEXT_PREFIX = "text_model"
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
-# Ends in a digit that is part of its name and no index.
+# Names that end in a digit that is not an index.
 _NOT_INDEXED = ("linear_1", "linear_2")
-# Stored by old versions of transformers; 0, 1, 2, … and no weight.
+# Stored by old versions of transformers: the numbers 0, 1, 2, …, not a weight.
 _IGNORED = "position_ids"
-# An error names at most this many weights of a kind.
+# Maximum number of weights of each kind that an error names.
 _MOST_NAMED = 30
 
 
 def torch_names(path: str) -> tuple[str, ...]:
-    """Return the torch names that a weight may have, first the one to write.
+    """Return the possible torch names of a weight; the first one is used to write.
 
     >>> torch_names("mid_block/attentions_0/query/kernel")
     ('mid_block.attentions.0.to_q.weight', 'mid_block.attentions.0.query.weight')
@@ -58,19 +58,19 @@ def torch_names(path: str) -> tuple[str, ...]:
 
 
 def torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape in a torch state dict of a leaf of this Flax shape."""
+    """Return the torch shape of a leaf with this Flax shape."""
     return tuple(shape[axis] for axis in _torch_axes(path, len(shape)))
 
 
 def to_torch(path: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-    """Return the leaf in torch's layout: a view, nothing is copied."""
+    """Return a view of the leaf in torch's layout, without a copy."""
     return array.transpose(_torch_axes(path, array.ndim))
 
 
 def from_torch(
     path: str, shape: tuple[int, ...], array: Shaped[np.ndarray, "..."]
 ) -> Shaped[np.ndarray, "..."]:
-    """Return torch's weight in the layout of a leaf of Flax shape `shape`: a view."""
+    """Return a view of torch's weight in the layout of a leaf of Flax shape `shape`."""
     array = array.reshape(torch_shape(path, shape))
     return array.transpose(np.argsort(_torch_axes(path, array.ndim)))
 
@@ -81,19 +81,20 @@ def match(
     where: str,
     naming: Callable[[str], tuple[str, ...]] = torch_names,
 ) -> dict[str, str]:
-    """Find each expected leaf's weight among the stored ones, and leave none over.
+    """Find each expected leaf's weight among the stored ones; allow no others.
 
     Args:
         expected: Flax shape of each path.
         stored: Torch shape of each name.
-        where: What the weights are and where they lie, for the error.
-        naming: From a path to the names it may have, first the one to report.
+        where: Name and location of the weights, for error messages.
+        naming: Function from a path to its possible names; errors report the first.
 
     Returns:
         The stored name of each path.
 
     Raises:
-        UserError: Names every weight that is missing, unexpected or of another shape.
+        UserError: If weights are missing, unexpected or of a wrong shape. The message
+            names them, up to 30 of each kind.
     """
     found, missing, misfits = {}, [], []
     for path, shape in expected.items():
@@ -124,7 +125,8 @@ def check_tree(
     """Compare two Flax trees, given as the shape of each path.
 
     Raises:
-        UserError: Names every weight that is missing, unexpected or of another shape.
+        UserError: If weights are missing, unexpected or of a wrong shape. The message
+            names them, up to 30 of each kind.
     """
     _check(
         where,
@@ -165,7 +167,7 @@ def _torch_axes(path: str, ndim: int) -> tuple[int, ...]:
 
 
 def _fits(path: str, wanted: tuple[int, ...], got: tuple[int, ...]) -> bool:
-    # Old autoencoders keep their attention's dense layers as 1×1 convolutions.
+    # Old autoencoders store the dense layers of their attention as 1×1 convolutions.
     as_conv = _in_attention(path) and path.endswith("/kernel")
     return got == wanted or (as_conv and got == (*wanted, 1, 1))
 

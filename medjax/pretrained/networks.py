@@ -1,4 +1,4 @@
-"""What loading gives: networks with their weights, and a whole Stable Diffusion."""
+"""Networks with their weights, and a whole Stable Diffusion."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ class Network:
     """A module and its weights.
 
     Attributes:
-        module: The flax.linen module, computing in the dtype that was asked for.
-        params: Its weights: NumPy arrays, which jax takes as they are.
-        config: Content of `config.json`, kept whole and written back when saving.
+        module: The flax.linen module, which computes in the requested dtype.
+        params: The module's weights, as NumPy arrays that jax accepts.
+        config: Complete content of ``config.json``, which saving writes back.
     """
 
     module: Any
@@ -34,12 +34,12 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class LowRank:
-    """A change of a layer's kernel: α/r A B, by LoRA.
+    """A LoRA change of a layer's kernel: α/r A B.
 
     Attributes:
-        a: A, with a kernel's axes.
-        b: B.
-        alpha: α.
+        a: Matrix A, with the axes of a kernel.
+        b: Matrix B.
+        alpha: Scale α; the change is multiplied by α/r.
     """
 
     a: Float[np.ndarray, "... i r"]
@@ -48,17 +48,17 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """Its r."""
+        """Rank r of the change."""
         return self.b.shape[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapters:
-    """What LoRA changed of a network.
+    """Changes of a network that was trained with LoRA.
 
     Attributes:
-        layers: Kernels, by the path of their layer.
-        rest: Paths of what else changed, and is no kernel.
+        layers: Changes of kernels, by the path of their layer.
+        rest: Paths of all other trained parameters.
     """
 
     layers: Mapping[str, LowRank]
@@ -70,13 +70,13 @@ class StableDiffusion:
     """The parts of a Stable Diffusion.
 
     Attributes:
-        unet: With a `UNet2DCondition`.
-        vae: With an `AutoencoderKL`.
-        text_encoder: With a `CLIPText`.
-        tokenizer: A `transformers` CLIP tokenizer.
-        schedule: The noise that the U-Net was trained on.
-        controlnet: With a `ControlNet` that steers the U-Net, where there is one.
-        adapters: By network, what its weights have in them by LoRA.
+        unet: Network with a `UNet2DCondition`.
+        vae: Network with an `AutoencoderKL`.
+        text_encoder: Network with a `CLIPText`.
+        tokenizer: CLIP tokenizer of `transformers`.
+        schedule: Noise schedule that the U-Net was trained with.
+        controlnet: Network with a `ControlNet` for the U-Net. None means no ControlNet.
+        adapters: LoRA changes that the weights already include, by name of the network.
     """
 
     unet: Network

@@ -1,8 +1,8 @@
-"""How far what was exported is from PyTorch: each network, on small random inputs.
+"""Compare an export with PyTorch: each network, on small random inputs.
 
-PyTorch loads the exported folder and computes at float32, whatever is stored; the other
-side is the Stable Diffusion that was to be exported. So the figures hold what storing
-at lower precision costs, too.
+PyTorch loads the exported folder and computes in float32, for any stored dtype. Its
+results are compared with those of the model in memory. The errors therefore include
+the loss from storing at lower precision.
 """
 
 import importlib.metadata
@@ -22,7 +22,7 @@ from medjax.pretrained.networks import Network, StableDiffusion
 
 _LIBRARIES = ("torch", "diffusers", "transformers")
 _TIMESTEPS = (1, 900)
-# Of the feature maps in the middle of the U-Net.
+# Side of the feature maps in the middle of the U-Net.
 _SIDE = 2
 
 Inputs = Mapping[str, Any]
@@ -30,30 +30,33 @@ Error = dict[str, float]
 
 
 def missing_libraries() -> list[str]:
-    """Return the names of what `measure_parity` needs and is not installed."""
+    """Return the names of missing libraries that `measure_parity` requires."""
     return [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
 
 
 def measure_parity(
     folder: str | Path, model: StableDiffusion | Network
 ) -> dict[str, Any]:
-    """Compare an exported folder, loaded by PyTorch, with what was exported.
+    """Compare an exported folder, loaded by PyTorch, with the model in memory.
 
     Args:
-        folder: Of a pipeline, or of a ControlNet or an autoencoder alone.
-        model: What was exported, float32: a Stable Diffusion with its ControlNet, or
+        folder: Folder of a pipeline, or of a ControlNet or an autoencoder alone.
+        model: The exported model in float32: a Stable Diffusion with its ControlNet, or
             an autoencoder.
 
     Returns:
-        ``networks``: for each network in the folder ``max_abs``, the largest error of
-        a value, and ``relative_l2``, the error's norm over that of PyTorch's output;
-        ``versions`` of the libraries; ``inputs`` in words.
+        ``networks``: two errors of each network in the folder. ``max_abs`` is the
+        largest error of a value, and ``relative_l2`` is the norm of the error divided
+        by the norm of PyTorch's output. ``versions``: the versions of the libraries.
+        ``inputs``: a description of the inputs.
 
     Raises:
         UserError: If torch, diffusers or transformers is not installed.
     """
     if missing := missing_libraries():
-        raise UserError(f"parity needs {', '.join(missing)}: pip install {missing[0]}")
+        raise UserError(
+            f"parity requires {', '.join(missing)}: pip install {missing[0]}"
+        )
     inputs: Inputs
     with jax.default_matmul_precision("highest"), quiet():
         if isinstance(model, Network):
@@ -78,14 +81,15 @@ def sample_by_torch(
     steps: int,
     guidance_scale: float,
 ) -> Float[np.ndarray, "H W 3"]:
-    """Return the image, in [-1, 1], that PyTorch diffusers draws at float32.
+    """Return an image in [-1, 1] that PyTorch diffusers samples in float32.
 
     Args:
-        folder: Of an exported pipeline; its own scheduler samples.
-        prompt: Caption.
-        conditioning_image: In [0, 1], where the pipeline has a ControlNet.
-        noise: To begin with.
-        steps: Of the scheduler.
+        folder: Folder of an exported pipeline, whose own scheduler samples.
+        prompt: Caption of the image.
+        conditioning_image: Input of the ControlNet, in [0, 1]. None means that the
+            pipeline has no ControlNet.
+        noise: Initial noise of the latents.
+        steps: Number of scheduler steps.
         guidance_scale: Weight of the caption.
     """
     import torch
@@ -111,7 +115,7 @@ def sample_by_torch(
 
 
 def _inputs(sd: StableDiffusion) -> Inputs:
-    """Return inputs of every network, channels last."""
+    """Return the inputs of all networks, with channels last."""
     rng = np.random.default_rng(0)
     unet, text = sd.unet.module, sd.text_encoder.module.config
     side = _SIDE * 2 ** (len(unet.block_out_channels) - 1)
@@ -131,7 +135,7 @@ def _inputs(sd: StableDiffusion) -> Inputs:
 
 
 def _vae_inputs(vae: Network, side: int) -> dict[str, Any]:
-    """Return images and latents of so many places for an autoencoder."""
+    """Return images for an autoencoder, and latents of `side` × `side`."""
     rng = np.random.default_rng(1)
     module = vae.module
     images = (2, *[side * module.downsampling] * 2, module.in_channels)
@@ -143,7 +147,7 @@ def _vae_inputs(vae: Network, side: int) -> dict[str, Any]:
 
 
 def _measure(folder: Path, sd: StableDiffusion, inputs: Inputs) -> dict[str, Error]:
-    """Return each network's error; one module of torch's is in memory at a time."""
+    """Return each network's errors, with one torch module in memory at a time."""
     import diffusers
     import torch
     from transformers import CLIPTextModel
@@ -180,7 +184,7 @@ def _measure(folder: Path, sd: StableDiffusion, inputs: Inputs) -> dict[str, Err
 
 
 def _vae_errors(folder: Path, vae: Network, inputs: Inputs) -> dict[str, Error]:
-    """Return the errors of an autoencoder's two halves."""
+    """Return the errors of an autoencoder's encoder and decoder."""
     import diffusers
     import torch
 
@@ -198,7 +202,7 @@ def _vae_errors(folder: Path, vae: Network, inputs: Inputs) -> dict[str, Error]:
 
 
 def _run(network: Network, *inputs: Any, method: str | None = None) -> Any:
-    """Return what a network of ours gives, on the host."""
+    """Return the output of one of our networks, on the host."""
     module = network.module
 
     @jax.jit
@@ -209,16 +213,16 @@ def _run(network: Network, *inputs: Any, method: str | None = None) -> Any:
 
 
 def _to_torch(array: Any) -> Any:
-    """Return the tensor, channels first where it is a picture."""
+    """Return a torch tensor; arrays with four axes get channels first."""
     import torch
 
     axes = (0, 3, 1, 2) if array.ndim == 4 else range(array.ndim)
-    # A copy: jax's are not writable, and torch warns of those.
+    # Copy, because torch warns about jax arrays, which are not writable.
     return torch.from_numpy(array.transpose(*axes).copy())
 
 
 def _error(ours: Sequence[Any], theirs: Sequence[Any]) -> Error:
-    """Return the error over all outputs of a network together."""
+    """Return the errors over all outputs of a network together."""
     expected = np.concatenate([tensor.numpy().ravel() for tensor in theirs])
     got = np.concatenate([_to_torch(array).numpy().ravel() for array in ours])
     difference = got.astype(np.float64) - expected

@@ -1,8 +1,9 @@
-"""phantom-SD's shape: a Stable Diffusion of computed chests, of 64 × 64 pixels.
+"""Build phantom-SD: a Stable Diffusion of computed chests of 64 × 64 pixels.
 
-Its U-Net and text encoder are drawn here, and learn by `configs/phantom_sd.py`; its
-autoencoder learns first, by `configs/phantom_vae.py`. Its tokenizer has the words of
-captions without pneumothorax as single tokens, and can spell any other.
+This module initializes its U-Net and text encoder at random. `configs/phantom_vae.py`
+trains its autoencoder first, then `configs/phantom_sd.py` trains the other two. Its
+tokenizer has the words of captions without pneumothorax as single tokens, and spells
+any other word.
 """
 
 from typing import Any
@@ -19,17 +20,18 @@ from medjax.pretrained.tiny import SCHEDULER_CONFIG, TEXT_CONFIG, UNET_CONFIG
 from medjax.pretrained.tokenizer import tokenizer_from_words
 
 FINDINGS = ("Cardiomegaly", "Effusion", "Nodule")
-"""What its chests may have."""
+"""Findings that its chests may have."""
 
 _TEXT_WIDTH = 96
-# Of the embeddings of tokens that no caption of such chests has, so that they never
-# train: as long as others become, or what they spell would be lost beside its place.
+# Scale of the embeddings of tokens that are in no caption of such chests and therefore
+# never train. They must be as long as trained embeddings become. If not, the position
+# embeddings would drown what the tokens spell.
 _SPELLING_SCALE = 3.6
 _CHANNELS = ("in_channels", "out_channels")
 _UNET: dict[str, Any] = {
     "block_out_channels": [48, 96, 96],
     "cross_attention_dim": _TEXT_WIDTH,
-    # Attention where there are few places: 8 × 8 and 4 × 4.
+    # Attention at small resolutions only: 8 × 8 and 4 × 4.
     "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
     "norm_num_groups": 16,
     "sample_size": 16,
@@ -44,11 +46,11 @@ _TEXT: dict[str, Any] = {
 
 
 def drawn_stable_diffusion(vae: Network, key: jax.Array) -> StableDiffusion:
-    """Return a Stable Diffusion that knows nothing but its autoencoder.
+    """Return a Stable Diffusion with random weights except for its autoencoder.
 
     Args:
-        vae: Of any shape; the U-Net takes its latents.
-        key: For all other weights.
+        vae: Autoencoder of any shape; the U-Net is built for its latents.
+        key: Random key for all other weights.
     """
     tokenizer = tokenizer_from_words(vocabulary(FINDINGS))
     latents = dict.fromkeys(_CHANNELS, vae.module.latent_channels)

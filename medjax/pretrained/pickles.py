@@ -1,18 +1,18 @@
-"""Pickles of torch weights, read without torch; nothing in them runs.
+"""Read pickles of torch weights without torch and without running their code.
 
-A pickle is a program for a small machine, and may ask it to import and call anything.
-Here it runs on a machine without hands: a global name becomes a `_Global`, which holds
-the name and is neither imported nor callable, so that no value within the program's
-reach is a function or a class. Where it asks for a call, only these happen:
+A pickle is a program for a small virtual machine, and can import and call anything.
+This machine replaces each global name by a `_Global`, which contains only the name.
+Nothing is imported, and a `_Global` is not callable, so the program can reach no
+function and no class. When the program requests a call, only these are handled:
 
 | called                              | result                                       |
 |-------------------------------------|----------------------------------------------|
-| ``torch._utils._rebuild_tensor``, … | a `PickledTensor`: its place in a storage    |
+| ``torch._utils._rebuild_tensor``, … | a `PickledTensor`: its position in a storage |
 | ``collections.OrderedDict``         | a dict                                       |
-| names in `_PLAIN`, ``cls.__new__``  | an inert object that forgets what it is told |
+| names in `_PLAIN`, ``cls.__new__``  | an inert object that ignores its arguments   |
 | anything else                       | UserError that names it                      |
 
-Source: the opcodes, Python's pickletools; the names, torch/_utils.py.
+Source: opcodes from Python's pickletools; names from torch/_utils.py.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ _PARAMETERS = (
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_parameter_with_state",
 )
-# Calls by which data without weights are written: they are not made.
+# Calls for data other than weights. They are replaced by inert objects.
 _PLAIN = (
     "__builtin__.bytearray __builtin__.complex __builtin__.frozenset __builtin__.set "
     "_codecs.encode builtins.bytearray builtins.complex builtins.frozenset "
@@ -55,27 +55,27 @@ _PLAIN = (
     "numpy.ndarray pathlib.PosixPath pathlib.WindowsPath pathlib._local.PosixPath "
     "pathlib._local.WindowsPath torch.Size torch.device"
 ).split()
-# What would reach past `find_class`, or take memory on the program's word.
+# Opcodes that bypass `find_class`, or that allocate any size that the program claims.
 _REFUSED = (
     *(pickle.EXT1, pickle.EXT2, pickle.EXT4),
     *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
 )
 _MEND = (
-    "; if you trust the file, load it in torch and write its state dict with "
+    ". If you trust the file, load it in torch and write its state dict with "
     "safetensors.torch.save_file"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class PickledTensor:
-    """A view of a storage, which lies outside the pickle.
+    """A view of a storage, which is outside the pickle.
 
     Attributes:
-        storage: Its key.
-        dtype: Of the storage.
-        offset: Elements of the storage before the first.
-        shape: Its shape.
-        strides: Elements from one index to the next along each axis.
+        storage: Key of the storage.
+        dtype: Dtype of the storage.
+        offset: Number of elements of the storage before the tensor's first.
+        shape: Shape of the tensor.
+        strides: Number of elements from one index to the next along each axis.
     """
 
     storage: str
@@ -86,18 +86,19 @@ class PickledTensor:
 
 
 def unpickle(opened: io.BufferedIOBase, file: Path) -> tuple[Any, dict[str, np.dtype]]:
-    """Run one pickle, and leave `opened` where it ends.
+    """Run one pickle and leave `opened` at its end.
 
     Args:
-        opened: Stands where the pickle begins.
-        file: For errors.
+        opened: File whose position is the start of the pickle.
+        file: Name of the file, for error messages.
 
     Returns:
-        What the pickle builds, of dicts (with names as keys alone), lists, tuples,
-        numbers, texts, `PickledTensor`s and inert objects; the dtype of each storage.
+        The value that the pickle builds, and the dtype of each storage. The value
+        consists of dicts (only with strings as keys), lists, tuples, numbers, strings,
+        `PickledTensor`s and inert objects.
 
     Raises:
-        UserError: If the pickle is damaged, or asks for a call that is not made.
+        UserError: If the pickle is damaged, or if it requests a call that is refused.
     """
     machine = _Machine(opened, file)
     return machine.run(), machine.dtypes
@@ -105,7 +106,7 @@ def unpickle(opened: io.BufferedIOBase, file: Path) -> tuple[Any, dict[str, np.d
 
 @dataclasses.dataclass(frozen=True)
 class _Global:
-    """The name of a class or function, and nothing else of it."""
+    """The name of a class or function, without the object itself."""
 
     name: str
 
@@ -117,18 +118,18 @@ class _Storage:
 
 
 class _Inert:
-    """Stands for an object of a class that we do not know."""
+    """Placeholder for an object of an unknown class."""
 
     def append(self, item: Any) -> None:
-        """Forget an item."""
+        """Ignore an item."""
 
     extend = append
 
 
 class _Machine(pickle._Unpickler):
-    """Runs a pickle. Python's own machine in Python, with the hands cut off.
+    """Run a pickle without imports or calls, based on Python's pure-Python unpickler.
 
-    Its memo is a dict, where that of the machine in C grows to any number it is told.
+    Its memo is a dict. That of the C unpickler would grow to any index in a pickle.
     """
 
     stack: list[Any]
@@ -142,21 +143,21 @@ class _Machine(pickle._Unpickler):
         self.dtypes: dict[str, np.dtype] = {}
 
     def run(self) -> Any:
-        """Return what the pickle builds."""
+        """Return the value that the pickle builds."""
         try:
             return self.load()
         except UserError:
             raise
-        # A damaged program can fail in any way that a program can.
+        # A damaged pickle can raise any error.
         except Exception as error:
             raise UserError(
-                f"{self.file} is damaged, or no file of torch weights "
-                f"({type(error).__name__} in its pickle); an incomplete download, or a "
-                "pointer of git-lfs?"
+                f"{self.file} is damaged or not a file of torch weights "
+                f"({type(error).__name__} in its pickle). It may be an incomplete "
+                "download or a git-lfs pointer"
             ) from error
 
     def find_class(self, module: str, name: str) -> _Global:
-        """Return the name alone."""
+        """Return only the name."""
         return _Global(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -166,14 +167,14 @@ class _Machine(pickle._Unpickler):
         dtype = DTYPES.get(name) if library.startswith("torch") else None
         if dtype is None or any(part is not None for part in view):
             kept = f"{kind.name!r:.200}"
-            raise UserError(f"{self.file} stores weights as {kept}{_MEND}")
+            raise UserError(f"{self.file} has weights of unknown type {kept}{_MEND}")
         if not isinstance(key, str):
-            raise TypeError("no key of a storage")
+            raise TypeError("not the key of a storage")
         self.dtypes[key] = dtype
         return _Storage(key, dtype)
 
     def call(self, function: Any, args: tuple[Any, ...]) -> Any:
-        """Return what stands for the result of a call."""
+        """Return a substitute for the result of a call."""
         name = function.name
         if name in _TENSORS:
             return _tensor(*args[:4])
@@ -186,10 +187,10 @@ class _Machine(pickle._Unpickler):
         raise self.refused(f"{name!r}")
 
     def refused(self, what: str) -> UserError:
-        """Return the error for a call of `what`."""
+        """Return the error for a refused call of `what`."""
         return UserError(
-            f"{self.file} asks to call {what:.200} when it is read, which medjax does "
-            f"not do; nothing was run{_MEND}"
+            f"{self.file} requests a call of {what:.200}, which medjax refuses; no "
+            f"code of the file was run{_MEND}"
         )
 
     def do_reduce(self) -> None:
@@ -227,7 +228,7 @@ class _Machine(pickle._Unpickler):
         self.set_items(self.pop_mark())
 
     def set_items(self, items: list[Any]) -> None:
-        """Put what has a name into the dict on top of the stack."""
+        """Put items with string keys into the dict on top of the stack."""
         if not isinstance(self.stack[-1], _Inert):
             self.stack[-1].update(_named(zip(items[::2], items[1::2], strict=True)))
 
@@ -239,7 +240,7 @@ class _Machine(pickle._Unpickler):
         self.append(_Inert())
 
     def do_refuse(self) -> None:
-        raise self.refused("an extension or a buffer from outside")
+        raise self.refused("an extension or an external buffer")
 
     dispatch: ClassVar[Any] = {
         **pickle._Unpickler.dispatch,
@@ -259,16 +260,16 @@ class _Machine(pickle._Unpickler):
 
 
 def _named(pairs: Iterable[Any]) -> dict[str, Any]:
-    """Return what has a name. To hash other keys could take for ever, and is no use."""
+    """Return the pairs with string keys. Hashing other keys could take forever."""
     return {key: value for key, value in pairs if isinstance(key, str)}
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> PickledTensor:
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or len(shape) != len(strides):
-        raise TypeError("no tensor")
+        raise TypeError("not a tensor")
     if any(type(number) is not int or number < 0 for number in numbers):
-        raise TypeError("no place in a storage")
+        raise TypeError("not a position in a storage")
     return PickledTensor(
         storage.key, storage.dtype, offset, tuple(shape), tuple(strides)
     )

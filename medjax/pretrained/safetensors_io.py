@@ -1,14 +1,14 @@
-"""Safetensors files, read tensor by tensor and written whole or not at all.
+"""Read safetensors files tensor by tensor; write each file completely or not at all.
 
-A file is the length of its header (8 bytes, little-endian), the header (JSON: dtype,
-shape and byte offsets of each tensor) and the bytes. Each tensor is read from its
-offset into an array of its own. Mapping the file would be shorter, but mapped pages
-count as resident memory: 2.3 times the weights at the peak, where this takes 1.1.
+A file contains the length of its header (8 bytes, little-endian), the header (JSON:
+dtype, shape and byte offsets of each tensor) and the bytes of the tensors. Each tensor
+is read from its offset into its own array. Mapping the file would take less code, but
+mapped pages count as resident memory: 2.3 times the weights at the peak, not 1.1.
 
-Arrays are NumPy's, in main memory, whatever devices there are: nothing reaches an
-accelerator before it is asked for there, and jax takes them as they are.
+Arrays are NumPy arrays in main memory, on any device. Weights reach an accelerator only
+when jax puts them there, and jax accepts the arrays without conversion.
 
-Source: the format, https://github.com/huggingface/safetensors#format.
+Source: format from https://github.com/huggingface/safetensors#format.
 """
 
 import contextlib
@@ -38,24 +38,24 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-# What torch's readers look for: whose layout the tensors have.
+# Metadata that torch's readers look for: the library whose layout the tensors have.
 METADATA = {"format": "pt"}
-# A header is read whole; a larger one means that the file is something else.
+# Headers are read whole. If a header is larger, the file has another format.
 MOST_HEADER_BYTES = 100_000_000
 ALIGNMENT = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies.
+    """Position, shape and dtype of a tensor in a file.
 
     Attributes:
-        file: The file.
-        start: Of its first byte, counted from the start of the file.
-        shape: Its shape.
-        dtype: Its dtype in the file.
-        strides: Elements from one index to the next along each axis; None for rows in
-            order, which safetensors always have.
+        file: File that contains the tensor.
+        start: Position of its first byte, from the start of the file.
+        shape: Shape of the tensor.
+        dtype: Dtype in the file.
+        strides: Number of elements from one index to the next along each axis. None
+            means row-major order, as in all safetensors files.
     """
 
     file: Path
@@ -66,7 +66,7 @@ class StoredTensor:
 
     @property
     def size(self) -> int:
-        """Number of bytes from its first to its last."""
+        """Number of bytes from its first to its last byte."""
         if self.strides is None or 0 in self.shape:
             return math.prod(self.shape) * self.dtype.itemsize
         steps = zip(self.shape, self.strides, strict=True)
@@ -78,10 +78,10 @@ def stored_tensors(file: Path) -> dict[str, StoredTensor]:
     """Return every tensor of a safetensors file, or of its shards, by name.
 
     Args:
-        file: The file, or the JSON index that says which shard has which tensor.
+        file: The file, or the JSON index that lists the shard of each tensor.
 
     Raises:
-        UserError: If a file is missing, damaged, or no safetensors file.
+        UserError: If a file is missing, damaged, or not a safetensors file.
     """
     if file.suffix != ".json":
         return _header(file)
@@ -90,20 +90,22 @@ def stored_tensors(file: Path) -> dict[str, StoredTensor]:
         names = sorted({str(shard) for shard in weight_map.values()})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{file} is damaged, or no index of shards: {error}; copy it anew"
+            f"{file} is damaged or not an index of shards: {error}. Copy it again"
         ) from error
     shards = {shard: _header(file.parent / shard) for shard in names}
     if lost := [
         name for name, shard in weight_map.items() if name not in shards[str(shard)]
     ]:
-        raise UserError(f"{file} places {', '.join(lost)} in files that lack them")
+        raise UserError(
+            f"{file} lists {', '.join(lost)}, missing in the shards. Copy them again"
+        )
     return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
 
 
 def read_tensors(
     tensors: Mapping[str, StoredTensor],
 ) -> Iterator[tuple[str, Shaped[np.ndarray, "..."]]]:
-    """Yield each tensor with its name, in the order of the bytes in the files."""
+    """Yield each tensor with its name, in the order of the files' bytes."""
     order = sorted(tensors, key=lambda name: (tensors[name].file, tensors[name].start))
     with contextlib.ExitStack() as stack:
         files: dict[Path, io.BufferedReader] = {}
@@ -115,7 +117,7 @@ def read_tensors(
             file.seek(tensor.start)
             flat = np.empty(tensor.size, np.uint8)
             if file.readinto(flat.data) != tensor.size:
-                raise UserError(f"{tensor.file} ends within {name}; copy it anew")
+                raise UserError(f"{tensor.file} ends within {name}. Copy it again")
             yield name, _shaped(flat, tensor)
 
 
@@ -125,20 +127,20 @@ def write_tensors(
     dtype: np.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file; a file of that name is replaced once all is written.
+    """Write a safetensors file; replace an existing one only when all is written.
 
     Args:
-        file: Its folder is made if need be.
-        tensors: By name; views are laid out, and values are cast, one tensor at a
-            time, as they are written.
-        dtype: What all of them are stored as; None for what they are.
-        metadata: Texts for the header, beside `METADATA`.
+        file: File to write; its folder is created if missing.
+        tensors: Tensors by name. They are copied to row-major order and cast one at a
+            time, while they are written.
+        dtype: Dtype of all stored tensors. None means each tensor's own.
+        metadata: Texts for the header, in addition to `METADATA`.
 
     Raises:
         UserError: If a value is too large for `dtype`.
     """
     codes = {dtype: code for code, dtype in DTYPES.items()}
-    # As other writers do: wide dtypes first, which keeps all of them aligned.
+    # Like other writers, put wide dtypes first, which keeps all tensors aligned.
     dtypes = {name: dtype or tensor.dtype for name, tensor in tensors.items()}
     names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
     header: dict[str, object] = {"__metadata__": {**METADATA, **(metadata or {})}}
@@ -169,8 +171,8 @@ def _cast(
         cast = flat.astype(dtype)
     if not np.isfinite(cast).all() and np.isfinite(flat).all():
         raise UserError(
-            f"{name} reaches {np.abs(flat).max():.3g}, which {dtype} cannot hold; "
-            "store it as bfloat16 or float32"
+            f"{name} reaches {np.abs(flat).max():.3g}, which {dtype} cannot hold. Use "
+            "bfloat16 or float32"
         )
     return cast
 
@@ -192,31 +194,31 @@ def _header(file: Path) -> dict[str, StoredTensor]:
         start = opened.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
         if not 0 <= length <= min(MOST_HEADER_BYTES, file.stat().st_size - 8):
-            raise UserError(f"{file} is damaged, or no safetensors file")
+            raise UserError(f"{file} is damaged or not a safetensors file")
         try:
             header = dict(json.loads(opened.read(length)))
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"{file} is damaged, or no safetensors file: {error}"
+                f"{file} is damaged or not a safetensors file: {error}"
             ) from error
     header.pop("__metadata__", None)
     return {name: _entry(file, name, entry, length) for name, entry in header.items()}
 
 
 def _entry(file: Path, name: str, entry: Any, header_bytes: int) -> StoredTensor:
-    """Return what a header says of one tensor, once it can be true."""
+    """Return one tensor of a header, after checking that its entry is plausible."""
     try:
         code, shape = entry["dtype"], tuple(entry["shape"])
         first, last = entry["data_offsets"]
         known = code in DTYPES
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{file} is damaged at {name}: got {entry!r:.200}, expected dtype, shape "
-            "and data_offsets"
+            f"{file} is damaged at {name}. Expected dtype, shape and data_offsets, got "
+            f"{entry!r:.200}"
         ) from error
     if not known:
         raise UserError(
-            f"{file}: {name} is stored as {code}; expected one of {', '.join(DTYPES)}"
+            f"{file}: {name} has dtype {code}. Expected one of {', '.join(DTYPES)}"
         )
     start = 8 + header_bytes
     numbers = (first, last, *shape)
@@ -224,4 +226,4 @@ def _entry(file: Path, name: str, entry: Any, header_bytes: int) -> StoredTensor
         tensor = StoredTensor(file, start + first, shape, DTYPES[code])
         if tensor.size == last - first and start + last <= file.stat().st_size:
             return tensor
-    raise UserError(f"{file} is damaged or not all there, at {name}")
+    raise UserError(f"{file} is damaged or incomplete at {name}")

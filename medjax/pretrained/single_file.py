@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x and ControlNet from one file with the original names.
+"""Load Stable Diffusion 1.x or 2.x, or a ControlNet, from one file of original names.
 
 | names                                          |                              |
 |------------------------------------------------|------------------------------|
@@ -7,11 +7,12 @@
 | ``cond_stage_model.transformer.*``             | the text encoder of SD1.x    |
 | ``cond_stage_model.model.*``                   | the text encoder of SD2.x    |
 | ``control_model.*``, or all without a prefix   | a ControlNet                 |
-| the averages, the schedule's buffers, …        | skipped, their bytes unread  |
+| the averages, the schedule's buffers, …        | skipped without reading      |
 
-Any other name is an error. Configurations come from the shapes. What such a file does
-not hold: the tokenizer, which is taken from a folder ``tokenizer`` beside it, else from
-the hub; and what the U-Net predicts, taken to be ε. For the SD2.x of 768², say
+Any other name is an error. Configurations are inferred from the shapes. Such a file
+contains neither the tokenizer nor the prediction type. The tokenizer comes from a
+folder ``tokenizer`` beside the file or, if that is missing, from the hub. The U-Net is
+assumed to predict ε. For SD2.x models of 768², set
 ``--config.diffusion.prediction_type=v_prediction``.
 """
 
@@ -44,9 +45,9 @@ VAE = "first_stage_model."
 CLIP = "cond_stage_model.transformer."
 OPEN_CLIP = "cond_stage_model.model."
 CONTROLNET = "control_model."
-# Of a ControlNet alone, whatever its prefix.
+# A weight that only ControlNets have, without its prefix.
 HINT = "input_hint_block.0.weight"
-# What OpenCLIP fills captions up with, as id 0.
+# OpenCLIP pads captions with this token, whose id is 0.
 OPEN_CLIP_PADDING = "!"
 
 _SKIPPED = re.compile(
@@ -60,7 +61,7 @@ _FUSED = re.compile(r"(.*\.attn\.)in_proj_(weight|bias)")
 
 @dataclasses.dataclass(frozen=True)
 class _Tensors:
-    """The tensors of one network, named without `prefix`, and where they lie."""
+    """The tensors of one network, named without `prefix`, and their file."""
 
     prefix: str
     stored: Mapping[str, StoredTensor]
@@ -78,23 +79,23 @@ class _Tensors:
 def load_stable_diffusion(
     file: Path, dtype: np.dtype, controlnet: bool = False
 ) -> StableDiffusion:
-    """Load a whole checkpoint, which may have a ControlNet in it besides.
+    """Load a whole checkpoint, which may also contain a ControlNet.
 
     Args:
         file: The checkpoint.
-        dtype: Of the weights and of the computation.
-        controlnet: Whether to load its ControlNet, too, where it has one.
+        dtype: Dtype of the weights and of the computation.
+        controlnet: Whether to load the checkpoint's ControlNet, if it has one.
 
     Raises:
-        UserError: If the file is damaged or of another kind, weights are missing,
-            unknown or of a wrong shape, or there is no tokenizer for it.
+        UserError: If the file is damaged or of another kind, if weights are missing,
+            unknown or of a wrong shape, or if its tokenizer is missing.
     """
     stored = _stored(file)
     scale = _scaling_factor(stored)
     _check_known(stored, file)
     unet, vae = _within(UNET, stored, file), _within(VAE, stored, file)
     text, text_config, text_table = _text_encoder(stored, file)
-    # First what may be missing, then gigabytes.
+    # First read what may be missing, then gigabytes.
     tokenizer = _tokenizer(file, text.prefix == OPEN_CLIP, text_config["vocab_size"])
     vae_config = ldm_config.vae_config(vae.shapes, vae.where, scale)
     unet_config = ldm_config.unet_config(unet.shapes, unet.where)
@@ -114,10 +115,10 @@ def load_stable_diffusion(
 
 
 def load_controlnet(file: Path, dtype: np.dtype) -> Network:
-    """Load the ControlNet of a whole checkpoint, or of a file with nothing else.
+    """Load the ControlNet of a whole checkpoint, or of a file with only a ControlNet.
 
     Raises:
-        UserError: As `load_stable_diffusion`.
+        UserError: As in `load_stable_diffusion`.
     """
     tensors = _controlnet_tensors(file)
     config = ldm_config.controlnet_config(tensors.shapes, tensors.where)
@@ -126,10 +127,10 @@ def load_controlnet(file: Path, dtype: np.dtype) -> Network:
 
 
 def controlnet_config(file: Path) -> dict[str, Any]:
-    """Return the configuration of a file's ControlNet; its weights stay unread.
+    """Return the configuration of a file's ControlNet without reading its weights.
 
     Raises:
-        UserError: As `load_stable_diffusion`.
+        UserError: As in `load_stable_diffusion`.
     """
     tensors = _controlnet_tensors(file)
     return ldm_config.controlnet_config(tensors.shapes, tensors.where)
@@ -144,7 +145,7 @@ def _controlnet_tensors(file: Path) -> _Tensors:
 
 
 def _stored(file: Path) -> dict[str, StoredTensor]:
-    """Return where every tensor lies."""
+    """Return the position of every tensor in the file, by name."""
     if file.suffix == ".safetensors":
         return safetensors_io.stored_tensors(file)
     return torch_files.stored_tensors(file)
@@ -162,9 +163,9 @@ def _check_known(stored: Mapping[str, StoredTensor], file: Path) -> None:
     first, _, _ = unknown[0].partition(".")
     close = nearest(first, [prefix.partition(".")[0] for prefix in prefixes])
     raise UserError(
-        f"{file}: {len(unknown)} unknown weights, as '{unknown[0]}'; expected the "
-        f"original names of Stable Diffusion 1.x or 2.x, {', '.join(prefixes)}{close}; "
-        "weights with diffusers' names are loaded by their folder"
+        f"{file}: {len(unknown)} unknown weights, e.g. '{unknown[0]}'. Expected the "
+        f"original names of Stable Diffusion 1.x or 2.x, {', '.join(prefixes)}{close}. "
+        "To load weights with diffusers' names, give their folder"
     )
 
 
@@ -177,7 +178,7 @@ def _within(prefix: str, stored: Mapping[str, StoredTensor], file: Path) -> _Ten
     }
     if not inside:
         raise UserError(
-            f"{file} holds no {prefix}*; expected the original names of "
+            f"{file} contains no {prefix}*. Expected the original names of "
             + ("a ControlNet" if prefix == CONTROLNET else "a whole Stable Diffusion")
         )
     return _Tensors(prefix, inside, file)
@@ -204,11 +205,11 @@ def _text_encoder(
 def _unfused(
     stored: Mapping[str, StoredTensor], unused: str
 ) -> dict[str, StoredTensor]:
-    """Return the tensors with projections to queries, keys and values apart.
+    """Return the tensors with separate projections to queries, keys and values.
 
     Args:
-        stored: Of an OpenCLIP text encoder.
-        unused: Before the names that are left out.
+        stored: Tensors of an OpenCLIP text encoder.
+        unused: Prefix of names to omit.
     """
     apart = {}
     for name, tensor in stored.items():
@@ -237,11 +238,11 @@ def _network(
     """Read a network whose configuration is known.
 
     Args:
-        part: Which network it is.
-        tensors: Of it.
-        config: Of it.
-        table_of: From its module to the table of its names.
-        dtype: Of the result.
+        part: The network's description.
+        tensors: Tensors of the network.
+        config: Configuration of the network.
+        table_of: Function from the network's module to the table of its names.
+        dtype: Dtype of the result.
     """
     module = part.module.from_config(config, dtype=dtype)
     table = table_of(module)
@@ -256,12 +257,12 @@ def _network(
 
 
 def _scaling_factor(stored: Mapping[str, StoredTensor]) -> float | None:
-    """Return what latents are multiplied by, where it was measured in training."""
+    """Return the scaling factor of latents, if it was measured in training."""
     found = {name: stored[name] for name in ("scale_factor",) if name in stored}
     for name, value in safetensors_io.read_tensors(found):
         if value.size != 1 or not np.isfinite(value).all():
             raise UserError(
-                f"{stored[name].file}: {name} is {value}, expected one finite number"
+                f"{stored[name].file}: {name} is {value}. Expected one finite number"
             )
         return float(value.item())
     return None
@@ -276,14 +277,14 @@ def _tokenizer(file: Path, open_clip: bool, vocab_size: int) -> Any:
             tokenizer = find_tokenizer()
         except UserError as error:
             raise UserError(
-                f"{file} has no tokenizer in it: copy Stable Diffusion's folder "
-                f"'{layout.TOKENIZER}' beside it, or make the hub's available; {error}"
+                f"{file} contains no tokenizer. Copy Stable Diffusion's folder "
+                f"'{layout.TOKENIZER}' beside it, or allow a download: {error}"
             ) from error
         if open_clip:
             tokenizer.pad_token = OPEN_CLIP_PADDING
     if len(tokenizer) > vocab_size:
         raise UserError(
             f"the tokenizer for {file} has {len(tokenizer)} tokens, and its text "
-            f"encoder {vocab_size}; copy the tokenizer of this model to {beside}"
+            f"encoder {vocab_size}. Copy the tokenizer of this model to {beside}"
         )
     return tokenizer

@@ -1,7 +1,8 @@
-"""A ControlNet to one file with the original names, which web UIs read.
+"""Write a ControlNet to one file with the original names, for web UIs.
 
-Such a file has no configuration; readers take what the shapes do not show to be as in
-the original code (see `ldm_config`), so a network that is otherwise is refused.
+Such a file has no configuration. Readers infer it from the shapes, and assume the
+values of the original code for everything else (see `ldm_config`). A network with other
+values cannot be written.
 """
 
 from pathlib import Path
@@ -17,12 +18,13 @@ from medjax.pretrained.networks import Network
 from medjax.pretrained.safetensors_io import write_tensors
 from medjax.pretrained.single_file import CONTROLNET
 
-# Fields that say how to compute, not what.
+# Fields about how to compute, which the file does not describe.
 _NOT_OF_THE_FILE = ("dtype", "remat", "name", "parent")
 _NEEDS_ONE = (
-    "a file with the original names has no configuration, and this ControlNet needs one"
+    "a file with the original names has no configuration, and this ControlNet requires "
+    "one"
 )
-_EXPECTED = "expected one of Stable Diffusion's kind, or --format=controlnet"
+_EXPECTED = "Use a ControlNet like Stable Diffusion's, or --format=controlnet"
 
 
 def save_controlnet_file(
@@ -32,12 +34,12 @@ def save_controlnet_file(
 
     Args:
         network: A ControlNet.
-        file: To write to; its folder exists.
-        dtype: What weights are stored as; None for what they are.
+        file: File to write; its folder must exist.
+        dtype: Dtype of the stored weights. None means their own.
 
     Raises:
-        UserError: If the network is none that such a file can describe, or `dtype`
-            cannot hold its weights.
+        UserError: If such a file cannot describe the network, or if `dtype` cannot hold
+            its weights.
     """
     part = layout.CONTROLNET["controlnet"]
     module = ControlNet.from_config(network.config)
@@ -52,25 +54,25 @@ def save_controlnet_file(
 
 
 def _check_described(module: ControlNet, tensors: dict[str, Any], where: str) -> None:
-    """Check that the shapes alone give the network back."""
+    """Check that the shapes alone determine the network."""
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
         read = ControlNet.from_config(ldm_config.controlnet_config(shapes, where))
     except UserError as error:
-        raise UserError(f"{_NEEDS_ONE}: {error}; {_EXPECTED}") from error
+        raise UserError(f"{_NEEDS_ONE}: {error}. {_EXPECTED}") from error
     levels = len(module.block_out_channels)
     wrong = [
-        f"{name}={getattr(module, name)} (readers take {getattr(read, name)})"
+        f"{name}={getattr(module, name)} (readers assume {getattr(read, name)})"
         for name in ControlNet.__dataclass_fields__
         if name not in _NOT_OF_THE_FILE
         and not _alike(getattr(module, name), getattr(read, name), levels)
     ]
     if wrong:
-        raise UserError(f"{_NEEDS_ONE}: {', '.join(wrong)}; {_EXPECTED}")
+        raise UserError(f"{_NEEDS_ONE}: {', '.join(wrong)}. {_EXPECTED}")
 
 
 def _alike(own: Any, read: Any, levels: int) -> bool:
-    """Compare two values of a field, one of which may be given a level."""
+    """Compare two values of a field; one of them may have one value per level."""
     if isinstance(own, tuple) != isinstance(read, tuple):
         return per_level(own, levels) == per_level(read, levels)
     return own == read

@@ -1,7 +1,7 @@
-"""From what a user names to a local file or folder: itself, or the cache of an id.
+"""Find the local file or folder of a source: a path, or the cache of a hub id.
 
-The hub is used by its own conventions: its cache (``HF_HOME``), its token (``hf auth
-login`` or ``HF_TOKEN``), its offline switch (``HF_HUB_OFFLINE``).
+The hub's own conventions apply: its cache (``HF_HOME``), its token (``hf auth login``
+or ``HF_TOKEN``) and its offline switch (``HF_HUB_OFFLINE``).
 """
 
 import json
@@ -17,7 +17,7 @@ from medjax.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-# Of single files with a whole model; other names are of folders or ids.
+# Endings of single files with a whole model. Other names are folders or ids.
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 
 PHANTOM_SD = "phantom-sd"
@@ -33,10 +33,10 @@ def built_in(source: str | Path) -> bool:
 
 
 def public_name(source: str | Path) -> str:
-    """Return a name of `source` without its place on this machine.
+    """Return a name of `source` without its path on this machine.
 
-    A hub id is its own name; weights that come with medjax have their folder in the
-    repository.
+    The name of a hub id is the id. The name of weights that come with medjax is their
+    folder in the repository.
     """
     place = _BUILT_IN.get(str(source))
     if place is not None:
@@ -45,13 +45,13 @@ def public_name(source: str | Path) -> str:
 
 
 def hub_id(source: str) -> str | None:
-    """Return `source` if it names a model on the hub, as far as can be seen."""
+    """Return `source` if it has the form of a hub id and is not a local path."""
     hub = _HUB_ID.fullmatch(source) and not local_place(source).exists()
     return source if hub else None
 
 
 def local_place(source: str | Path) -> Path:
-    """Return the path that `source` is, or the place of what comes with medjax."""
+    """Return the path of `source`, or the folder of weights that come with medjax."""
     return _BUILT_IN.get(str(source)) or Path(source).expanduser()
 
 
@@ -59,13 +59,13 @@ def local_file(source: str | Path) -> Path | None:
     """Return the file that `source` names, or None for a folder or an id.
 
     Raises:
-        UserError: If it has a file's ending, and is neither file nor folder.
+        UserError: If it has the ending of a file but is neither a file nor a folder.
     """
     file = local_place(source)
     if file.is_file():
         return file
     if file.suffix in SUFFIXES and not file.is_dir():
-        raise UserError(f"'{source}' is missing; expected a file, by its ending")
+        raise UserError(f"'{source}' is missing. Its ending is that of a file")
     return None
 
 
@@ -74,16 +74,16 @@ def local_folder(
     attempts: Iterable[list[str]],
     enough: Callable[[Path], bool],
 ) -> Path:
-    """Return the folder that `source` names, downloaded from the hub if need be.
+    """Return the folder that `source` names; download it from the hub if necessary.
 
     Args:
         source: A folder, an id on the hub such as ``owner/name``, or `PHANTOM_SD`.
-        attempts: Patterns of files to download; each list only if what the ones before
-            it brought is not enough.
-        enough: Whether a folder holds what is needed.
+        attempts: Lists of file patterns to download. Each list is tried only if the
+            files of the earlier ones are not enough.
+        enough: Function that returns whether a folder contains the required files.
 
     Raises:
-        UserError: If there is no such folder, and the hub does not give it.
+        UserError: If there is no such folder and it cannot be downloaded.
     """
     folder = local_place(source)
     if folder.is_dir():
@@ -99,23 +99,23 @@ def read_json(file: Path) -> dict[str, Any]:
     """Return the content of a configuration file.
 
     Raises:
-        UserError: If it is missing or no JSON object.
+        UserError: If it is missing or not a JSON object.
     """
     if not file.is_file():
         for folder in file.parents[:2]:
             if (folder / "pytorch_lora_weights.safetensors").is_file():
                 raise UserError(
-                    f"{folder} holds adapters (LoRA) alone; expected a whole model, as "
-                    "medjax.export --format=pipeline makes of a run and its base"
+                    f"{folder} contains only adapters (LoRA). Expected a whole model; "
+                    "medjax.export --format=pipeline writes one from a run and its base"
                 )
         raise UserError(
-            f"{file} is missing; expected a folder in the diffusers layout, as "
-            "diffusers' save_pretrained writes it"
+            f"{file} is missing. Expected a folder in the diffusers layout, as written "
+            "by diffusers' save_pretrained"
         )
     try:
         content = json.loads(texts.read_text(file))
     except ValueError as error:
-        raise UserError(f"{file} is no JSON: {error}") from error
+        raise UserError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected a JSON object, got {type(content).__name__}")
     return content
@@ -128,22 +128,22 @@ def _download(name: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except errors.HFValidationError as error:
-        reason = "and it is no hub id, which would be owner/name"
+        reason = "and it is not a hub id, which has the form owner/name"
         cause: Exception = error
     except errors.GatedRepoError as error:
         reason = (
-            "and on the hub its owner asks you to accept terms: do so on "
+            "and on the hub its owner requires you to accept terms: accept them on "
             f"https://huggingface.co/{name}, then log in with 'hf auth login'"
         )
         cause = error
     except errors.RepositoryNotFoundError as error:
         reason = (
-            "and the hub has no such id, or keeps it private: log in with 'hf auth "
-            "login' or set HF_TOKEN"
+            "and the hub has no such id, or it is private: log in with 'hf auth login' "
+            "or set HF_TOKEN"
         )
         cause = error
-    # Without a connection the hub's client raises its own errors, the operating
-    # system's, or those of whichever HTTP library it stands on.
+    # Without a connection, the hub's client raises its own errors, those of the
+    # operating system, or those of its HTTP library.
     except Exception as error:
         why = first_line(error)
         if isinstance(error, errors.LocalEntryNotFoundError):
@@ -151,22 +151,22 @@ def _download(name: str, patterns: list[str]) -> Path:
             if not HF_HUB_OFFLINE:
                 why = f"{ENDPOINT} does not answer: {first_line(innermost(error))}"
         reason = (
-            "and as a hub id it is neither in the local cache nor can it be downloaded "
-            f"({why}); connect, or name a folder in the diffusers layout; private "
-            "ids need 'hf auth login'"
+            "and as a hub id it is not in the local cache and cannot be downloaded "
+            f"({why}). Connect to the network, or give a folder in the diffusers "
+            "layout; private ids require 'hf auth login'"
         )
         cause = error
     raise UserError(f"cannot load '{name}': no such local folder, {reason}") from cause
 
 
 def innermost(error: BaseException) -> BaseException:
-    """Return what began a chain of errors, each raised for the one before."""
+    """Return the first error of a chain of causes."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, without its full stop."""
+    """Return the first line of an error's message, without its full stop."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".")

@@ -1,8 +1,9 @@
-"""A tiny Stable Diffusion: the embedded default, until there is a trained one.
+"""Build a tiny Stable Diffusion: the built-in default base.
 
-Its U-Net and text encoder are drawn from a seed and know nothing; they have to be
-trained. Its autoencoder is set by hand (`tiny_vae`) and works. Its tokenizer has the
-words of our captions as single tokens. Made for 64×64 on two processor cores.
+Its U-Net and text encoder have random weights from a seed and must be trained. The
+weights of its autoencoder are set by hand (`tiny_vae`), so it works without training.
+Its tokenizer has the words of medjax's captions as single tokens. Its size suits images
+of 64×64 on two processor cores.
 """
 
 from typing import Any
@@ -22,11 +23,11 @@ TEXT_WIDTH = 64
 UNET_CONFIG: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
     "act_fn": "silu",
-    # The number of heads, whatever its name says.
+    # The number of heads, in spite of its name.
     "attention_head_dim": 4,
     "block_out_channels": [32, 64],
     "cross_attention_dim": TEXT_WIDTH,
-    # Attention where there are few pixels: 16×16 for an image of 64×64.
+    # Attention only at small resolutions: 16×16 for an image of 64×64.
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
     "flip_sin_to_cos": True,
     "freq_shift": 0,
@@ -48,7 +49,7 @@ TEXT_CONFIG: dict[str, Any] = {
     "num_hidden_layers": 2,
     "projection_dim": TEXT_WIDTH,
 }
-# Stable Diffusion 1.5's.
+# The scheduler of Stable Diffusion 1.5.
 SCHEDULER_CONFIG: dict[str, Any] = {
     "_class_name": "PNDMScheduler",
     "beta_end": 0.012,
@@ -65,12 +66,12 @@ SCHEDULER_CONFIG: dict[str, Any] = {
 
 
 def tiny_tokenizer() -> Any:
-    """Return a CLIP tokenizer with every word of our captions as one token."""
+    """Return a CLIP tokenizer with every word of medjax's captions as one token."""
     return tokenizer_from_words(VOCABULARY)
 
 
 def tiny_stable_diffusion(seed: int = 0) -> StableDiffusion:
-    """Return a tiny Stable Diffusion, the same on every machine for the same seed."""
+    """Return a tiny Stable Diffusion; the seed gives the same one on every machine."""
     tokenizer = tiny_tokenizer()
     text_config = TEXT_CONFIG | {
         "vocab_size": len(tokenizer),

@@ -1,7 +1,7 @@
-"""CLIP's tokenizer from and to a folder, alike under transformers 4.57 and 5.
+"""Load and save CLIP's tokenizer, with equal results in transformers 4.57 and 5.
 
-transformers 4 has a tokenizer in Python and a fast one, transformers 5 the fast one
-alone; we take the fast one under both, so that captions get the same ids.
+transformers 4 has a Python tokenizer and a fast one. transformers 5 has only the fast
+one. medjax uses the fast one in both, so that captions get the same ids.
 """
 
 import itertools
@@ -14,12 +14,12 @@ from medjax.errors import UserError
 from medjax.pretrained.sources import local_folder
 
 TOKENIZER_ID = "openai/clip-vit-large-patch14"
-"""SD1.x's own; SD2.x's has the same words."""
+"""Hub id of SD1.x's tokenizer; that of SD2.x has the same words."""
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
-# CLIP marks the last piece of a word.
+# CLIP appends this mark to the last piece of a word.
 WORD_END = "</w>"
-# Any of these is enough to make a tokenizer from.
+# One of these files is enough for a tokenizer.
 _VOCABULARIES = ("tokenizer.json", "vocab.json")
 _FILES = ["*.json", "merges.txt"]
 
@@ -28,7 +28,7 @@ def find_tokenizer(source: str = TOKENIZER_ID) -> Any:
     """Return the `transformers` CLIP tokenizer of a folder, or of an id on the hub.
 
     Raises:
-        UserError: If there is none, or the hub does not give it.
+        UserError: If there is none and it cannot be downloaded.
     """
     return load_tokenizer(local_folder(source, [_FILES], Path.is_dir))
 
@@ -37,11 +37,11 @@ def load_tokenizer(folder: Path) -> Any:
     """Return the `transformers` CLIP tokenizer of a folder.
 
     Raises:
-        UserError: If the folder holds none.
+        UserError: If the folder contains none.
     """
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise UserError(
-            f"{folder} holds no tokenizer; expected vocab.json and merges.txt, or "
+            f"{folder} contains no tokenizer. Expected vocab.json and merges.txt, or "
             "tokenizer.json"
         )
     from transformers import CLIPTokenizerFast
@@ -53,8 +53,8 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Write a tokenizer so that transformers 4 and 5 both load it."""
     storage.make_folder(folder)
     tokenizer.save_pretrained(folder)
-    # transformers 5 writes tokenizer.json alone; the Python tokenizer that torch
-    # pipelines take from transformers 4 reads these.
+    # transformers 5 writes only tokenizer.json. Torch pipelines with transformers 4 use
+    # the Python tokenizer, which reads these files.
     if not (folder / "vocab.json").is_file():
         tokenizer.backend_tokenizer.model.save(str(folder))
 
@@ -62,13 +62,14 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 def tokenizer_from_words(words: Iterable[str], max_length: int = 77) -> Any:
     """Return a CLIP tokenizer that has each of these words as one token.
 
-    Every byte is a token too, so that it spells whatever it does not know. Begin and
-    end are the last two ids, as in CLIP's own; end is also the padding, as SD1.5's.
+    Every byte is also a token, so the tokenizer can spell unknown words. Begin and end
+    are the last two ids, as in CLIP's own tokenizer. The end token is also the padding,
+    as in SD1.5.
 
     Args:
-        words: Lower case, without spaces; each as CLIP splits text: letters only, one
-            digit, or punctuation only.
-        max_length: Tokens that the text encoder takes.
+        words: Words in lower case without spaces. As CLIP splits text, each must be
+            letters only, one digit, or punctuation only.
+        max_length: Maximum number of tokens of the text encoder.
     """
     letters = _byte_letters()
     merges: list[tuple[str, str]] = []
@@ -99,7 +100,7 @@ def _byte_letters() -> dict[int, str]:
     """Return the printable letter that stands for each byte.
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners",
-    2019, section 2.2; which letters they are is GPT-2's convention, which CLIP shares.
+    2019, section 2.2. The choice of letters is GPT-2's convention, which CLIP shares.
     """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -108,9 +109,9 @@ def _byte_letters() -> dict[int, str]:
 
 
 def _add_word(letters: list[str], merges: list[tuple[str, str]]) -> None:
-    """Append the merges that a word still needs to become one token.
+    """Append the merges that are still missing to make a word one token.
 
-    Later merges come after all others, so that no earlier word is split differently.
+    New merges come last, so that earlier words are split as before.
     """
     pieces = [*letters[:-1], letters[-1] + WORD_END]
     while pairs := set(itertools.pairwise(pieces)) & set(merges):

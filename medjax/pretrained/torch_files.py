@@ -1,14 +1,15 @@
-"""Files of torch.save (.ckpt, .pth, .pt, .bin), read tensor by tensor without torch.
+"""Read files of torch.save (.ckpt, .pth, .pt, .bin) tensor by tensor, without torch.
 
-Since torch 1.6 such a file is a zip archive, uncompressed: a pickle (``data.pkl``) and
-a file for each storage (``data/0``, ``data/1``, …). Before, it was five pickles one
-after the other (a magic number, a version, the system, the content, the storages' keys)
-and then each storage, its number of elements before it.
+Since torch 1.6, such a file is an uncompressed zip archive. It contains a pickle
+(``data.pkl``) and one file per storage (``data/0``, ``data/1``, …). Older files contain
+five pickles in sequence: a magic number, a version, the system, the content, and the
+keys of the storages. Then follow the storages, each after its number of elements.
 
-Either way the pickle says what lies where, and only tensors that are asked for are
-read, by `safetensors_io.read_tensors`. Nothing in the pickle runs; see `pickles`.
+In both formats, the pickle gives the position of each tensor.
+`safetensors_io.read_tensors` reads only the requested ones. No code of the pickle runs;
+see `pickles`.
 
-Source: the formats, torch/serialization.py, ``_save`` and ``_legacy_save``.
+Source: formats from torch/serialization.py, ``_save`` and ``_legacy_save``.
 """
 
 import io
@@ -26,9 +27,9 @@ from medjax.pretrained.safetensors_io import StoredTensor
 
 ARCHIVE_START = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-# A pickle in an archive is read whole; a larger one holds more than names and places.
+# Pickles in archives are read whole. Larger ones contain more than names and positions.
 MOST_PICKLE_BYTES = 100_000_000
-# Where a trainer's checkpoint keeps the weights, among its own state.
+# Key of the weights in a trainer's checkpoint, which also contains its own state.
 STATE_DICT = "state_dict"
 
 # First byte and number of bytes of each storage.
@@ -36,14 +37,15 @@ Places = dict[str, tuple[int, int]]
 
 
 def stored_tensors(file: Path) -> dict[str, StoredTensor]:
-    """Return where every tensor of a state dict lies, by name.
+    """Return the position of every tensor of a state dict, by name.
 
     Args:
-        file: Holds a state dict, or a trainer's checkpoint with one as ``state_dict``.
+        file: File with a state dict, or with a trainer's checkpoint that contains one
+            as ``state_dict``.
 
     Raises:
-        UserError: If the file is missing, damaged, of another kind, asks for a call
-            that is not made, or holds no weights.
+        UserError: If the file is missing, damaged or of another kind, if it requests a
+            call that is refused, or if it contains no weights.
     """
     if not file.is_file():
         raise UserError(f"{file} is missing")
@@ -60,7 +62,9 @@ def stored_tensors(file: Path) -> dict[str, StoredTensor]:
         if isinstance(value, PickledTensor)
     }
     if not tensors:
-        raise UserError(f"{file} holds no weights; expected a state dict by torch.save")
+        raise UserError(
+            f"{file} contains no weights. Expected a state dict written by torch.save"
+        )
     return tensors
 
 
@@ -80,17 +84,17 @@ def _read_archive(opened: io.BufferedIOBase, file: Path) -> tuple[Any, Places]:
         }
     except UserError:
         raise
-    # A damaged directory makes the library fail in as many ways as it has fields.
+    # If the archive's directory is damaged, the library can raise any error.
     except Exception as error:
         raise UserError(
-            f"{file} is damaged, or no archive by torch.save ({error}); an incomplete "
-            "download?"
+            f"{file} is damaged or not an archive of torch.save ({error}). It may be "
+            "an incomplete download"
         ) from error
     return unpickle(program, file)[0], places
 
 
 def _root(entries: Mapping[str, zipfile.ZipInfo]) -> str:
-    """Return the folder that an archive has everything in."""
+    """Return the folder that contains all files of an archive."""
     end = "/data.pkl"
     root = next((name[: 1 - len(end)] for name in entries if name.endswith(end)), None)
     if root is None:
@@ -104,14 +108,14 @@ def _root(entries: Mapping[str, zipfile.ZipInfo]) -> str:
 
 def _place(opened: io.BufferedIOBase, entry: zipfile.ZipInfo) -> tuple[int, int]:
     opened.seek(entry.header_offset)
-    # A name and an extra field lie between an entry's header and its bytes.
+    # A name and an extra field are between an entry's header and its bytes.
     name_size, extra_size = struct.unpack("<26xHH", opened.read(30))
     return opened.tell() + name_size + extra_size, entry.file_size
 
 
 def _read_legacy(opened: io.BufferedIOBase, file: Path) -> tuple[Any, Places]:
     if unpickle(opened, file)[0] != LEGACY_MAGIC:
-        raise UserError(f"{file} is no file of torch weights")
+        raise UserError(f"{file} is not a file of torch weights")
     unpickle(opened, file)
     system, _ = unpickle(opened, file)
     content, dtypes = unpickle(opened, file)
@@ -125,22 +129,22 @@ def _read_legacy(opened: io.BufferedIOBase, file: Path) -> tuple[Any, Places]:
             places[key] = (opened.tell(), count * dtypes[key].itemsize)
             opened.seek(places[key][1], os.SEEK_CUR)
     except (KeyError, OSError, TypeError, ValueError, struct.error) as error:
-        raise UserError(f"{file} is damaged or not all there") from error
+        raise UserError(f"{file} is damaged or incomplete") from error
     return content, places
 
 
 def _check_byte_order(little: bool, file: Path) -> None:
     if not little:
         raise UserError(
-            f"{file} was written on a machine that stores high bytes first; write it "
-            "anew on another"
+            f"{file} was written on a machine that stores high bytes first. Write it "
+            "again on another one"
         )
 
 
 def _located(
     name: str, tensor: PickledTensor, places: Places, file: Path
 ) -> StoredTensor:
-    """Return where a tensor lies in the file, and see that it lies in its storage."""
+    """Return a tensor's position in the file; check that it is inside its storage."""
     start, available = places.get(tensor.storage, (0, 0))
     available = min(available, file.stat().st_size - start)
     skipped = tensor.offset * tensor.dtype.itemsize
@@ -152,8 +156,8 @@ def _located(
     )
     strides = None if in_order else tensor.strides
     located = StoredTensor(file, start + skipped, tensor.shape, tensor.dtype, strides)
-    # Elements that repeat would let a small file claim any amount of memory.
+    # Repeated elements would let a small file claim any amount of memory.
     repeated = math.prod(tensor.shape) * tensor.dtype.itemsize > located.size
     if repeated or skipped + located.size > available:
-        raise UserError(f"{file} is damaged or not all there, at {name!r:.200}")
+        raise UserError(f"{file} is damaged or incomplete at {name!r:.200}")
     return located

@@ -78,7 +78,7 @@ MISTAKES = [
         "folder without a tokenizer",
         "--dataset=openi",
         "--tokenizer={raw}",
-        says=("CLIP's 77 tokens: {raw} holds no tokenizer", "--tokenizer=FOLDER"),
+        says=("CLIP's 77 tokens: {raw} contains no tokenizer", "--tokenizer=FOLDER"),
     ),
     prep(
         "radiographs without reports",

@@ -213,7 +213,7 @@ def test_what_can_be_no_hub_id_is_said_to_be_none(source, said):
 
 
 def test_a_file_of_a_folder_is_loaded_by_its_folder(folder):
-    with pytest.raises(UserError, match="by their folder"):
+    with pytest.raises(UserError, match="give their folder"):
         load_controlnet(folder / WEIGHTS)
 
 
@@ -224,7 +224,7 @@ def test_missing_files_are_named(folder):
     with pytest.raises(UserError, match=f"{WEIGHTS} is missing"):
         load_controlnet(folder, route="safetensors")
     (folder / "config.json").write_text("[")
-    with pytest.raises(UserError, match="no JSON"):
+    with pytest.raises(UserError, match="not valid JSON"):
         load_controlnet(folder)
 
 
@@ -250,7 +250,7 @@ def test_a_pipelines_controlnet_comes_and_goes_with_it(whole, tmp_path):
     assert_same(loaded.unet.params, sd.unet.params)
     index["controlnet"] = ["diffusers.pipelines.controlnet", "MultiControlNetModel"]
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="MultiControlNetModel; expected ControlNetMo"):
+    with pytest.raises(UserError, match="MultiControlNetModel. Expected ControlNetMo"):
         load_stable_diffusion(tmp_path, controlnet=True)
 
 

@@ -310,7 +310,7 @@ OTHERS = {
 def test_another_kind_of_file_is_an_error(content, tmp_path):
     file = tmp_path / "x.ckpt"
     file.write_bytes(content)
-    with pytest.raises(UserError, match="no file of torch weights"):
+    with pytest.raises(UserError, match="not a file of torch weights"):
         stored_tensors(file)
 
 
@@ -324,7 +324,7 @@ def test_other_archives_are_errors(tmp_path):
     with pytest.raises(UserError, match="high bytes first"):
         stored_tensors(file)
     archive(file, state(weight=text("none")))
-    with pytest.raises(UserError, match="holds no weights"):
+    with pytest.raises(UserError, match="contains no weights"):
         stored_tensors(file)
     with zipfile.ZipFile(file, "w") as out:
         out.writestr("word/document.xml", "")

@@ -83,11 +83,11 @@ def test_a_file_that_was_cut_is_an_error(tmp_path, keep):
 def test_another_kind_of_file_is_an_error(tmp_path):
     file = tmp_path / "x.safetensors"
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 10)
-    with pytest.raises(UserError, match="no safetensors file"):
+    with pytest.raises(UserError, match="not a safetensors file"):
         stored_tensors(file)
     for header in (b"{not JSON", b"[1]", b"17"):
         file.write_bytes(struct.pack("<Q", len(header)) + header)
-        with pytest.raises(UserError, match="no safetensors file"):
+        with pytest.raises(UserError, match="not a safetensors file"):
             stored_tensors(file)
 
 

@@ -178,7 +178,7 @@ def test_a_scale_of_the_latents_that_is_none_is_refused(beside, scale):
     weights = original.drawn(original.whole(original.SD1))
     weights["scale_factor"] = np.asarray(scale, np.float32)
     file = write(beside / "x.safetensors", weights)
-    with pytest.raises(UserError, match="scale_factor is .*expected one finite number"):
+    with pytest.raises(UserError, match="scale_factor is .*Expected one finite number"):
         load_stable_diffusion(file)
 
 
@@ -299,7 +299,7 @@ BAD = {
     ),
     "diffusers' names": (
         lambda w: (w.clear(), w.update({"conv_in.weight": np.ones((3, 4, 3, 3))})),
-        ["conv_in.weight", "by their folder"],
+        ["conv_in.weight", "give their folder"],
     ),
     "widths that no group fits": (
         lambda w: (
@@ -327,7 +327,7 @@ def test_a_file_without_a_controlnet_says_so(tmp_path):
     file = write(
         tmp_path / "x.safetensors", original.drawn(original.whole(original.SD1))
     )
-    with pytest.raises(UserError, match=r"holds no control_model\.\*"):
+    with pytest.raises(UserError, match=r"contains no control_model\.\*"):
         load_controlnet(file)
     with pytest.raises(UserError, match="flax-pipelines|Flax pipelines"):
         load_controlnet(file, route="flax-pipelines")

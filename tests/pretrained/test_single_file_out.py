@@ -70,7 +70,9 @@ def test_the_channel_order_and_other_things_unseen_are_refused(tmp_path):
     }.items():
         config = {**controlnet.config, key: value}
         other = dataclasses.replace(controlnet, config=config)
-        with pytest.raises(UserError, match=rf"configuration, .* {key}=.*readers take"):
+        with pytest.raises(
+            UserError, match=rf"configuration, .* {key}=.*readers assume"
+        ):
             save_controlnet_file(other, file)
     alike = {**controlnet.config, "attention_head_dim": [8, 8]}
     save_controlnet_file(dataclasses.replace(controlnet, config=alike), file)
@@ -78,6 +80,6 @@ def test_the_channel_order_and_other_things_unseen_are_refused(tmp_path):
 
 
 def test_one_of_other_sizes_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match="needs one: .*not divisible by 32"):
+    with pytest.raises(UserError, match="requires one: .*not divisible by 32"):
         save_controlnet_file(network("controlnet"), tmp_path / "control_x.safetensors")
     assert list(tmp_path.iterdir()) == []

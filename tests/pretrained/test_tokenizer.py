@@ -138,5 +138,5 @@ def test_clips_own_gives_the_published_ids(shared_data):
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="holds no tokenizer"):
+    with pytest.raises(UserError, match="contains no tokenizer"):
         load_tokenizer(tmp_path)
