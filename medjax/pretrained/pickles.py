@@ -240,7 +240,7 @@ class _Machine(pickle._Unpickler):
         self.append(_Inert())
 
     def do_refuse(self) -> None:
-        raise self.refused("an extension or an external buffer")
+        raise self.refused("an extension or a buffer outside the file")
 
     dispatch: ClassVar[Any] = {
         **pickle._Unpickler.dispatch,

@@ -295,7 +295,7 @@ BAD = {
     ),
     "without a network": (
         lambda w: [w.pop(n) for n in list(w) if n.startswith(VAE)],
-        ["holds no first_stage_model.*"],
+        ["contains no first_stage_model.*"],
     ),
     "diffusers' names": (
         lambda w: (w.clear(), w.update({"conv_in.weight": np.ones((3, 4, 3, 3))})),
