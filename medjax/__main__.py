@@ -11,9 +11,9 @@ USAGE_EXIT_CODE = 2
 COMMANDS = {
     "prepare": "Prepare a folder of images for training: write a TFDS data set.",
     "train": "Train a model.",
-    "cross-validate": "Cross-validate a recipe: train and score a run for each fold.",
-    "sample": "Draw images from what a run trained, or from any Stable Diffusion.",
-    "export": "Export what a run trained, for PyTorch diffusers and for web UIs.",
+    "cross-validate": "Cross-validate a config: train and score one run per fold.",
+    "sample": "Sample images from a run or from any Stable Diffusion.",
+    "export": "Export the model of a run for PyTorch diffusers and for web UIs.",
 }
 """What each command does; its module has the same words, and ``_`` for ``-``."""
 _EXAMPLES = (

@@ -174,7 +174,7 @@ def test_parity_of_a_file_is_refused_with_and_without_torch(
 
 
 def test_formats_that_do_not_apply_are_refused(adapted, tmp_path):
-    with pytest.raises(UserError, match="expected --format=lora or kohya or pipeline"):
+    with pytest.raises(UserError, match="Expected --format=lora or kohya or pipeline"):
         export(adapted[0], tmp_path / "x", format="controlnet")
 
 

@@ -113,7 +113,7 @@ def test_one_whose_latents_do_not_fit_is_refused(tmp_path):
 
 def test_other_formats_and_tasks_are_refused(exported, tmp_path):
     run = exported[1].parent / "run"
-    with pytest.raises(UserError, match="expected --format=vae"):
+    with pytest.raises(UserError, match="Expected --format=vae"):
         export(run, tmp_path / "x", format="pipeline")
     save_run(tmp_path / "run")
     with pytest.raises(UserError, match="--format=pipeline or controlnet"):
