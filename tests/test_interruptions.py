@@ -242,7 +242,7 @@ def test_a_disk_that_fills_up_while_saving(fill, run, reference):
     error = run.log().splitlines()[-1]
     assert error.startswith("error: cannot write checkpoint ")
     assert "No space left on device" in error or "File too large" in error
-    assert f"the newest complete one is step {saved[-1]}" in error
+    assert f"newest complete checkpoint: step {saved[-1]}" in error
     assert "Traceback" not in run.log()
     process = run.start("--config.train.keep_last=9")
     run.wait_for_step(process, saved[-1] + 1)

@@ -1,1 +1,1 @@
-"""A run's folder: its config and checkpoints, written, compared and read again."""
+"""A run's folder: write, compare and read its config and its checkpoints."""

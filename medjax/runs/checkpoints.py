@@ -1,15 +1,16 @@
-"""Checkpoints: the training state, what it was trained with, and which ones to keep.
+"""Save the training state in checkpoints, restore it, and delete old checkpoints.
 
-Each step's folder is complete or absent (orbax writes beside it and renames), and holds
+Each step has a folder, complete or missing, because orbax writes it under a temporary
+name and then renames it. It holds
 
-* ``state``: the trained parameters, their average, the optimiser's state, the step;
-* ``about``: the resolved config, source and fingerprint of the inputs, and earlier
-  numbers of steps, as JSON;
-* ``metrics``: what was measured, as JSON; missing where a signal came before that;
-* ``checksums.json``: a digest of every file, see `medjax.runs.checksums`.
+* ``state``: the trained parameters, their average, the optimizer's state, the step;
+* ``about``: JSON of the resolved config, source and fingerprint of the inputs, and
+  earlier values of `train.steps`;
+* ``metrics``: JSON of the metrics; missing if a signal came before they were measured;
+* ``checksums.json``: a digest of every file; see `medjax.runs.checksums`.
 
-The inputs, which are the frozen base and the data, are not saved: resuming with others
-is an error, for the trained half means nothing without them.
+The inputs, which are the frozen base model and the data, are not saved. To resume with
+other inputs is an error, because the trained weights only work with the same ones.
 """
 
 import contextlib
@@ -43,8 +44,8 @@ from medjax.runs.same_run import check_same_run
 
 logger = logging.getLogger(__name__)
 
-# Replicas of an array each write a part of it, but none of less than a megabyte: to cut
-# the many small ones costs more than to write them whole.
+# Each replica of an array writes a part of at least one megabyte. To split the many
+# small arrays would cost more time than to write them whole.
 _LEAST_PART = 2**20
 _HANDLERS = create_type_handler_registry(
     (jax.Array, ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_PART)),
@@ -53,12 +54,12 @@ _HANDLERS = create_type_handler_registry(
 
 
 class Checkpoints:
-    """The checkpoints of one run; a context manager that finishes what it writes.
+    """The checkpoints of one run, as a context manager that finishes pending saves.
 
-    Saving is asynchronous: `save` returns once the arrays are copied from the devices.
+    Saving is asynchronous: `save` returns when the arrays are copied from the devices.
 
     Attributes:
-        earlier_plans: What the run was planned for before; see `runs.earlier_plans`.
+        earlier_plans: Earlier values of `train.steps`; see `runs.earlier_plans`.
     """
 
     def __init__(
@@ -71,29 +72,29 @@ class Checkpoints:
         metric: str = "val/loss",
         mode: Literal["min", "max"] = "min",
     ) -> None:
-        """Open the folder, create it if need be, and remove unfinished saves.
+        """Open or create the folder, and remove unfinished saves.
 
-        Newest checkpoints that are damaged are named, and set aside.
+        Damaged checkpoints are logged and renamed, see `set_damaged_aside`.
 
         Args:
-            folder: Where the checkpoints lie, one folder a step.
-            config: The resolved config, JSON-able; kept with every checkpoint.
-            inputs: ``source`` and ``fingerprint`` of what training stands on, by name.
-            keep_last: Newest checkpoints to keep, at least 1.
-            keep_best: Best checkpoints by `metric` to keep beside those.
-            metric: Which of the saved metrics says what is best.
-            mode: Whether the smallest or the largest is best.
+            folder: Folder of the checkpoints, with one subfolder per step.
+            config: Resolved config to store in every checkpoint; converts to JSON.
+            inputs: ``source`` and ``fingerprint`` of base model and data, by name.
+            keep_last: Number of newest checkpoints to keep, at least 1.
+            keep_best: Number of best checkpoints to keep in addition, at least 0.
+            metric: Name of the metric that decides which checkpoints are best.
+            mode: Whether the smallest or the largest value is best.
 
         Raises:
-            UserError: If `keep_last` is below 1 or `keep_best` below 0, or if no
-                checkpoint is whole.
+            UserError: If `keep_last` or `keep_best` is too small, or all checkpoints
+                are damaged.
         """
         if keep_last < 1 or keep_best < 0:
             raise UserError(
-                f"keep_last is {keep_last}, keep_best {keep_best}; expected at least 1 "
-                "and 0, or the run could not be resumed"
+                f"keep_last={keep_last}, keep_best={keep_best}: the run could not "
+                "resume. Expected keep_last of at least 1 and keep_best of at least 0"
             )
-        # As JSON gives it back, so that it compares with what was saved.
+        # Converted through JSON, so that it can be compared with a saved one.
         about = {"config": config, "inputs": inputs}
         self._about = json.loads(json.dumps(about))
         self._folder = Path(folder).absolute()
@@ -133,12 +134,12 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest step saved, or None."""
+        """The newest saved step. None means that no checkpoint exists."""
         return self._manager.latest_step()
 
     @property
     def best_step(self) -> int | None:
-        """The step with the best finite `metric`, or None; waits for a save."""
+        """The step with the best finite `metric`, or None; waits for pending saves."""
         self.wait()
         step = self._manager.best_step()
         if step is None:
@@ -149,15 +150,18 @@ class Checkpoints:
     def save(
         self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None
     ) -> bool:
-        """Start saving the state of `step`, unless that step is saved already.
+        """Start to save the state of `step`. Do nothing if `step` is already saved.
 
         Args:
-            step: Updates done.
+            step: Number of training steps done.
             state: Any pytree of arrays; None counts as an empty subtree.
-            metrics: What was measured at it; None if `add_metrics` is to say later.
+            metrics: Metrics of the step. None means that `add_metrics` adds them later.
 
         Returns:
             Whether a save was started.
+
+        Raises:
+            UserError: See `wait`.
         """
         if step in self._manager.all_steps():
             return False
@@ -175,11 +179,11 @@ class Checkpoints:
             )
 
     def has_metrics(self, step: int) -> bool:
-        """Tell whether what was to be measured at a saved step was."""
+        """Return whether the checkpoint of `step` has its metrics."""
         return self._manager.metrics(step) is not None
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep what was measured at a step that was saved before; on every host."""
+        """Add metrics to a saved checkpoint that has none. Call this on every host."""
         self.wait()
         if jax.process_index() == 0:
             write_metrics(self._folder / str(step), metrics)
@@ -187,17 +191,16 @@ class Checkpoints:
         self._manager.reload()
 
     def restore(self, like: PyTree, step: int | None = None) -> PyTree:
-        """Return the state of `step`, laid out as `like`.
+        """Return the state of `step`, laid out like `like`.
 
         Args:
-            like: Arrays or `jax.ShapeDtypeStruct`s that carry shapes, dtypes and
-                shardings; the mesh may differ from the one that saved.
-            step: Which checkpoint; the latest where None.
+            like: Arrays or `jax.ShapeDtypeStruct`s, with the shardings to restore to.
+            step: Step of the checkpoint. None means the newest.
 
         Raises:
-            UserError: If there is none, it belongs to another run (other inputs, or a
-                config that differs where it must not), or its arrays are not those of
-                `like`.
+            UserError: If the checkpoint is missing, belongs to another run (other
+                inputs, or a changed config key that must not change), or its arrays
+                do not match `like`.
         """
         step = self._resolve(step)
         where = f"checkpoint {step} in {self._folder}"
@@ -215,21 +218,21 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), [found[p] for p in wanted])
 
     def about(self, step: int | None = None) -> dict[str, Any]:
-        """Return the config and the inputs that a checkpoint was trained with."""
+        """Return config and inputs of a checkpoint, by default the newest."""
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
         return self._manager.restore(self._resolve(step), args=args)["about"]
 
     def wait(self) -> None:
-        """Wait until what was saved is on disk.
+        """Wait until all saves are on disk.
 
         Raises:
-            UserError: If the disk is full or refuses.
+            UserError: If the disk is full or cannot be written.
         """
         with self._told():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, then release the folder."""
+        """Wait until all saves are on disk, then release the folder."""
         with self._told():
             self._manager.close()
 
@@ -246,7 +249,7 @@ class Checkpoints:
 
     def _score(self, metrics: Mapping[str, float]) -> float:
         value = metrics.get(self._metric, self._worst)
-        # A diverged validation must not win: NaN sorts anywhere.
+        # A diverged validation must not count as best: NaN can sort to any place.
         return value if math.isfinite(value) else self._worst
 
     def _resolve(self, step: int | None) -> int:
@@ -257,17 +260,17 @@ class Checkpoints:
             wanted = (
                 "no checkpoint" if step is None else f"no checkpoint of step {step}"
             )
-            raise UserError(f"{wanted} in {self._folder}; it has {steps}")
+            raise UserError(f"{wanted} in {self._folder}. Existing steps: {steps}")
         return step
 
     def _write_checksums(self) -> None:
-        """Add checksums to what is about to become the checkpoint (orbax calls it)."""
+        """Write checksums before orbax, which calls this, renames the checkpoint."""
         begun = storage.listed(self._folder, f"{self._saving}.orbax-checkpoint-tmp*")
         write_checksums(next(iter(begun), self._folder / str(self._saving)))
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """Say in one line that the disk is full, or why else it refuses."""
+        """Turn an error of the disk into a `UserError` of one line."""
         try:
             yield
         except Exception as error:
@@ -277,21 +280,21 @@ class Checkpoints:
             whole = [s for s in self._manager.all_steps() if s != self._saving]
             newest = f"step {max(whole)}" if whole else "none"
             raise UserError(
-                f"cannot write checkpoint {self._saving} in {self._folder}: {reason}; "
-                f"the newest complete one is {newest}: make room and give the same "
-                "command again"
+                f"cannot write checkpoint {self._saving} in {self._folder}: {reason}. "
+                f"The newest complete checkpoint: {newest}. Free disk space and run "
+                "the same command again"
             ) from error
 
     def _check_shapes(self, step: int, wanted: Mapping[str, Any]) -> None:
         saved = trees.by_path(self._manager.item_metadata(step)["state"].tree)
         for path in sorted(saved.keys() | wanted.keys()):
             there, here = (
-                str(tuple(tree[path].shape)) if path in tree else "absent"
+                str(tuple(tree[path].shape)) if path in tree else "missing"
                 for tree in (saved, wanted)
             )
             if there != here:
                 raise UserError(
-                    f"checkpoint {step} in {self._folder} does not fit this "
-                    f"config: {path} is {there} there, {here} here; mend the config or "
-                    "give another --workdir"
+                    f"checkpoint {step} in {self._folder} does not fit this config: "
+                    f"{path} is {there} in the checkpoint and {here} in this run. "
+                    "Correct the config, or use another --workdir"
                 )

@@ -1,8 +1,8 @@
-"""Whether what lies on the disk is what was written: a digest of every file.
+"""Detect damaged files by checksums: write and compare a digest of every file.
 
-Orbax's store checks its indices but not the arrays' bytes, so a flipped bit would be
-trained on. `write_checksums` runs before a checkpoint gets its final name; hence a
-folder without checksums, or with other ones, is damaged.
+Orbax's store checks its indices, but not the bytes of the arrays. Without checksums, a
+run could therefore train on a flipped bit. `write_checksums` runs before a checkpoint
+gets its final name. So a folder is damaged if its checksums are missing or differ.
 """
 
 import hashlib
@@ -17,31 +17,32 @@ from medjax.errors import UserError
 logger = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
-# Orbax writes the time of the commit into these afterwards.
+# Orbax writes the time of the commit into these files after the checksums.
 _VOLATILE = ("_CHECKPOINT_METADATA", "commit_success.txt")
-# Bytes of files that are quick to look at.
+# Size in bytes up to which a file is quick to check.
 SMALL = 2**20
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the SHA-256 digest of every file in `folder` beside them."""
+    """Write the SHA-256 digest of every file in `folder` to its `checksums.json`."""
     digests = {str(file.relative_to(folder)): _digest(file) for file in _files(folder)}
     storage.write_json(folder / CHECKSUMS, digests, indent=1)
 
 
 def add_checksum(folder: Path, file: Path) -> None:
-    """Add the digest of a file that came to `folder` later."""
+    """Add the digest of a file that was written to `folder` later."""
     digests = json.loads((folder / CHECKSUMS).read_text())
     digests[str(file.relative_to(folder))] = _digest(file)
     storage.write_json(folder / CHECKSUMS, digests, indent=1)
 
 
 def damage(folder: Path, largest: float = math.inf) -> str | None:
-    """Return what is wrong with a folder that has checksums; None if nothing is.
+    """Return a description of the damage to a folder; None if it is intact.
 
     Args:
-        folder: Of one checkpoint, or of anything else.
-        largest: Files of more bytes need only be there.
+        folder: A folder with checksums, for example of a checkpoint.
+        largest: Size in bytes up to which the content of files is checked. Larger
+            files only have to exist.
     """
     name = CHECKSUMS
     try:
@@ -52,7 +53,7 @@ def damage(folder: Path, largest: float = math.inf) -> str | None:
             if (folder / name).stat().st_size > largest:
                 continue
             if _digest(folder / name) != digest:
-                return f"{name} is not what was written"
+                return f"{name} does not match its checksum"
     except FileNotFoundError:
         return f"{name} is missing"
     except OSError as error:
@@ -63,22 +64,22 @@ def damage(folder: Path, largest: float = math.inf) -> str | None:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Return the steps that have a checkpoint in `folder`, whole or not, in order."""
+    """Return the steps with a checkpoint in `folder`, intact or not, in order."""
     names = [path.name for path in storage.listed(folder)]
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def set_damaged_aside(folder: Path) -> None:
-    """Rename the checkpoints in `folder` that are damaged, unless none is whole.
+    """Rename the damaged checkpoints in `folder` to `STEP.damaged`.
 
-    Of those older than a whole one only the small files are looked at, for orbax reads
-    these when it opens the folder.
+    If a checkpoint is older than an intact one, only its small files are checked,
+    because orbax reads these when it opens the folder.
 
     Args:
-        folder: Has a folder named by its step for each checkpoint.
+        folder: Folder with one subfolder for each checkpoint, named by its step.
 
     Raises:
-        UserError: If there are checkpoints, and none is whole.
+        UserError: If checkpoints exist, and all are damaged. Nothing is renamed.
     """
     reasons: dict[Path, str] = {}
     whole = False
@@ -91,15 +92,15 @@ def set_damaged_aside(folder: Path) -> None:
     if reasons and not whole:
         named = "; ".join(f"{path.name}: {reason}" for path, reason in reasons.items())
         raise UserError(
-            f"no checkpoint in {folder} is whole ({named}); restore one from a copy, "
-            "or give another --workdir to begin anew"
+            f"all checkpoints in {folder} are damaged ({named}). Restore one from a "
+            "backup, or use another --workdir to start a new run"
         )
     for checkpoint, reason in reasons.items():
         aside = checkpoint.with_suffix(".damaged")
         storage.remove(aside)
         storage.rename(checkpoint, aside)
         logger.warning(
-            "checkpoint %s is damaged: %s; set aside as %s",
+            "checkpoint %s is damaged: %s; renamed to %s",
             checkpoint,
             reason,
             aside.name,

@@ -1,7 +1,8 @@
-"""A run's configuration: a frozen dataclass a section, each beside what it configures.
+"""The configuration of a run. Each section is a frozen dataclass.
 
-Config files build a `ConfigDict` with `make_config` and change what their track needs;
-`parse` turns it into a `RunConfig` before anything else happens.
+It is defined beside the code that it configures. Config files build a `ConfigDict`
+with `make_config` and change some of its values. `parse` turns it into a `RunConfig`
+before anything else happens.
 """
 
 import dataclasses
@@ -23,7 +24,20 @@ from medjax.tasks import TASKS
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """A run's whole configuration; sections are of the classes that `TASKS` names."""
+    """Whole configuration of a run. `TASKS` names the class of each section.
+
+    Attributes:
+        task: Name of the task, a key of `medjax.tasks.TASKS`.
+        data: Section ``data``: which images, and how they are prepared in batches.
+        model: Section ``model``: the networks, and which of them train.
+        diffusion: Section ``diffusion``: the training objective and, for task
+            unconditional, the noise schedule. None for autoencoders.
+        optim: Section ``optim``: the optimizer and its learning rate.
+        mesh: Section ``mesh``: how arrays are split over devices.
+        train: Section ``train``: number of steps, checkpoints and log.
+        best: Section ``best``: which checkpoint is best, and early stopping.
+        eval: Section ``eval``: validation and pages of samples.
+    """
 
     task: str
     data: Any
@@ -36,10 +50,10 @@ class RunConfig:
     eval: Any
 
     def __post_init__(self) -> None:
-        """Refuse sections that do not go together.
+        """Check that the sections fit together.
 
         Raises:
-            UserError: It names the keys.
+            UserError: If they do not; the message names the keys.
         """
         row = TASKS[self.task]
         row.check(self)
@@ -51,24 +65,24 @@ class RunConfig:
         known = [f"val/{name}" for name in ("loss", *row.metrics)]
         if metric not in known:
             raise UserError(
-                f"config.best.metric is {metric}, which validation of task "
-                f"{self.task} does not measure; expected one of {', '.join(known)}"
+                f"config.best.metric={metric}: validation of task {self.task} does not "
+                f"measure it. Expected one of {', '.join(known)}"
                 + nearest(metric, known)
             )
 
 
 def _check_not_optional(metric: str) -> None:
-    """Refuse a metric that a task measures only if it is asked to."""
+    """Raise UserError if a metric is measured only on request, and not requested."""
     for task, row in TASKS.items():
         for one in row.optional_metrics:
             if metric.endswith(one.endings):
                 raise UserError(
-                    f"config.best.metric is {metric}, which only "
-                    f"config.eval.{one.key}=True of task {task} measures"
+                    f"config.best.metric={metric}: only task {task} with "
+                    f"config.eval.{one.key}=True measures it"
                 )
 
 
-# Sections that all tasks have, and one that only some have.
+# Sections that all tasks have with the same class, and one that only some tasks have.
 _COMMON, _OPTIONAL = ("optim", "mesh", "train", "best"), ("diffusion",)
 
 
@@ -84,25 +98,25 @@ def _classes(task: str) -> dict[str, type]:
 
 
 def make_config(task: str) -> ConfigDict:
-    """Return the defaults of a task, to be changed by config files and flags."""
+    """Return the default config of a task, which config files and flags change."""
     config = to_config_dict({name: cls() for name, cls in _classes(task).items()})
     config.task = task
     return config
 
 
 def parse(config: ConfigDict) -> RunConfig:
-    """Check every key of `config`.
+    """Check every key of `config` and return it as dataclasses.
 
     Raises:
-        UserError: For a key, a type or a value that a section does not take.
+        UserError: If a key is unknown or missing, or if a type or a value is wrong.
     """
     task = config.get("task")
     if task not in TASKS:
         raise UserError(
-            f"config.task is '{task}', expected one of {', '.join(TASKS)}"
+            f"config.task='{task}': unknown task. Expected one of {', '.join(TASKS)}"
             + nearest(str(task), TASKS)
         )
-    # A section that a task does not have is None in what a checkpoint keeps.
+    # In a checkpoint, a section that the task does not have is None.
     sections = {
         name: value
         for name, value in config.items()
@@ -114,14 +128,13 @@ def parse(config: ConfigDict) -> RunConfig:
 
 
 def completed(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config as a checkpoint keeps it, with today's keys.
+    """Return the config of a checkpoint with today's keys.
 
-    Old keys get their new names, and missing keys their defaults.
-
-    A new key's default is what was done before there was one.
+    Keys of older versions get their new names. Missing keys get their defaults: the
+    default of a new key is always the behaviour of the versions without it.
 
     Args:
-        kept: Nested, as JSON gives it back.
+        kept: The stored config, as a nested dict from JSON.
     """
     kept = migrated(kept)
     if kept.get("task") not in TASKS:
@@ -131,7 +144,7 @@ def completed(kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _over(default: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored config with defaults for missing keys, in its sections too."""
+    """Return a stored config with defaults for missing keys, also in its sections."""
     sections = {
         name: _over(section, kept.get(name) or {})
         for name, section in default.items()
@@ -147,21 +160,21 @@ def apply_variant(
     variants: Mapping[str, Callable[[ConfigDict], None]],
     config_file: str,
 ) -> ConfigDict:
-    """Change a config as a variant of a config file asks, and return it.
+    """Apply a variant of a config file to a config, and return the config.
 
     Args:
-        config: Settings that all variants share.
-        variant: The variant; "" is the recommended recipe.
-        variants: Functions that change the config in place, by name of the variant.
-        config_file: Path of the config file, for the error.
+        config: Config with the settings that all variants share; changed in place.
+        variant: Name of the variant; "" is the recommended recipe.
+        variants: Function that changes the config in place, for each variant's name.
+        config_file: Path of the config file, for the error message.
 
     Raises:
-        UserError: If the file has no such variant.
+        UserError: If the variant is unknown.
     """
     if variant not in variants:
         known = [name for name in variants if name]
         raise UserError(
-            f"{Path(config_file).name} has no variant '{variant}'; it has "
+            f"{Path(config_file).name} has no variant '{variant}'. Known variants: "
             f"{', '.join(known) or 'none'}" + nearest(variant, known)
         )
     variants[variant](config)

@@ -1,26 +1,26 @@
-"""The numbers of steps that a run was planned for before `train.steps` was changed.
+"""Earlier values of `train.steps`, if it was changed when a run resumed.
 
-The learning rate depends on them: the warm-up is a fraction of the steps that the run
-began with, and a decay continues from its present rate. So checkpoints keep them.
+The learning rate depends on them: the warm-up is a fraction of the first value, and a
+decay continues from the current rate. Checkpoints therefore store them.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 EARLIER_PLANS = "earlier_plans"
-"""Where a checkpoint keeps them, beside its config."""
+"""Key of the earlier plans in a checkpoint, beside its config."""
 
 
 def earlier_plans(
     saved: Mapping[str, Any], done: int, own: Mapping[str, Any]
 ) -> tuple[tuple[int, int], ...]:
-    """Return each earlier plan: its steps, and the updates done when another came.
+    """Return each earlier plan as (its `train.steps`, step at which it was replaced).
 
     Args:
-        saved: What a checkpoint was trained with; see `medjax.runs.checkpoints`. Empty
-            where there is none.
-        done: Updates that it has done.
-        own: What the run that resumes it is trained with.
+        saved: Content of ``about`` in the newest checkpoint, see
+            `medjax.runs.checkpoints`. Empty if no checkpoint exists.
+        done: Steps that the checkpoint has done.
+        own: The same content for the run that resumes.
     """
     if not saved:
         return ()

@@ -1,7 +1,7 @@
-"""Configs that older versions stored, under today's keys.
+"""Convert configs that older versions stored to today's keys.
 
-A key that is renamed gets a row in `RENAMED`, so that older runs still resume, sample
-and export.
+When a key is renamed, it gets a row in `RENAMED`. Older runs can then still resume,
+sample and export.
 """
 
 from collections.abc import Mapping
@@ -13,23 +13,23 @@ RENAMED = {
     "data.phantom_findings": "data.phantoms.findings",
     "data.phantom_finding_share": "data.phantoms.finding_share",
 }
-"""New key of each old one, as ``section.key``. The old key's value is no section."""
+"""New key of each old key, as ``section.key``. Old values are not sections."""
 
 PACKAGED = {
     "configs/brain_vqvae.py": "brain_vqvae",
     "configs/phantom_vae.py": "phantom_vae",
 }
-"""Name of each config of an autoencoder that older versions named by its path."""
+"""Names of the autoencoder configs that older versions stored as paths."""
 
 
 def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored config with old keys under their new names.
+    """Return a stored config with its old keys renamed.
 
-    A config without old keys is returned as it is. Keys that no version had are kept,
-    so that they are refused as any unknown key.
+    A config without old keys is returned unchanged. Keys that no version had are kept,
+    so that parsing fails with the error for unknown keys.
 
     Args:
-        stored: The config, nested, as JSON gives it back.
+        stored: The config, as a nested dict from JSON.
     """
     config = _copied(stored)
     moved = {}
@@ -44,7 +44,7 @@ def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
         for section in sections:
             node = node.setdefault(section, {})
         node[name] = value
-    # Older versions stored the phantoms that a run on other data did not use.
+    # Older versions stored settings of phantoms even if the run used other data.
     if moved and config["data"].get("root"):
         config["data"]["phantoms"] = None
     model = config.get("model", {})
@@ -55,7 +55,7 @@ def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_current(value: Any) -> bool:
-    """Tell whether a value belongs to the new meaning of a key that both have."""
+    """Return whether a value has the new meaning of a key that both versions have."""
     return value is None or isinstance(value, dict)
 
 

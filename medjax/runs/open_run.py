@@ -1,7 +1,7 @@
-"""Open a run: the trained weights of one of its checkpoints, in place, at float32.
+"""Open a run: load the trained weights of one of its checkpoints, in float32.
 
-Nothing in the workdir changes, so the run may still be training. Only the workdir and
-the base are needed.
+This needs only the workdir and the base model. It changes nothing in the workdir, so
+the run may still be training.
 """
 
 import dataclasses
@@ -38,25 +38,25 @@ logger = logging.getLogger(__name__)
 
 Weights = Literal["auto", "ema", "raw"]
 AUTOENCODER = "autoencoder"
-"""Folder of the autoencoder's run, inside the run that it was trained for."""
-# Of the state, the tree with the weights of each name.
+"""Folder of the autoencoder's run, inside the workdir of the run that needs it."""
+# Name of the tree in the state, for each kind of weights.
 _TREES = {"ema": "ema_params", "raw": "params"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one checkpoint of a run holds.
+    """A checkpoint of a run, ready to use.
 
     Attributes:
-        model: What can be used of it, float32: a Stable Diffusion, which is the base
-            with what was trained in its place, or what a run without a base trained.
-        config: What the run was configured with.
-        step: Updates done.
-        weights: "ema" for the average of the weights, "raw" for the last ones.
-        trained: Names of the networks that trained, wholly or in part.
-        metrics: What validation measured at this step; may be empty.
-        base: ``source`` and ``fingerprint`` of the weights that the run stood on.
-        dataset: ``source`` and ``fingerprint`` of its data.
+        model: The trained model, float32. With a base model, it is a Stable Diffusion:
+            the base with the trained weights in place.
+        config: The run's config.
+        step: Number of training steps done.
+        weights: "ema" for the average of the weights, "raw" for the last weights.
+        trained: Names of the networks that were trained, wholly or in part.
+        metrics: Metrics of validation at this step; may be empty.
+        base: ``source`` and ``fingerprint`` of the base model, or of the autoencoder.
+        dataset: ``source`` and ``fingerprint`` of the data.
     """
 
     model: StableDiffusion | TrainedAutoencoder | DrawingModel
@@ -70,21 +70,21 @@ class Run:
 
     @property
     def sd(self) -> StableDiffusion:
-        """The model, where it is a Stable Diffusion.
+        """The model as a Stable Diffusion.
 
         Raises:
-            UserError: If it is not.
+            UserError: If the model is not a Stable Diffusion.
         """
         if not isinstance(self.model, StableDiffusion):
             raise UserError(
-                f"this run's task is {self.config.task}, which makes no Stable "
-                f"Diffusion; expected a run of {' or '.join(_captioned_tasks())}"
+                f"the run has task {self.config.task}, which does not train a Stable "
+                f"Diffusion. Expected a run of task {' or '.join(_captioned_tasks())}"
             )
         return self.model
 
 
 def _captioned_tasks() -> list[str]:
-    """Return the names of the tasks that draw images for captions."""
+    """Return the names of the tasks that generate images from captions."""
     return [name for name, row in TASKS.items() if row.caption_scores is not None]
 
 
@@ -94,19 +94,20 @@ def load_run(
     weights: str = "auto",
     base: str | None = None,
 ) -> Run:
-    """Read one checkpoint of a run.
+    """Load one checkpoint of a run.
 
     Args:
-        workdir: Where `medjax.train` wrote.
-        step: Which checkpoint: its number, or "best" for the best that is kept, by the
-            run's `config.best`; the newest whole one if None.
-        weights: "ema", "raw", or "auto": the average, where the run kept one.
-        base: Where its base lies now: a folder, hub id or file; where it lay in
-            training if None.
+        workdir: Folder of the run, as `medjax.train` wrote it.
+        step: Step of the checkpoint, or "best" for the best stored one by the run's
+            `config.best`. None means the newest intact one.
+        weights: "ema" for the average of the weights, "raw" for the last weights, or
+            "auto" for the average if the run has one.
+        base: Current location of the base model (a folder, hub id or file) or of the
+            autoencoder's run. None means the location in training.
 
     Raises:
-        UserError: If there is no such run or checkpoint, it is damaged, it has no such
-            weights, or its base is not found or has changed.
+        UserError: If the run, the checkpoint, its weights or its base model are
+            missing, if the checkpoint is damaged, or if the base model has changed.
     """
     if weights not in get_args(Weights):
         raise UserError(
@@ -146,20 +147,20 @@ def load_run(
 def _autoencoder(
     workdir: Path, stage: FirstStage, base: str | None
 ) -> TrainedAutoencoder:
-    """Return the autoencoder that a run stands on."""
+    """Load the autoencoder that a run needs."""
     place = stage.folder
     folder = Path(base or place) if base or place else workdir / AUTOENCODER
     try:
         return trained_autoencoder(load_done(folder))
     except UserError as error:
         raise UserError(
-            f"the autoencoder that the run was trained on, {folder}: {error}; --base=… "
-            "says where its run lies now"
+            f"cannot load the autoencoder that the run was trained with, {folder}: "
+            f"{error}. If its run was moved, set --base to its new folder"
         ) from error
 
 
 def load_done(workdir: str | Path) -> Run:
-    """Read what a run came to: its best checkpoint where patience may end it.
+    """Load the best checkpoint of a run with early stopping, else the newest.
 
     Raises:
         UserError: See `load_run`.
@@ -169,24 +170,24 @@ def load_done(workdir: str | Path) -> Run:
 
 
 def best_step(workdir: str | Path, best: BestConfig) -> tuple[int, float]:
-    """Return the step of a run's best checkpoint, and what it was measured at.
+    """Return the step of a run's best checkpoint and its value of `best.metric`.
 
     Raises:
-        UserError: If no checkpoint has been measured by that.
+        UserError: If no checkpoint has a finite value of this metric.
     """
     home = Path(workdir).expanduser().absolute() / "checkpoints"
     measured: dict[int, float] = {}
     for step in saved_steps(home):
         if reason := damage(home / str(step), SMALL):
-            logger.warning("checkpoint %d is passed over: %s", step, reason)
+            logger.warning("ignoring checkpoint %d: %s", step, reason)
             continue
         measured[step] = read_metrics(home / str(step)).get(best.metric, math.nan)
     finite = {step: value for step, value in measured.items() if math.isfinite(value)}
     if not finite:
         raise UserError(
-            f"--workdir={workdir}: no checkpoint was measured by {best.metric}; "
-            "checkpoints at steps with a validation (train.checkpoint_every, "
-            "eval.every) are"
+            f"--workdir={workdir}: no checkpoint has the metric {best.metric}. Only "
+            "checkpoints at steps with a validation can have it: see "
+            "train.checkpoint_every, eval.every and eval.sample_every in the config"
         )
     choose = min if best.mode == "min" else max
     step = choose(finite, key=lambda step: finite[step])
@@ -197,11 +198,11 @@ def trained_autoencoder(run: Run) -> TrainedAutoencoder:
     """Return the autoencoder that a run trained.
 
     Raises:
-        UserError: If it trained something else.
+        UserError: If the run's task does not train an autoencoder.
     """
     if not isinstance(run.model, TrainedAutoencoder):
         raise UserError(
-            f"this is a run of task {run.config.task}, expected one of "
+            f"the run has task {run.config.task}. Expected a run of task "
             f"{' or '.join(autoencoder_tasks())}"
         )
     return run.model
@@ -213,49 +214,51 @@ def autoencoder_tasks() -> tuple[str, ...]:
 
 
 def has_stored_controls(run: Run) -> bool:
-    """Tell whether the run's data held controls beside the images.
+    """Return whether the run's data contain conditioning images.
 
-    Checkpoints from before did not say so; then the data do, if they are at hand.
+    Checkpoints of older versions do not store this. Then the data decide, if found.
     """
     if "controls" in run.dataset:
         return run.dataset["controls"] == "stored"
     metadata = dataset_at_hand(run)
     if metadata is None and isinstance(run.config.data, ControlDataConfig):
         logger.warning(
-            "the data that the run was trained on are not at hand, so its controls are "
-            "taken to be edges"
+            "the training data of the run are missing, so its conditioning images are "
+            "assumed to be edges"
         )
     return metadata is not None and "conditioning_image" in metadata.features
 
 
 def dataset_at_hand(run: Run) -> Metadata | None:
-    """Return what the data say of themselves, if they are still where they were."""
+    """Return the metadata of the data; None if they are missing or have changed."""
     data = run.config.data
     try:
         if dataset_identity(data)["fingerprint"] == run.dataset["fingerprint"]:
             return dataset_metadata(data)
     except UserError:
-        pass  # They are elsewhere, or damaged; an export does not need them.
+        pass  # The data were moved or are damaged. An export does not need them.
     return None
 
 
 def _number(workdir: str | Path, step: int | str | None) -> int | None:
-    """Return the number of the checkpoint that is meant; None for the newest."""
+    """Return the step of the requested checkpoint; None means the newest."""
     if step == "best":
         about = read_about(_checkpoint(workdir, None))
         best = parse(ConfigDict(completed(about["config"]))).best
         number, value = best_step(workdir, best)
-        logger.info("the best checkpoint: step %d, %s %.4g", number, best.metric, value)
+        logger.info("best checkpoint: step %d, %s %.4g", number, best.metric, value)
         return number
     if isinstance(step, str):
         if not step.isdecimal():
-            raise UserError(f"--step={step}: expected the number of one, or best")
+            raise UserError(
+                f"--step={step}: expected the step of a checkpoint, or best"
+            )
         return int(step)
     return step
 
 
 def _checkpoint(workdir: str | Path, step: int | None) -> Path:
-    """Return the folder of the checkpoint of `step`, or of the newest whole one."""
+    """Return the folder of the checkpoint of `step`; None means the newest intact."""
     home = Path(workdir).expanduser().absolute() / "checkpoints"
     if not home.parent.is_dir():
         raise UserError(f"--workdir={workdir}: no such folder")
@@ -263,13 +266,18 @@ def _checkpoint(workdir: str | Path, step: int | None) -> Path:
     if not steps:
         folds = [one.name for one in storage.listed(home.parent, "fold-*")]
         raise UserError(
-            f"--workdir={workdir}: holds no checkpoint; expected the folder of a run "
-            "of python -m medjax.train that has saved one"
-            + (f"; its folds have: --workdir={workdir}/{folds[0]}" if folds else "")
+            f"--workdir={workdir}: no checkpoint found. Expected the folder of a run "
+            "of medjax train that has saved one"
+            + (
+                f". Its folds have some: --workdir={workdir}/{folds[0]}"
+                if folds
+                else ""
+            )
         )
     if step is not None and step not in steps:
         raise UserError(
-            f"--workdir={workdir}: no checkpoint of step {step}; it has {steps}"
+            f"--workdir={workdir}: no checkpoint of step {step}. Existing steps: "
+            f"{steps}"
         )
     reasons = []
     for number in reversed(steps) if step is None else [step]:
@@ -282,11 +290,11 @@ def _checkpoint(workdir: str | Path, step: int | None) -> Path:
 
 
 def _kind(names: Sequence[str], weights: str) -> str:
-    """Return which weights are meant: "ema" or "raw"."""
+    """Return the kind of weights to load: "ema" or "raw"."""
     has_ema = _TREES["ema"] in names
     if weights == "ema" and not has_ema:
         raise UserError(
-            "--weights=ema: the run kept no average (config.optim.ema_decay is None); "
-            "take --weights=raw"
+            "--weights=ema: the run has no average of the weights, because "
+            "config.optim.ema_decay was None. Use --weights=raw"
         )
     return "ema" if has_ema and weights != "raw" else "raw"

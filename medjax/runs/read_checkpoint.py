@@ -1,6 +1,7 @@
-"""One checkpoint's folder, read without its run: nothing is locked, moved or written.
+"""Read the folder of a checkpoint without opening its run.
 
-`medjax.runs.checkpoints` says what lies in it.
+Reading does not lock, move or write anything. `write_metrics` is the only function here
+that writes. `medjax.runs.checkpoints` describes the content of the folder.
 """
 
 import json
@@ -17,25 +18,28 @@ from medjax.arrays import Params
 from medjax.errors import UserError
 from medjax.runs.checksums import add_checksum
 
-# Where orbax keeps them.
+# Path of the metrics in orbax's layout.
 _METRICS = Path("metrics", "metrics")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Return ``config`` and ``inputs`` that the checkpoint was trained with."""
+    """Return the ``config`` and ``inputs`` that the checkpoint was trained with."""
     return ocp.JsonCheckpointHandler().restore(
         folder / "about", args=ocp.args.JsonRestore()
     )
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
-    """Return what was measured at this step: nothing if a signal came before that."""
+    """Return the metrics of the checkpoint's step, by name.
+
+    They are empty if a signal stopped the run before they were measured.
+    """
     file = folder / _METRICS
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Add what was measured to a checkpoint that was saved without it."""
+    """Add metrics to a checkpoint that was saved without them."""
     with storage.replacing_folder(folder / _METRICS.parent) as beside:
         storage.write_json(beside / _METRICS.name, dict(metrics), indent=None)
     add_checksum(folder, folder / _METRICS)
@@ -47,14 +51,14 @@ def state_names(folder: Path) -> tuple[str, ...]:
 
 
 def read_trees(folder: Path, *names: str) -> dict[str, Params]:
-    """Return trees of the state as NumPy arrays, by name; the others stay on the disk.
+    """Return trees of the state as NumPy arrays, by name. Other trees are not read.
 
     Args:
-        folder: Of the checkpoint; whole, see `medjax.runs.checksums`.
-        names: Some of `state_names`.
+        folder: Folder of an intact checkpoint; see `medjax.runs.checksums`.
+        names: Names of the trees, from `state_names`.
 
     Raises:
-        UserError: If the run removes the checkpoint while it is read.
+        UserError: If the run deletes the checkpoint during reading.
     """
     handler = ocp.PyTreeCheckpointHandler()
     try:
@@ -68,6 +72,6 @@ def read_trees(folder: Path, *names: str) -> dict[str, Params]:
         if folder.is_dir():
             raise
         raise UserError(
-            f"checkpoint {folder} was removed by its run while it was read; give the "
-            "same command again for a newer one"
+            f"checkpoint {folder} was deleted by its run while it was read. Run the "
+            "same command again to read a newer one"
         ) from error

@@ -1,7 +1,7 @@
 """Decide whether a run may resume from a checkpoint.
 
-Whatever decides the result must be the same: the base, the data, and every key of the
-config except those for duration, devices and reports.
+Everything that decides the result must be the same: the base model, the data, and all
+config keys except those for duration, devices and reports.
 """
 
 import fnmatch
@@ -15,15 +15,15 @@ from medjax.runs.config import completed
 
 logger = logging.getLogger(__name__)
 
-# Keys that say where a host keeps inputs, which fingerprints identify, and how it reads
-# them.
+# Where a host stores the inputs, and how it reads them. Fingerprints identify the
+# inputs themselves.
 PER_HOST = (
     *("data.root", "data.workers"),
     *("model.autoencoder", "model.autoencoder_config"),
     *("model.controlnet", "model.pretrained", "model.vae"),
 )
-# Keys that may differ when a run resumes. The mesh and accumulation change rounding
-# alone; the weights that training started from are in the checkpoint.
+# Keys that may differ when a run resumes. The mesh and accumulation change only the
+# rounding. The checkpoint replaces the weights that training started from.
 MAY_DIFFER = (
     *PER_HOST,
     "best.*",
@@ -50,14 +50,15 @@ def check_same_run(
     """Compare the inputs and the config of a checkpoint with those of this run.
 
     Args:
-        checkpoint: Which one, for the error.
-        saved: ``config``, nested, and ``inputs``: ``source`` and ``fingerprint`` by
-            name.
+        checkpoint: Description of the checkpoint, for the error message.
+        saved: ``config``, a nested dict, and ``inputs``, ``source`` and ``fingerprint``
+            by name, of the checkpoint.
         own: ``config`` and ``inputs`` of this run.
-        may_differ: Patterns of the config's keys that may differ, with a warning.
+        may_differ: Patterns of config keys that may differ. A difference is logged as a
+            warning.
 
     Raises:
-        UserError: Names every difference that matters.
+        UserError: If anything else differs. The message lists all these differences.
     """
     refused = []
     for name, now in own["inputs"].items():
@@ -69,16 +70,17 @@ def check_same_run(
         if matters(key, may_differ):
             refused.append(line)
         else:
-            logger.warning("resuming from %s with another config: %s", checkpoint, line)
+            logger.warning("resuming %s with a changed config: %s", checkpoint, line)
     if refused:
         raise UserError(
-            f"{checkpoint} is of another run: {'; '.join(refused)}. Set it back, or "
-            f"give another --workdir. What may differ: {', '.join(may_differ)}"
+            f"{checkpoint} belongs to another run: {'; '.join(refused)}. Restore the "
+            "old values, or use another --workdir. Keys that may differ: "
+            f"{', '.join(may_differ)}"
         )
 
 
 def matters(key: str, may_differ: Sequence[str] = MAY_DIFFER) -> bool:
-    """Tell whether a key of the config, as ``train.steps``, decides the result."""
+    """Return whether a config key, such as ``data.root``, must not differ."""
     return not any(fnmatch.fnmatch(key, pattern) for pattern in may_differ)
 
 

@@ -1,4 +1,4 @@
-"""Sections of the config that every task has: `optim`, `train` and `best`."""
+"""Config sections that every task has: `optim`, `train` and `best`."""
 
 import dataclasses
 from typing import Literal
@@ -7,7 +7,7 @@ from medjax.errors import UserError, check_least
 
 ScheduleKind = Literal["constant", "cosine", "linear"]
 
-# Ends of the names of metrics whose larger values are better.
+# Endings of the names of metrics for which larger values are better.
 _RISING = (
     "codebook_usage",
     "perplexity",
@@ -21,13 +21,18 @@ _RISING = (
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptimConfig:
-    """Optimizer settings for one network. None means the value in `OptimConfig`.
+    """Optimizer settings of one network that differ from those in `OptimConfig`.
 
     Attributes:
-        learning_rate: Peak learning rate.
-        schedule: Schedule after the warm-up.
-        warmup_fraction: Part of all steps, in [0, 1], in which the rate rises linearly.
-        weight_decay: Decoupled decay λ.
+        learning_rate: Peak learning rate, at least 0. None means the value of
+            ``config.optim.learning_rate``.
+        schedule: Learning rate after the warm-up: constant, cosine or linear. None
+            means the value of ``config.optim.schedule``.
+        warmup_fraction: Fraction of the run's steps, in [0, 1], in which the learning
+            rate rises linearly to its peak. None means the value of
+            ``config.optim.warmup_fraction``.
+        weight_decay: Decoupled weight decay λ, at least 0. None means the value of
+            ``config.optim.weight_decay``.
     """
 
     learning_rate: float | None = None
@@ -38,20 +43,27 @@ class NetworkOptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """How parameters are updated.
+    """Settings of the optimizer, AdamW, and of the average of the weights.
 
     Attributes:
-        learning_rate: Peak learning rate.
-        schedule: After the warm-up: the peak held, or a decay to zero at the end.
-        warmup_fraction: Part of all steps, in [0, 1], in which the rate rises linearly;
-            of those that the run begins with, where `train.steps` is changed later.
-        weight_decay: Decoupled decay λ, applied to arrays of two or more dimensions.
-        b1: Decay of the gradient's mean, in [0, 1).
-        b2: Decay of the squared gradient's mean, in [0, 1).
-        eps: ε, added to the root of the squared gradient's mean.
-        clip_norm: Largest norm of the whole gradient; None leaves it alone.
-        ema_decay: Decay d of the moving average of the parameters; None keeps none.
-        text_encoder: Settings of a text encoder that trains, where they differ.
+        learning_rate: Peak learning rate, at least 0.
+        schedule: Learning rate after the warm-up: constant stays at the peak; cosine
+            and linear decay to zero at the end of the run.
+        warmup_fraction: Fraction of the run's steps, in [0, 1], in which the learning
+            rate rises linearly to its peak. If `train.steps` changes later, the warm-up
+            keeps its first length.
+        weight_decay: Decoupled weight decay λ, at least 0. It applies only to arrays of
+            two or more dimensions.
+        b1: Decay of the average of the gradient, in [0, 1).
+        b2: Decay of the average of the squared gradient, in [0, 1).
+        eps: Small number ε, at least 0, added to the root of the average squared
+            gradient.
+        clip_norm: Largest norm of the gradient of all parameters together, above 0.
+            A gradient with a larger norm is scaled down to it. None means no clipping.
+        ema_decay: Decay of the exponential moving average of the weights, in [0, 1).
+            Validation and samples use the average. None means no average.
+        text_encoder: Settings for a text encoder that trains, if they differ from those
+            above.
     """
 
     learning_rate: float = 1e-5
@@ -66,7 +78,7 @@ class OptimConfig:
     text_encoder: NetworkOptimConfig = NetworkOptimConfig()
 
     def __post_init__(self) -> None:
-        """Refuse values outside the ranges above."""
+        """Raise UserError if a value is outside its range."""
         for name in ("learning_rate", "weight_decay", "eps"):
             _require(getattr(self, name) >= 0, self, name, "at least 0")
         for name in ("b1", "b2"):
@@ -84,7 +96,7 @@ class OptimConfig:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Names of the networks that have settings of their own."""
+        """Names of the networks with their own settings."""
         own = self.text_encoder != NetworkOptimConfig()
         return ("text_encoder",) if own else ()
 
@@ -98,26 +110,35 @@ class OptimConfig:
 
 def _require(holds: bool, config: OptimConfig, name: str, expected: str) -> None:
     if not holds:
-        raise UserError(f"{name} is {getattr(config, name)}, expected {expected}")
+        raise UserError(f"{name}={getattr(config, name)}: expected {expected}")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long to train, and what to write down.
+    """Length of a run, its checkpoints and its log.
 
     Attributes:
-        steps: Updates of the whole run.
-        gradient_accumulation_steps: Microbatches of one update; divides the batch.
-        seed: Of everything drawn in training.
-        log_every: Updates between two rows of metrics.
-        checkpoint_every: Updates between two checkpoints; the last is always kept.
-        keep_last: Newest checkpoints to keep.
-        keep_best: Best checkpoints, by the section ``best``, to keep besides.
-        max_hours: Stop cleanly after this long; None never does.
-        max_skipped_updates: Updates with a loss or gradient that is NaN or infinite to
-            skip, over the whole run, before it stops.
-        profile_at: Update at which to record a profile; None records none.
-        profile_steps: Updates that the profile lasts.
+        steps: Number of training steps of the whole run, at least 1.
+        gradient_accumulation_steps: Number of microbatches per step, at least 1. The
+            batch is split into them, so it must be divisible by this number.
+        seed: Seed of all random numbers in training, such as first weights, noise and
+            timesteps. ``config.data.seed`` is the seed of the data.
+        log_every: Number of steps between two log lines and rows of ``metrics.csv``,
+            at least 1.
+        checkpoint_every: Number of steps between two checkpoints, at least 1. The last
+            step is always saved.
+        keep_last: Number of newest checkpoints to keep, at least 1.
+        keep_best: Number of best checkpoints to keep in addition, at least 0. The
+            section ``best`` decides which are best.
+        max_hours: Time in hours, at least 0, after which training validates, saves and
+            stops. It counts from the start of the command, also when a run resumes.
+            None means no limit.
+        max_skipped_updates: Largest number of optimizer updates, at least 0, that the
+            whole run may skip because the loss or gradient is NaN or infinite. One more
+            stops the run.
+        profile_at: Step, at least 1, at which to start recording a profile for
+            TensorBoard or Perfetto. None means no profile.
+        profile_steps: Number of steps to record in the profile, at least 1.
     """
 
     steps: int = 10_000
@@ -133,7 +154,7 @@ class TrainConfig:
     profile_steps: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse counts that cannot be counted."""
+        """Raise UserError if a value is too small."""
         check_least(
             self,
             steps=1,
@@ -151,14 +172,17 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BestConfig:
-    """Which checkpoint is best, and when a run ends early.
+    """Choice of the best checkpoint, and early stopping.
 
     Attributes:
-        metric: A column of ``metrics.csv`` that validation writes, such as
-            ``val/loss``, ``val/psnr_db``, ``val/ssim`` or ``val/frechet_distance``.
-        patience: Validations in a row without improvement that end the run. None never
-            ends it early.
-        min_change: What counts as an improvement, at least, in the metric's units.
+        metric: Column of ``metrics.csv`` that decides which checkpoint is best. It must
+            come from validation, such as ``val/loss``, ``val/psnr_db``, ``val/ssim`` or
+            ``val/frechet_distance``. The metric's name decides whether small or large
+            values are better.
+        patience: Number of validations in a row without improvement, at least 1, after
+            which the run ends early. None means that it never ends early.
+        min_change: Smallest change that counts as an improvement, at least 0, in the
+            metric's unit.
     """
 
     metric: str = "val/loss"
@@ -166,15 +190,15 @@ class BestConfig:
     min_change: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what no validation gives, and counts that cannot be counted."""
+        """Raise UserError if a value is too small or the metric is no ``val/…``."""
         check_least(self, patience=1, min_change=0)
         if not self.metric.startswith("val/"):
             raise UserError(
-                f"metric is '{self.metric}', expected one that validation writes, such "
-                "as val/loss"
+                f"metric={self.metric}: expected a metric of validation, such as "
+                "val/loss"
             )
 
     @property
     def mode(self) -> Literal["min", "max"]:
-        """Whether the smallest or the largest is best."""
+        """Whether the smallest or the largest value of the metric is best."""
         return "max" if self.metric.endswith(_RISING) else "min"

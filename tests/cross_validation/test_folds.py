@@ -151,11 +151,11 @@ def test_the_best_checkpoint_is_that_of_the_best_measure(
             write_checksums(tmp_path / "checkpoints" / str(number))
     monkeypatch.setattr(open_run, "read_metrics", lambda folder: kept[int(folder.name)])
     if step is None:
-        with pytest.raises(UserError, match="no checkpoint was measured by val/mse"):
+        with pytest.raises(UserError, match="no checkpoint has the metric val/mse"):
             best_step(tmp_path, BestConfig(metric))
     else:
         assert best_step(tmp_path, BestConfig(metric)) == (step, kept[step][metric])
-    assert "checkpoint 6 is passed over: checksums.json is missing" in caplog.text
+    assert "ignoring checkpoint 6: checksums.json is missing" in caplog.text
 
 
 def test_what_was_best_has_to_be_there(tmp_path, monkeypatch):

@@ -62,7 +62,9 @@ MISTAKES = [
         "weights", "--weights=rwa", says=("--weights=rwa", "mean 'raw'?"), setup=run
     ),
     export(
-        "step that is no number", "--step=last", says=("the number of one, or best",)
+        "step that is no number",
+        "--step=last",
+        says=("the step of a checkpoint, or best",),
     ),
     export("flag of export", "--push=x", says=("--push;",)),
     Mistake(
@@ -73,17 +75,17 @@ MISTAKES = [
     export(
         "folder that is no run",
         "--workdir={raw}",
-        says=("--workdir={raw}: holds no checkpoint", "medjax.train"),
+        says=("--workdir={raw}: no checkpoint found", "medjax train"),
     ),
     export(
         "step that is not there",
         "--step=7",
-        says=("no checkpoint of step 7; it has [2]",),
+        says=("no checkpoint of step 7. Existing steps: [2]",),
         setup=run,
     ),
     export(
         "damaged run",
-        says=("damaged checkpoints: 2: ", "is not what was written"),
+        says=("damaged checkpoints: 2: ", "does not match its checksum"),
         setup=damaged_run,
     ),
     export(

@@ -37,7 +37,7 @@ MISTAKES = [
     ),
     sample("run to draw from", RUN, says=("--workdir={dir}/run: no such folder",)),
     sample(
-        "run without a checkpoint", "--workdir={raw}", says=("holds no checkpoint",)
+        "run without a checkpoint", "--workdir={raw}", says=("no checkpoint found",)
     ),
     sample(
         "run whose base has gone",

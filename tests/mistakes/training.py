@@ -78,7 +78,11 @@ MISTAKES = [
     train(
         "variant",
         "--config=configs/cxr_controlnet.py:publishd",
-        says=("'publishd'", "it has published, demo", "did you mean 'published'?"),
+        says=(
+            "'publishd'",
+            "Known variants: published, demo",
+            "did you mean 'published'?",
+        ),
     ),
     train(
         "key",
@@ -123,7 +127,7 @@ MISTAKES = [
     train(
         "task",
         "--config.task=contrlnet",
-        says=("config.task is 'contrlnet'", "did you mean 'controlnet'?"),
+        says=("config.task='contrlnet': unknown task", "did you mean 'controlnet'?"),
     ),
     train(
         "flag", "--workdr=x", says=("--workdr;", "did you mean 'workdir'?"), apart=True
@@ -145,7 +149,7 @@ MISTAKES = [
     train(
         "not a number",
         "--config.optim.learning_rate=nan",
-        says=("config.optim.learning_rate is nan",),
+        says=("config.optim.learning_rate=nan: expected",),
     ),
     train(
         "fraction",
@@ -269,7 +273,7 @@ MISTAKES = [
         "resuming with another base and another rate",
         "--config.optim.learning_rate=1",
         says=(
-            "checkpoint 1 in {dir}/run/checkpoints is of another run",
+            "checkpoint 1 in {dir}/run/checkpoints belongs to another run",
             "base is '' (",
             "was 'other/base' (0123)",
             "config.optim.learning_rate is 1.0, was 0.001",

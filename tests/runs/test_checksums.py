@@ -82,7 +82,7 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_anew(two_steps, tmp_pat
         (tmp_path / step / CHECKSUMS).unlink()
     # Nor when asked again.
     for _ in range(2):
-        with pytest.raises(UserError, match=r"no checkpoint .* whole \(2: .*; 1: "):
+        with pytest.raises(UserError, match=r"all checkpoints .* damaged \(2: .*; 1: "):
             Checkpoints(tmp_path, {}, INPUTS)
 
 
@@ -110,7 +110,7 @@ def test_large_files_of_older_checkpoints_must_only_be_there(two_steps, monkeypa
     size, content = largest.stat().st_size, largest.read_bytes()
     largest.write_bytes(flip_a_bit(content))
     assert damage(folder, size - 1) is None
-    assert f"{largest.name} is not what was written" in damage(folder, size)
+    assert f"{largest.name} does not match its checksum" in damage(folder, size)
     largest.unlink()
     assert f"{largest.name} is missing" in damage(folder, 0)
     largest.write_bytes(content)

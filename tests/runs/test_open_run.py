@@ -67,7 +67,7 @@ def test_weights_and_step_are_those_asked_for(world, monkeypatch):
     kept = {"1": 0.2, "3": 0.3}
     monkeypatch.setattr(open_run, "read_metrics", lambda f: {"val/loss": kept[f.name]})
     assert load_run(workdir, step="best").step == 1
-    with pytest.raises(UserError, match="--step=frist: expected the number of one"):
+    with pytest.raises(UserError, match="--step=frist: expected the step of a"):
         load_run(workdir, step="frist")
     kernels = [run.sd.controlnet.params["conv_in"]["kernel"] for run in (raw, first)]
     assert not np.array_equal(*kernels)
@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_left(world, tmp_path, caplog):
     shutil.copytree(world[0], workdir)
     (workdir / "checkpoints" / "3" / "state" / "manifest.ocdbt").write_bytes(b"x")
     assert load_run(workdir).step == 1
-    assert "3 is damaged: state/manifest.ocdbt is not what was written" in caplog.text
+    assert "3 is damaged: state/manifest.ocdbt does not match" in caplog.text
     with pytest.raises(UserError, match="damaged checkpoints: 3: state/manifest"):
         load_run(workdir, step=3)
     (workdir / "checkpoints" / "1" / "checksums.json").unlink()
@@ -117,7 +117,7 @@ def test_without_an_average_the_last_weights_are_read(tmp_path):
     run = load_run(tmp_path)
     assert (run.weights, run.trained) == ("raw", ("controlnet",))
     assert_same(run.sd.controlnet.params, saved.params["controlnet"])
-    with pytest.raises(UserError, match=r"--weights=ema: the run kept no average"):
+    with pytest.raises(UserError, match=r"--weights=ema: the run has no average"):
         load_run(tmp_path, weights="ema")
 
 
@@ -167,7 +167,7 @@ def test_a_base_is_known_by_its_weights_wherever_it_lies(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"step": 7}, r"no checkpoint of step 7; it has \[1, 3\]"),
+        ({"step": 7}, r"no checkpoint of step 7\. Existing steps: \[1, 3\]"),
         ({"weights": "emma"}, "--weights=emma: .*did you mean 'ema'"),
     ],
 )
@@ -179,11 +179,11 @@ def test_what_there_is_not_is_named(world, options, said):
 def test_folders_that_are_no_run_are_named(tmp_path):
     with pytest.raises(UserError, match="none: no such folder"):
         load_run(tmp_path / "none")
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint found"):
         load_run(tmp_path)
     for name in ("fold-0", "fold-1"):
         (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=r"its folds have: --workdir=\S+/fold-0$"):
+    with pytest.raises(UserError, match=r"Its folds have some: --workdir=\S+/fold-0$"):
         load_run(tmp_path)
 
 

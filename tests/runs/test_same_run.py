@@ -53,7 +53,7 @@ def test_the_same_run_goes_on_in_silence(caplog):
 def test_what_decides_the_result_must_stay(own, told):
     with pytest.raises(UserError, match=told) as error:
         check_same_run("checkpoint 3", SAVED, own)
-    assert "checkpoint 3 is of another run" in str(error.value)
+    assert "checkpoint 3 belongs to another run" in str(error.value)
     assert "train.steps" in str(error.value)
 
 

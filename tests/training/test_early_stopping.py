@@ -118,7 +118,7 @@ def test_wrong_settings_are_refused(fields):
 def test_what_nobody_measures_is_refused_before_training(metric, switch):
     config = make_config("text_to_image")
     config.best.metric = metric
-    with pytest.raises(UserError, match=f"which only config.eval.{switch}=True"):
+    with pytest.raises(UserError, match=f"with config.eval.{switch}=True"):
         parse(config)
 
 
@@ -126,8 +126,8 @@ def test_what_nobody_measures_is_refused_before_training(metric, switch):
     ("task", "metric", "said"),
     [
         ("text_to_image", "val/sim", "did you mean 'val/ssim'"),
-        ("controlnet", "val/ssim", "expected one of val/loss, val/edge_f1"),
-        ("unconditional", "val/psnr_db", "expected one of val/loss"),
+        ("controlnet", "val/ssim", "Expected one of val/loss, val/edge_f1"),
+        ("unconditional", "val/psnr_db", "Expected one of val/loss"),
         ("vq_vae", "val/usage", "val/codebook_usage"),
     ],
 )

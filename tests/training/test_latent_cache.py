@@ -119,7 +119,7 @@ def test_latents_that_were_damaged_are_computed_again(world, caplog):
         file.write_bytes(damaged)
         cache()
         assert file.read_bytes() == before
-        assert "latents_mean.npy is not what was written" in caplog.text
+        assert "latents_mean.npy does not match its checksum" in caplog.text
         caplog.clear()
 
 

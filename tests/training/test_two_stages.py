@@ -239,7 +239,7 @@ def test_what_is_no_autoencoder_is_refused(trained, tmp_path):
 
     with pytest.raises(UserError, match="holds no trained autoencoder"):
         start(tmp_path)
-    with pytest.raises(UserError, match="this is a run of task unconditional"):
+    with pytest.raises(UserError, match="the run has task unconditional"):
         start(folder / "run")
     with pytest.raises(UserError, match="config.model.autoencoder_config is missing"):
         start("")
