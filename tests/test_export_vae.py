@@ -107,7 +107,7 @@ def test_another_one_in_its_place_is_refused(exported, tmp_path):
 def test_one_whose_latents_do_not_fit_is_refused(tmp_path):
     save_autoencoder_run(tmp_path / "run", latent_channels=8)
     folder = export(tmp_path / "run", tmp_path / "x", parity=False)
-    with pytest.raises(UserError, match=r"config.model.vae=.*makes 8"):
+    with pytest.raises(UserError, match=r"config.model.vae=.*gives 8"):
         save_run(tmp_path / "other", model__vae=str(folder))
 
 

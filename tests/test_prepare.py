@@ -178,7 +178,7 @@ def test_without_captions_text_to_image_refuses_and_controlnet_says_so(
         pytest.raises(AttributeError),  # There is no diffusion, to end it here.
     ):
         make_controlnet_task(given)
-    assert "has no captions: the ControlNet is trained for" in caplog.text
+    assert "has no captions: the ControlNet is trained with" in caplog.text
 
 
 def test_stored_conditions_are_checked_and_kept(tmp_path):

@@ -1,7 +1,7 @@
 """Save the training state in checkpoints, restore it, and delete old checkpoints.
 
-Each step has a folder, complete or missing, because orbax writes it under a temporary
-name and then renames it. It holds
+Orbax writes a step's folder under a temporary name and then renames it. So the folder
+is complete or missing. It holds
 
 * ``state``: the trained parameters, their average, the optimizer's state, the step;
 * ``about``: JSON of the resolved config, source and fingerprint of the inputs, and
@@ -194,13 +194,13 @@ class Checkpoints:
         """Return the state of `step`, laid out like `like`.
 
         Args:
-            like: Arrays or `jax.ShapeDtypeStruct`s, with the shardings to restore to.
+            like: Arrays or `jax.ShapeDtypeStruct`s with shapes, dtypes and shardings.
+                The mesh may differ from the one that saved.
             step: Step of the checkpoint. None means the newest.
 
         Raises:
-            UserError: If the checkpoint is missing, belongs to another run (other
-                inputs, or a changed config key that must not change), or its arrays
-                do not match `like`.
+            UserError: If the checkpoint is missing, belongs to another run (see
+                `check_same_run`), or has arrays that do not match `like`.
         """
         step = self._resolve(step)
         where = f"checkpoint {step} in {self._folder}"

@@ -190,7 +190,7 @@ class BestConfig:
     min_change: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise UserError if a value is too small or the metric is no ``val/…``."""
+        """Raise UserError if a value is too small or the metric is not ``val/…``."""
         check_least(self, patience=1, min_change=0)
         if not self.metric.startswith("val/"):
             raise UserError(

@@ -1,6 +1,6 @@
-"""Tasks: what can be trained. `TASKS` is the only place that knows which there are.
+"""Tasks: what can be trained. `TASKS` is the only list of all tasks.
 
-A new task is a file with its functions and a row in the table.
+To add a task, write a file with its functions, and add a row to the table.
 """
 
 from medjax.data.config import ClassDataConfig, ControlDataConfig, DataConfig

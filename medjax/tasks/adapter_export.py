@@ -1,9 +1,9 @@
-"""What adapters, and layers that trained wholly beside them, come to as low rank.
+"""Express adapters, and layers that trained fully beside them, as low-rank changes.
 
-A kernel of any layer, (…, in, out) with n numbers to sum over, changed by Δ, is a
-low-rank change of rank min(n, out), without an error:
+A change Δ of a kernel (…, in, out), where (…, in) has n numbers, can be written exactly
+as a low-rank change of rank min(n, out):
 
-    Δ = I Δ   with A the identity, or   Δ = Δ I   with B the identity              (1)
+    Δ = I Δ,   where A is the identity,   or   Δ = Δ I,   where B is the identity   (1)
 """
 
 import numpy as np
@@ -17,12 +17,12 @@ from medjax.tasks.adapters import AdapterConfig
 
 
 def low_rank_changes(base: Params, trained: Params, config: AdapterConfig) -> Adapters:
-    """Return what training changed of a network.
+    """Return the changes of a network's weights by training.
 
     Args:
-        base: Its weights before, float32.
-        trained: Adapters, and what trained wholly, float32.
-        config: Of the adapters.
+        base: Weights of the network before training, float32.
+        trained: Adapters, and weights that trained fully, float32.
+        config: Config of the adapters.
     """
     before, after = trees.flatten(base), trees.flatten(trained)
     layers, rest = {}, []
@@ -40,7 +40,7 @@ def low_rank_changes(base: Params, trained: Params, config: AdapterConfig) -> Ad
 
 
 def exact(change: Float[np.ndarray, "... i o"]) -> LowRank:
-    """Return a kernel's change as low rank (eq. 1), by the smaller identity."""
+    """Return the change of a kernel as low rank (eq. 1), with the smaller identity."""
     *fan_in, out = change.shape
     count = int(np.prod(fan_in))
     if count <= out:

@@ -1,9 +1,10 @@
-"""Adapters of a network: which layers get one, how it begins, what it comes to.
+"""LoRA adapters of a network: choose layers, set first values, apply and merge.
 
     W' = W + s A B,   s = α / r                                                    (1)
 
-with W, A and B as kernels, (in, out), (in, r) and (r, out). B begins at zero, so a
-network begins as it was; A is uniform within ±1/√fan-in, Kaiming's with a slope of √5.
+W, A and B are kernels of shapes (in, out), (in, r) and (r, out). B starts at zero, so
+the network is unchanged at first. A starts uniform in ±1/√fan-in, which is Kaiming's
+initialisation with a slope of √5.
 
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, eq. 3;
 peft's ``reset_lora_parameters`` for A.
@@ -26,9 +27,9 @@ from medjax.models import lora
 from medjax.tasks.random_draws import split
 
 NETWORKS = ("unet", "text_encoder")
-"""What can have adapters; of each, ``config.model.NETWORK_lora`` says which."""
+"""Networks that can have adapters, configured by ``config.model.NETWORK_lora``."""
 
-# Every projection of attention: what LoRA was made for.
+# Default layers: all projections of attention, as in the paper on LoRA.
 _TARGETS = {
     "unet": ("to_q", "to_k", "to_v", "to_out_0"),
     "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
@@ -37,19 +38,22 @@ _TARGETS = {
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
-    """The adapters of one network; names are peft's, but for paths, which are ours.
+    """LoRA adapters of one network. The keys have peft's names.
 
-    A layer is named by the end of its path, in whole parts, perhaps with wildcards:
-    ``to_q``, ``attn2/to_*``, ``mid_block/attentions_0/proj_in``.
+    Layers are named by the end of their path in medjax, in whole parts. Wildcards are
+    allowed: ``to_q``, ``attn2/to_*``, ``mid_block/attentions_0/proj_in``.
 
     Attributes:
-        rank: r of eq. 1; None for no adapters, and then all of this is as it stands.
-        alpha: α of eq. 1; None for r.
-        dropout: Fraction of an adapter's inputs that are zero in training, in [0, 1).
-        targets: Layers that get one, dense or convolutional; None for all projections
-            of attention.
-        modules_to_save: Layers that train wholly beside them, or one array of a layer:
-            ``conv_in``, ``conv_in/kernel``.
+        rank: Rank r of the adapters, at least 1 (eq. 1). None means no adapters; the
+            other keys must then keep their defaults.
+        alpha: Scale α of the adapters, above 0 (eq. 1): their product is multiplied by
+            α / r. None means α = r.
+        dropout: Fraction of an adapter's inputs set to zero in training, in [0, 1).
+        targets: Names of the dense or convolutional layers that get an adapter. None
+            means all projections of attention.
+        modules_to_save: Names of layers, or of single arrays of layers, whose weights
+            train fully beside the adapters, such as ``conv_in`` or
+            ``conv_in/kernel``.
     """
 
     rank: int | None = None
@@ -59,31 +63,29 @@ class AdapterConfig:
     modules_to_save: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, and settings of adapters that there are not.
+        """Check the values, and that no other key is set if `rank` is None.
 
         Raises:
-            UserError: Starts with the name of the field.
+            UserError: If a check fails. The message starts with the name of the key.
         """
         check_least(self, rank=1)
         if self.alpha is not None and not self.alpha > 0:
-            raise UserError(
-                f"alpha is {self.alpha}, expected a number above 0, or None"
-            )
+            raise UserError(f"alpha={self.alpha}: expected a number above 0, or None")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout is {self.dropout}, expected a fraction in [0, 1)")
+            raise UserError(f"dropout={self.dropout}: expected a fraction in [0, 1)")
         if self.rank is not None:
             return
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value != field.default:
                 raise UserError(
-                    f"{field.name} is {value}, but rank is None, for no adapters; "
-                    f"expected {field.default}, or a rank"
+                    f"{field.name}={value}: rank is None, which means no adapters. "
+                    f"Set a rank, or leave this at {field.default}"
                 )
 
     @property
     def scale(self) -> float:
-        """S of eq. 1."""
+        """Scale s of eq. 1."""
         assert self.rank is not None
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
@@ -97,13 +99,13 @@ def draw_adapters(
     """Return new adapters for a network, float32.
 
     Args:
-        network: Its name, for errors.
-        params: Its own weights; shapes are enough.
-        config: Which layers get one.
-        key: For A.
+        network: Name of the network.
+        params: The network's own weights, or only their shapes.
+        config: Which layers get an adapter.
+        key: Key for A.
 
     Raises:
-        UserError: If a target is no layer of it, or trains wholly too.
+        UserError: If a target is not a layer of the network, or also trains fully.
     """
     seed = np.asarray(jax.random.key_data(key)).tolist()
     assert config.rank is not None
@@ -119,10 +121,10 @@ def draw_adapters(
 
 
 def saved_paths(network: str, params: Params, config: AdapterConfig) -> set[str]:
-    """Return the paths of what trains wholly beside a network's adapters.
+    """Return the paths of weights that train fully beside a network's adapters.
 
     Raises:
-        UserError: If a name is of nothing that the network has.
+        UserError: If a name matches no weight of the network.
     """
     paths = [*trees.flatten(params)]
     chosen = set()
@@ -140,12 +142,12 @@ def with_adapters(
     config: AdapterConfig,
     keys: Key[Array, " b"] | None = None,
 ) -> Params:
-    """Return a network's weights with its adapters as its layers read them.
+    """Return a network's weights, with the scale and dropout that its layers read.
 
     Args:
-        params: Its own weights and its adapters'.
-        config: Their scale and dropout.
-        keys: One an example, for dropout; None for none.
+        params: The network's own weights and its adapters.
+        config: Scale and dropout of the adapters.
+        keys: One key per example, for dropout. None means no dropout.
     """
     flat = trees.flatten(params)
     layers = _adapted_layers(flat)
@@ -158,11 +160,11 @@ def with_adapters(
 
 
 def merge_adapters(params: Params, config: AdapterConfig) -> Params:
-    """Return a network's weights, with what its adapters come to in them (eq. 1).
+    """Return a network's weights with its adapters merged into them (eq. 1).
 
     Args:
-        params: Its own weights and its adapters', NumPy's, float32.
-        config: Their scale.
+        params: The network's own weights and its adapters, NumPy arrays, float32.
+        config: Scale of the adapters.
     """
     flat = trees.flatten(params)
     merged = {path: leaf for path, leaf in flat.items() if not lora.is_adapter(path)}
@@ -174,14 +176,14 @@ def merge_adapters(params: Params, config: AdapterConfig) -> Params:
 
 
 def _adapted_layers(flat: Mapping[str, Any]) -> list[str]:
-    """Return the paths of layers with an adapter, in order."""
+    """Return the paths of the layers with an adapter, in order."""
     return [p.removesuffix(f"/{lora.A}") for p in flat if p.endswith(f"/{lora.A}")]
 
 
 def _target_shapes(
     network: str, params: Params, config: AdapterConfig
 ) -> dict[str, tuple[int, ...]]:
-    """Return the kernel's shape of each layer that gets an adapter, by its path."""
+    """Return the kernel shape of each layer that gets an adapter, by path."""
     kernels = {
         path.removesuffix("/kernel"): leaf.shape
         for path, leaf in trees.flatten(params).items()
@@ -199,27 +201,27 @@ def _target_shapes(
     saved = saved_paths(network, params, config)
     if twice := [path for path in chosen if f"{path}/kernel" in saved]:
         raise UserError(
-            f"config.model.{network}_lora: {twice[0]} is among targets and "
-            "modules_to_save; expected it in one of them"
+            f"config.model.{network}_lora: {twice[0]} is in both targets and "
+            "modules_to_save. Remove it from one of them"
         )
     return chosen
 
 
 def _parts(path: str) -> list[str]:
-    """Return a path, and those of all that it lies in."""
+    """Return a path, after the paths of everything that contains it."""
     parts = path.split("/")
     return ["/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _ends(path: str, name: str) -> bool:
-    """Tell whether a path ends in a name, which may have wildcards."""
+    """Return whether a path ends in a name, which may have wildcards."""
     return fnmatch.fnmatchcase(path, name) or fnmatch.fnmatchcase(path, f"*/{name}")
 
 
 def _unknown(network: str, field: str, name: str, known: Iterable[str]) -> UserError:
     names = sorted(set(known))
-    hint = nearest(name, names) or f"; its layers end in {', '.join(names[:12])}, …"
+    hint = nearest(name, names) or f". Its layers end in {', '.join(names[:12])}, …"
     return UserError(
-        f"config.model.{network}_lora.{field}: '{name}' is no layer of the {network}"
+        f"config.model.{network}_lora.{field}: '{name}' is not a layer of the {network}"
         + hint
     )

@@ -1,8 +1,8 @@
-"""Stable Diffusion's autoencoder, from scratch or tuned: whole, or its decoder alone.
+"""Task autoencoder_kl: train or fine-tune Stable Diffusion's autoencoder.
 
     L = d(x, D(z)) + w KL(q(z|x) ‖ N(0, 1)),   z ~ q(z|x)                        (1)
 
-Trees: ``network`` trains, or its ``decoder`` and ``post_quant_conv`` do.
+Trees: all of ``network`` trains, or only its ``decoder`` and ``post_quant_conv``.
 
 Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, eq. 10 and
 appendix B; Rombach et al., 2022, section 3.1 (a small w).
@@ -40,20 +40,27 @@ _OF_SHAPE = (
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderKLConfig:
-    """Which KL autoencoder, and how it learns.
+    """Architecture and training of a KL autoencoder.
 
     Attributes:
-        pretrained: To begin with: a diffusers folder, hub id or file of an autoencoder
-            or of a Stable Diffusion that has one. None: drawn, with the widths below.
-        decoder_only: Whether the encoder stays as it is, so that latents mean the same.
-        channels: Of the images: 1 for gray ones, or 3.
-        block_out_channels: Widths; each but the last halves the resolution.
-        layers_per_block: Residual blocks of a level.
-        latent_channels: Of latents.
-        norm_num_groups: Of every norm.
-        kl_weight: w of eq. 1.
-        loss: mse, l1 or smooth_l1: d.
-        dtype: Of activations; weights are float32.
+        pretrained: Autoencoder to start from: a diffusers folder, hub id or file of an
+            autoencoder, or of a Stable Diffusion that contains one. None means random
+            weights and the architecture below.
+        decoder_only: Whether only the decoder trains. The encoder is then frozen, so
+            latents keep their meaning. Requires `pretrained`.
+        channels: Number of channels of the images: 1 for grayscale, or 3.
+        block_out_channels: Number of channels of each level, from the finest. Each
+            level except the last halves the resolution. All must be divisible by
+            `norm_num_groups`. Only without `pretrained`.
+        layers_per_block: Number of residual blocks per level. Only without
+            `pretrained`.
+        latent_channels: Number of channels of the latents. Only without `pretrained`.
+        norm_num_groups: Number of groups of each group normalisation. Only without
+            `pretrained`.
+        kl_weight: Weight w of the KL divergence in the loss, at least 0 (eq. 1).
+        loss: Distance d between images and reconstructions: mse, l1 or smooth_l1.
+        dtype: Data type of activations and frozen weights: float32 or bfloat16.
+            Trained weights are float32.
     """
 
     pretrained: str | None = None
@@ -68,32 +75,32 @@ class AutoencoderKLConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
     def __post_init__(self) -> None:
-        """Refuse values outside the ranges above."""
+        """Raise UserError if a value is outside its range, or does not apply."""
         check_least(self, kl_weight=0)
         if self.channels not in (1, 3):
-            raise UserError(f"channels is {self.channels}, expected 1 or 3")
+            raise UserError(f"channels={self.channels}: expected 1 or 3")
         if self.decoder_only and self.pretrained is None:
-            raise UserError("decoder_only needs an encoder: give pretrained")
+            raise UserError("decoder_only=True: requires an encoder. Set pretrained")
         for name in _OF_SHAPE if self.pretrained is not None else ():
             value = getattr(self, name)
             if value != getattr(AutoencoderKLConfig, name):
                 raise UserError(
-                    f"{name} is {value}, but pretrained is there, which has a shape "
-                    "of its own; expected one of the two"
+                    f"{name}={value}: does not apply, because pretrained is set and "
+                    "has its own architecture. Remove one of the two"
                 )
         for width in self.block_out_channels:
             if width % self.norm_num_groups:
                 raise UserError(
-                    f"block_out_channels has {width}, which is not divisible by "
+                    f"block_out_channels: {width} is not divisible by "
                     f"norm_num_groups={self.norm_num_groups}"
                 )
 
 
 def make_autoencoder_kl_task(inputs: TaskInputs) -> BuiltTask:
-    """Load, or draw, a KL autoencoder's weights.
+    """Build a KL autoencoder with pretrained or random weights.
 
     Raises:
-        UserError: If weights are not found or do not fit.
+        UserError: If weights are missing or do not fit.
     """
     config: AutoencoderKLConfig = inputs.model
     dtype = jnp.dtype(config.dtype)
@@ -107,7 +114,8 @@ def make_autoencoder_kl_task(inputs: TaskInputs) -> BuiltTask:
         if module.in_channels != config.channels:
             raise UserError(
                 f"config.model.channels={config.channels}: the autoencoder at "
-                f"'{config.pretrained}' takes {module.in_channels}; expected the same"
+                f"'{config.pretrained}' has {module.in_channels} channels. Set the "
+                "same number"
             )
         weights = network.params
         base = trees.identity(config.pretrained, weights)
@@ -131,7 +139,7 @@ def make_autoencoder_kl_task(inputs: TaskInputs) -> BuiltTask:
 
 
 def autoencoder_kl_module(config: AutoencoderKLConfig) -> AutoencoderKL:
-    """Return the network of a configuration without a base."""
+    """Return the network of a config without pretrained weights."""
     return AutoencoderKL(
         in_channels=config.channels,
         out_channels=config.channels,
@@ -144,7 +152,7 @@ def autoencoder_kl_module(config: AutoencoderKLConfig) -> AutoencoderKL:
 
 
 def untrained_autoencoder_kl(config: AutoencoderKLConfig) -> AutoencoderKL:
-    """Return the network of a configuration, with a base or without one."""
+    """Return the network of a config, with or without pretrained weights."""
     if config.pretrained is None:
         return autoencoder_kl_module(config)
     module = load_autoencoder(config.pretrained).module
@@ -161,12 +169,12 @@ def trained_autoencoder_kl(
 
     Args:
         checkpoint: The run's checkpoint.
-        source: Where the weights that training started from lie now; None for where
-            they lay in training.
-        autoencoder: None: it stands on no other.
+        source: Current location of the weights that training started from. None means
+            the location in training.
+        autoencoder: Unused, because the task needs no other autoencoder.
 
     Raises:
-        UserError: If those weights are not found, or are others.
+        UserError: If those weights are missing or have changed.
     """
     del autoencoder
     model: AutoencoderKLConfig = checkpoint.model
@@ -186,12 +194,12 @@ def trained_autoencoder_kl(
 
 
 def autoencoder_kl_origins(model: AutoencoderKLConfig) -> Origins:
-    """Return the weights that training started from."""
+    """Return the pretrained weights that training started from."""
     return Origins(model.pretrained)
 
 
 def kl_network(module: AutoencoderKL, params: Params) -> Network:
-    """Return a KL autoencoder with the `config.json` that diffusers has for it."""
+    """Return a KL autoencoder as a `Network` with diffusers' `config.json`."""
     levels = len(module.block_out_channels)
     config = {
         "_class_name": "AutoencoderKL",
@@ -212,7 +220,7 @@ def kl_network(module: AutoencoderKL, params: Params) -> Network:
 def _code(
     module: AutoencoderKL, weights: Params, images: Array, keys: Key[Array, " b"]
 ) -> Coded:
-    """Return what an autoencoder makes of images; see `AutoencoderTask.code`."""
+    """Encode images to random latents and decode them; see `AutoencoderTask.code`."""
     network = weights["network"]
     mean, logvar = apply(module, network, images, method="encode")
     latents = mean + jnp.exp(0.5 * logvar) * normal(keys, mean.shape[1:])

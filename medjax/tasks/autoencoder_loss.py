@@ -1,9 +1,10 @@
-"""Autoencoders: the loss of reconstructing images, and pages of reconstructions.
+"""Loss of autoencoders, and pages of their reconstructions.
 
     L = d(x, D(z)) + Σ_i w_i L_i                                                 (1)
 
-where the L_i are what a kind of autoencoder asks of its latents; see `vq_vae` and
-`autoencoder_kl`. Means over pixels, and over latents, of each example.
+where the L_i are losses of the latents, which depend on the kind of autoencoder; see
+`vq_vae` and `autoencoder_kl`. Losses are means over the pixels, or the latents, of each
+example.
 """
 
 import dataclasses
@@ -26,14 +27,14 @@ from medjax.tasks.latent_scaling import decode, encode_mean, with_channels
 from medjax.tasks.shape_checks import check_image_size
 
 Coded = tuple[Array, dict[str, Array], Params]
-"""Decoded images, the L_i of each example by name, and what the statistics follow."""
+"""Decoded images, the L_i of each example by name, and values for `Task.follow`."""
 Followed = tuple[Params, dict[str, Float[Array, ""]]]
 
 
 def follow_nothing(
     statistics: Params, observed: Params, key: Key[Array, ""]
 ) -> Followed:
-    """Return the statistics as they are; see `Task.follow`."""
+    """Return the statistics unchanged; see `Task.follow`."""
     del observed, key
     return statistics, {}
 
@@ -43,12 +44,12 @@ class AutoencoderTask:
     """Loss and reconstructions (eq. 1). See `medjax.tasks.Task`.
 
     Attributes:
-        module: The network.
-        channels: Of the images.
-        loss_kind: d.
-        weights: The w_i by name.
-        code: From all weights, images and one key an image to `Coded`.
-        follow: See `medjax.tasks.Task`.
+        module: Network of the autoencoder.
+        channels: Number of channels of the images.
+        loss_kind: Distance d.
+        weights: Weights w_i by name of the loss.
+        code: Function from all weights, images and one key per image to `Coded`.
+        follow: Function to update the statistics; see `medjax.tasks.Task`.
     """
 
     module: VQVAE | AutoencoderKL
@@ -59,7 +60,7 @@ class AutoencoderTask:
     follow: Callable[[Params, Params, Array], Followed] = follow_nothing
 
     def check(self, size: int, sampling: SamplingConfig | None) -> None:
-        """Raise UserError unless the network can halve the images as it does."""
+        """Raise UserError if the network cannot halve images of this size."""
         del sampling
         check_image_size(size, self.module.downsampling, 1)
 
@@ -71,7 +72,7 @@ class AutoencoderTask:
         keys: Key[Array, " b"],
         train: bool,
     ) -> Outcome:
-        """Return each example's loss (eq. 1), and its parts."""
+        """Return each example's loss (eq. 1) and its parts."""
         del train
         nets = gather_params(trees.merge(params, frozen))
         images = with_channels(batch["images"], self.channels)
@@ -91,7 +92,7 @@ class AutoencoderTask:
         keys: Key[Array, " b"],
         sampling: SamplingConfig | None,
     ) -> dict[str, Float[Array, "b H W c"]]:
-        """Return images beside what comes back of them."""
+        """Return images and their reconstructions."""
         del keys, sampling
         weights = autoencoder_weights(gather_params(trees.merge(params, frozen)))
         images = with_channels(batch["images"], self.channels)
@@ -103,7 +104,7 @@ class AutoencoderTask:
 
 
 def autoencoder_weights(weights: Params) -> Params:
-    """Return what `medjax.tasks.latent_scaling` takes, of what a run has trained."""
+    """Return the weights of a run in the form that `latent_scaling` uses."""
     if "codebook" not in weights:
         return {"network": weights["network"]}
     codes = weights["codebook"]["codes"]
@@ -113,7 +114,7 @@ def autoencoder_weights(weights: Params) -> Params:
 def measure_reconstruction(
     page: SamplePage, data: Any, config: EvalConfig
 ) -> dict[str, float]:
-    """Return the mean PSNR and SSIM of a page's reconstructions, without padding."""
+    """Return the mean PSNR in dB and SSIM of reconstructions, without padding."""
     del data, config
     pair = page.columns["original"], page.columns["reconstruction"]
     measured = likeness(*pair, page.batch.get("loss_mask"))

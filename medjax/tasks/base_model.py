@@ -1,7 +1,8 @@
-"""Stable Diffusion as a run's base: loaded, verified, trained weights in place.
+"""Load and verify a run's base model, and put trained weights in place.
 
-A run that is opened again reads its base at float32, since training may have kept it in
-less. The base must have the fingerprint that the run was trained on.
+The base model is a Stable Diffusion. A run that is opened again reads it in float32,
+because training may have used a lower precision. Its fingerprint must be the one that
+the run stored.
 """
 
 import dataclasses
@@ -30,11 +31,12 @@ from medjax.tasks.interface import Checkpoint
 def load_base(
     source: str, vae: str | None = None, route: str = "auto"
 ) -> StableDiffusion:
-    """Load the Stable Diffusion that a run stands on; "" is the tiny one.
+    """Load the base model of a run.
 
     Args:
-        source: Folder, hub id or file of the base.
-        vae: Folder, hub id or file of an autoencoder to replace its own; None keeps it.
+        source: Folder, hub id or file of the base model; "" is the tiny one.
+        vae: Folder, hub id or file of an autoencoder that replaces its own. None means
+            no replacement.
         route: How weights are read: auto, flax-pipelines or safetensors.
     """
     sd = (
@@ -46,40 +48,40 @@ def load_base(
 
 
 def base_weights(sd: StableDiffusion) -> Params:
-    """Return the weights by network; a run knows its base by their fingerprint."""
+    """Return the weights of a base model by network. Runs store their fingerprint."""
     parts = {"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text_encoder}
     return {name: part.params for name, part in parts.items()}
 
 
 def check_fingerprint(params: Params, base: Mapping[str, str], place: str) -> None:
-    """Check that weights are those that a run stood on.
+    """Check that weights are those that a run was trained on.
 
     Args:
         params: The weights.
         base: ``source`` and ``fingerprint`` that the run stored.
-        place: Where the weights were read from, for the error.
+        place: Location of the weights, for the error message.
 
     Raises:
-        UserError: If they are others.
+        UserError: If the fingerprints differ.
     """
     found = trees.fingerprint_like(base["fingerprint"], params)
     if found != base["fingerprint"]:
         raise UserError(
-            f"the base at '{place}' ({found}) is not the one that the run was trained "
-            f"on, '{base['source']}' ({base['fingerprint']}); --base=… says where that "
-            "one lies now"
+            f"the base model at '{place}' ({found}) is not the one that the run was "
+            f"trained on, '{base['source']}' ({base['fingerprint']}). Set --base to "
+            "the current location of that one"
         )
 
 
 def trained_base(checkpoint: Checkpoint, source: str | None) -> StableDiffusion:
-    """Return a run's base with its trained weights in place, float32.
+    """Return a run's base model with its trained weights in place, float32.
 
     Args:
         checkpoint: The run's checkpoint.
-        source: Where the base lies now; None for where it lay in training.
+        source: Current location of the base model. None means the location in training.
 
     Raises:
-        UserError: If the base is not found, or is another.
+        UserError: If the base model is missing or has changed.
     """
     return with_trained(_read_base(checkpoint, source), checkpoint)
 
@@ -112,35 +114,36 @@ def with_trained(sd: StableDiffusion, checkpoint: Checkpoint) -> StableDiffusion
 def trained_schedule(
     base: Schedule, prediction_type: PredictionType | None
 ) -> Schedule:
-    """Return the base's schedule for a model of another prediction type.
+    """Return the schedule of a base model for another prediction type.
 
-    DDIM's takes its place if the base's scheduler, diffusers' own too, does not support
-    the type.
+    If the scheduler does not support that type, here and in diffusers, the result is
+    DDIM's schedule.
 
     Args:
-        base: The base's schedule.
-        prediction_type: What the model predicts; None for the same as the base.
+        base: Schedule of the base model.
+        prediction_type: Prediction type of the trained model. None means that of the
+            base model.
     """
     schedule = make_schedule(base.config, prediction_type)
     kind = schedule.config.get("_class_name")
     known = [one.predictions for one in SAMPLERS.values() if one.scheduler == kind]
     if not known or schedule.prediction_type in known[0]:
         return schedule
-    # DDIM clips by default, and latents exceed ±1.
+    # DDIM clips to ±1 by default, but latents can be larger.
     unclipped = make_schedule({"clip_sample": False, **schedule.config})
     return make_schedule(scheduler_config("ddim", unclipped))
 
 
 def _read_base(checkpoint: Checkpoint, source: str | None) -> StableDiffusion:
-    """Load the base, and check that its weights are those that the run stood on."""
+    """Load the base model of a run, and check the fingerprint of its weights."""
     base = checkpoint.base
     place = base["source"] if source is None else source
     try:
         sd = load_base(place, checkpoint.model.vae)
     except UserError as error:
         raise UserError(
-            f"the base that the run was trained on: {error}; --base=… says where it "
-            "lies now"
+            f"cannot load the base model that the run was trained on: {error}. If it "
+            "was moved, set --base to its new location"
         ) from error
     check_fingerprint(base_weights(sd), base, place)
     return sd

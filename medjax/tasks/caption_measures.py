@@ -1,4 +1,4 @@
-"""Measures of images that were drawn for captions, against the real ones."""
+"""Measure images that were generated from captions, and compare with real images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,49 +17,53 @@ from medjax.tasks.interface import SamplePage
 from medjax.tasks.row import CaptionScores, OptionalMetrics
 
 _FINDINGS = (
-    "`…_agreement` is the share of images that show what their captions say (of the "
-    "heart, of a finding and its side; `caption` is heart and effusion together), and "
-    "`…_agreement_chance` what the other images' captions would give. `…_presence` is "
-    "the share that shows the finding, on any side, of the images whose captions name "
-    "it, and `…_presence_unasked` of those whose captions do not."
+    "`…_agreement` is the fraction of images that show what their captions say about "
+    "the heart, or about a finding and its side. `caption` means heart and effusion "
+    "together. `…_agreement_chance` is the same fraction with the captions of other "
+    "images. `…_presence` is the fraction of images that show the finding on any side, "
+    "among images whose captions name it. `…_presence_unasked` is the same fraction "
+    "among images whose captions do not name it."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class TextToImageEvalConfig(SamplingEvalConfig):
-    """Validation, and what a page of samples is measured by beside PSNR, SSIM and MSE.
+    """Settings of validation for task text_to_image.
+
+    A page of samples is always measured by PSNR, SSIM and MSE.
 
     Attributes:
-        frechet_distance: Whether by the Fréchet distance to the real images, too. It
-            needs ``medjax[evaluation]``, and `samples` of hundreds to say anything.
-        chest_findings: Whether by the findings that `medjax.evaluation.chest` sees in
-            computed chests, too.
+        frechet_distance: Whether to measure the Fréchet distance to the real images
+            too. This requires ``medjax[evaluation]``, and `samples` must be in the
+            hundreds for a meaningful value.
+        chest_findings: Whether to measure too how often images show the findings in
+            their captions. Only for computed chests; see `medjax.evaluation.chest`.
     """
 
     frechet_distance: bool = False
     chest_findings: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured here.
+        """Check values, and that a package for the Fréchet distance is installed.
 
         Raises:
-            UserError: Starts with the name of the field.
+            UserError: If a check fails. The message starts with the name of the key.
         """
         super().__post_init__()
         if self.frechet_distance:
             try:
                 check_efficientnet()
             except UserError as error:
-                raise UserError(f"frechet_distance is True, but {error}") from error
+                raise UserError(f"frechet_distance=True: {error}") from error
 
 
 def measure_likeness(
     page: SamplePage, data: Any, config: TextToImageEvalConfig
 ) -> dict[str, float]:
-    """Return how like the real images those drawn for their captions are.
+    """Return metrics of how similar generated images are to real ones.
 
-    Two chests of one caption differ in much that it does not tell; so the numbers
-    compare checkpoints, and say little alone.
+    Each pair has the same caption. Two chests with the same caption differ in much that
+    the caption does not describe. So use these numbers to compare checkpoints only.
     """
     del data
     real, drawn = page.columns["target"], page.columns["generated"]
@@ -74,13 +78,13 @@ def measure_likeness(
 
 
 def check_text_to_image(config: Any) -> None:
-    """Refuse to measure findings in images that are no computed chests.
+    """Check that findings are only measured in computed chests.
 
     Args:
-        config: The run's.
+        config: The run's config.
 
     Raises:
-        UserError: It names the key.
+        UserError: If `eval.chest_findings` is set for other images.
     """
     if config.eval.chest_findings:
         check_computed_chests(config.data)
@@ -98,7 +102,7 @@ OPTIONAL_METRICS = (
         lambda config: config.chest_findings,
     ),
 )
-"""Metrics of task text_to_image that keys of ``config.eval`` ask for."""
+"""Metrics of task text_to_image that need a key of ``config.eval``."""
 
 
 def _score_findings(
@@ -106,7 +110,12 @@ def _score_findings(
     texts: Sequence[str],
     config: TextToImageEvalConfig,
 ) -> tuple[dict[str, Float[np.ndarray, " n"]], dict[str, float]]:
-    """Return, of computed chests, whether they are as their captions say."""
+    """Return whether computed chests show what their captions say.
+
+    Returns:
+        Scores of each image, by name, and fractions of all images, by name. Both are
+        empty unless ``config.eval.chest_findings`` is set.
+    """
     if not config.chest_findings:
         return {}, {}
     each = {
@@ -116,7 +125,7 @@ def _score_findings(
     whole = {
         name: share
         for name, share in findings(images, texts).items()
-        # A finding that no caption names has no share.
+        # If no caption names a finding, its fraction is undefined.
         if name not in each and not np.isnan(share)
     }
     return each, whole
@@ -125,4 +134,4 @@ def _score_findings(
 FINDINGS_SCORES = CaptionScores(
     _score_findings, lambda config: _FINDINGS if config.chest_findings else ""
 )
-"""Scores of computed chests, where ``config.eval.chest_findings`` asks for them."""
+"""Scores of computed chests, if ``config.eval.chest_findings`` is set."""

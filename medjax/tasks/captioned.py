@@ -1,10 +1,10 @@
-"""Diffusion of latents given a caption, and perhaps a picture: its loss and samples.
+"""Loss and samples of latent diffusion with captions, and optionally a ControlNet.
 
     L = w(t) d(target, U(z_t, t, c_text, C(z_t, t, c_text, c_image)))    (1)
 
-with C the residuals of a ControlNet, where there is one.
+where C is the residuals of the ControlNet, if one is used.
 
-Source: Rombach et al., 2022, eq. 3; Zhang et al., 2023, eq. 6 (the picture).
+Source: Rombach et al., 2022, eq. 3; Zhang et al., 2023, eq. 6 (ControlNet).
 """
 
 import dataclasses
@@ -42,17 +42,23 @@ from medjax.tasks.shape_checks import check_base, check_image_size
 
 @dataclasses.dataclass(frozen=True)
 class BaseConfig:
-    """The Stable Diffusion that training begins with, and how it is computed.
+    """The base model: the Stable Diffusion that training starts from.
 
     Attributes:
-        pretrained: A diffusers folder, a hub id, or a file with the original names
-            (.safetensors, .ckpt, …). "phantom-sd": the small one of computed chests
-            that comes with medjax. Empty: a tiny random one.
-        vae: A KL autoencoder to put in place of its own: an export of a run of task
-            autoencoder_kl, or another folder, id or file. None: its own.
-        route: How weights are read: auto, flax-pipelines or safetensors.
-        dtype: Of frozen weights and activations; trained weights are float32.
-        remat: Whether activations are computed again for the gradient, to save memory.
+        pretrained: Base model: a diffusers folder, a hub id, or a single file with the
+            original names (.safetensors, .ckpt, …). "phantom-sd" is the small model of
+            computed chest X-rays that comes with medjax. "" is a tiny model with random
+            weights.
+        vae: KL autoencoder that replaces the one of the base model: an export of a run
+            of task autoencoder_kl, or another folder, hub id or file. None means the
+            autoencoder of the base model.
+        route: How folders of pretrained weights are read: safetensors reads the files
+            directly, flax-pipelines uses diffusers' Flax pipelines, and auto uses
+            safetensors if such files exist. Single files ignore it.
+        dtype: Data type of frozen weights and activations: float32 or bfloat16. Trained
+            weights are float32.
+        remat: Whether to compute activations again for the gradient, which takes less
+            memory but more time.
     """
 
     pretrained: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -63,7 +69,7 @@ class BaseConfig:
 
     @property
     def adapters(self) -> dict[str, AdapterConfig]:
-        """Those that train, by network."""
+        """Adapters that train, by name of the network."""
         return {}
 
 
@@ -71,12 +77,12 @@ class BaseConfig:
 class CaptionedTask:
     """Loss and samples of a Stable Diffusion (eq. 1). See `medjax.tasks.Task`.
 
-    What of it trains is decided by which weights are in `params`.
+    The weights in `params` train, all others are frozen.
 
     Attributes:
-        model: Its networks.
-        diffusion: What is asked of them.
-        adapters: Of those networks that have some.
+        model: The networks.
+        diffusion: The training objective.
+        adapters: Configs of the adapters, by name of the network.
     """
 
     model: LatentDiffusion
@@ -84,7 +90,7 @@ class CaptionedTask:
     adapters: Mapping[str, AdapterConfig] = dataclasses.field(default_factory=dict)
 
     def check(self, size: int, sampling: SamplingConfig | None) -> None:
-        """Raise UserError unless the networks can learn, halve and draw the images."""
+        """Raise UserError if objective, size or sampler do not fit the networks."""
         assert sampling is not None
         check_objective(self.model.schedule, self.diffusion)
         self.model.plan(sampling)
@@ -126,7 +132,7 @@ class CaptionedTask:
     def follow(
         self, statistics: Params, observed: Params, key: Key[Array, ""]
     ) -> tuple[Params, dict[str, Float[Array, ""]]]:
-        """Return the statistics as they are: from scratch, the latents' deviation."""
+        """Return the statistics (none, or the latents' deviation) unchanged."""
         del observed, key
         return statistics, {}
 
@@ -138,7 +144,7 @@ class CaptionedTask:
         keys: Key[Array, " b"],
         sampling: SamplingConfig | None,
     ) -> dict[str, Float[Array, "b H W c"]]:
-        """Return the conditions, the images drawn for them, and the real ones."""
+        """Return the conditions, the images sampled from them, and the real images."""
         assert sampling is not None
         nets = self._nets(params, frozen)
         _, height, width, _ = batch["images"].shape
@@ -154,7 +160,7 @@ class CaptionedTask:
         frozen: Params,
         keys: Sequence[Key[Array, " b"]] = (),
     ) -> Params:
-        """Return all weights by network; keys are of adapters' dropout."""
+        """Return all weights by network; `keys` are for the dropout of adapters."""
         nets = gather_params(trees.merge(params, frozen))
         own = dict(zip(NETWORKS, keys, strict=False))
         return nets | {
@@ -169,15 +175,15 @@ def assemble_captioned(
     trains: Callable[[str], bool],
     only_mid_control: bool = False,
 ) -> BuiltTask:
-    """Divide the weights of a Stable Diffusion in trained and frozen.
+    """Build a task from a Stable Diffusion, with trained and frozen weights.
 
-    Adapters that the configuration asks for are drawn, and train.
+    Adapters in the config get first values, and train.
 
     Args:
-        sd: Networks and weights; a ControlNet of it is no part of the base.
+        sd: Networks and weights. Its ControlNet does not belong to the base model.
         inputs: The configuration.
-        trains: Whether the weight at a path (``unet/conv_in/kernel``) does.
-        only_mid_control: Whether a ControlNet reaches the U-Net's middle only.
+        trains: Returns whether the weight at a path (``unet/conv_in/kernel``) trains.
+        only_mid_control: Whether a ControlNet only affects the middle of the U-Net.
 
     Raises:
         UserError: If the networks do not fit each other.

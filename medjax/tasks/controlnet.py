@@ -1,6 +1,6 @@
-"""ControlNet: teach a frozen Stable Diffusion to follow a picture.
+"""Task controlnet: teach a frozen Stable Diffusion to follow a conditioning image.
 
-Trees: ``controlnet`` trains; ``unet``, ``vae`` and ``text_encoder`` are frozen, except
+Trees: ``controlnet`` trains. ``unet``, ``vae`` and ``text_encoder`` are frozen, except
 for the part of the U-Net that `ControlNetConfig` unlocks. `captioned` has the loss.
 
 Source: Zhang et al., 2023, section 3.2 (sd_locked, only_mid_control).
@@ -36,23 +36,25 @@ from medjax.tasks.row import Origins
 
 logger = logging.getLogger(__name__)
 
-# What `sd_locked=False` trains: the half of the U-Net that ControlNet does not copy.
+# Half of the U-Net that `sd_locked=False` trains. The ControlNet copies the other half.
 DECODER = ("up_blocks_", "conv_norm_out", "conv_out")
 _CONTROL = "controlnet/"
-# The connections that `only_mid_control` leaves unused.
+# Connections that are unused with `only_mid_control`.
 _UNUSED = "controlnet/controlnet_down_blocks_"
 
 
 @dataclasses.dataclass(frozen=True)
 class ControlNetConfig(BaseConfig):
-    """Which networks, and which part of them trains.
+    """The networks of task controlnet, and which of their weights train.
 
     Attributes:
         controlnet: ControlNet to start from: a folder, hub id or file, which may be a
-            whole checkpoint. None: a copy of the U-Net's encoder.
-        sd_locked: Whether the U-Net's decoder stays as it is.
-        train_unet: Whether the whole U-Net trains too (for a base that is not trained).
-        only_mid_control: Whether the ControlNet reaches the U-Net's middle only.
+            whole checkpoint. None means a copy of the U-Net's encoder.
+        sd_locked: Whether the decoder of the U-Net is frozen. False trains it too.
+        train_unet: Whether the whole U-Net trains too, for a base model with random
+            weights.
+        only_mid_control: Whether the ControlNet only affects the middle of the U-Net,
+            and not its skip connections.
     """
 
     controlnet: str | None = None
@@ -63,31 +65,31 @@ class ControlNetConfig(BaseConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ControlNetEvalConfig(SamplingEvalConfig):
-    """Validation of a ControlNet.
+    """Settings of validation for task controlnet.
 
     Attributes:
-        edge_tolerance_px: How far an edge of a generated image may lie from its
-            condition's and still count as following it.
+        edge_tolerance_px: Largest distance in pixels, at least 0, at which an edge of a
+            generated image still matches an edge of its conditioning image.
     """
 
     edge_tolerance_px: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse counts that cannot be counted."""
+        """Raise UserError if a value is outside its range."""
         super().__post_init__()
         check_least(self, edge_tolerance_px=0)
 
 
 def make_controlnet_task(inputs: TaskInputs) -> BuiltTask:
-    """Load the networks, and divide their weights in trained and frozen.
+    """Load the networks, and divide their weights into trained and frozen ones.
 
     Raises:
-        UserError: If weights are not found or do not fit.
+        UserError: If weights are missing or do not fit.
     """
     model: ControlNetConfig = inputs.model
     if "text" not in dataset_metadata(inputs.data).features:
         logger.warning(
-            "%s has no captions: the ControlNet is trained for the empty one",
+            "%s has no captions: the ControlNet is trained with the empty caption",
             inputs.data.root,
         )
     sd = load_base(model.pretrained, model.vae, model.route)
@@ -106,19 +108,19 @@ def trained_controlnet(
     source: str | None = None,
     autoencoder: TrainedAutoencoder | None = None,
 ) -> StableDiffusion:
-    """Return the base with its trained weights in place, float32.
+    """Return the base model with the trained weights in place, float32.
 
-    With `only_mid_control`, the connections that were unused are zero, because other
-    programs use all of them.
+    With `only_mid_control`, the unused connections are set to zero, because other
+    programs use all connections.
 
     Args:
         checkpoint: The run's checkpoint.
-        source: Where the base lies now; None for where it lay in training.
-        autoencoder: None: the run stands on no other.
+        source: Current location of the base model. None means the location in training.
+        autoencoder: Unused, because the task needs no trained autoencoder.
 
     Raises:
-        UserError: If the base, or the configuration of the ControlNet that the run
-            started from, is not found, or the base is another.
+        UserError: If the base model, or the config of the ControlNet that the run
+            started from, is missing, or if the base model has changed.
     """
     del autoencoder
     model: ControlNetConfig = checkpoint.model
@@ -146,22 +148,22 @@ def controlnet_formats(model: ControlNetConfig) -> tuple[str, ...]:
 
 
 def _trained_config(model: ControlNetConfig, sd: StableDiffusion) -> Mapping[str, Any]:
-    """Return the configuration of a ControlNet that a run trained."""
+    """Return the config of the ControlNet that a run trained."""
     if model.controlnet is None:
         return config_from_unet(sd.unet.config, sd.vae.module.downsampling)
     try:
         return load_controlnet_config(model.controlnet)
     except UserError as error:
         raise UserError(
-            "the ControlNet that the run started from has the configuration, and its "
-            f"weights are not needed: {error}"
+            "cannot read the config of the ControlNet that the run started from (its "
+            f"weights are not needed): {error}"
         ) from error
 
 
 def _controlnet(
     model: ControlNetConfig, sd: StableDiffusion, key: Array
 ) -> tuple[Mapping[str, Any], Params]:
-    """Return the configuration and weights that the ControlNet starts from."""
+    """Return the config and the weights that the ControlNet starts from."""
     if model.controlnet is not None:
         network = load_controlnet(model.controlnet, route=model.route)
         network.module.check_fits(sd.unet.module, sd.vae.module.downsampling)
@@ -180,7 +182,10 @@ def _trains(path: str, model: ControlNetConfig) -> bool:
 def measure_adherence(
     page: SamplePage, data: ControlDataConfig, config: ControlNetEvalConfig
 ) -> dict[str, float]:
-    """Return edge adherence and its chance level, where conditions are edges."""
+    """Return edge adherence and its chance level if the conditions are edges.
+
+    Nothing is measured if the data store other conditioning images.
+    """
     if any(record.get("conditioning_image") is not None for record in page.records):
         return {}
     mask = page.batch.get("loss_mask")
@@ -194,5 +199,5 @@ def measure_adherence(
 
 
 def _edges_of(data: ControlDataConfig, number: int) -> Canny:
-    """Return the Canny that an example's condition was made with."""
+    """Return the Canny function that made an example's conditioning image."""
     return lambda image: edges(image, data, (data.seed, number))

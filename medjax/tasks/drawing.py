@@ -1,4 +1,4 @@
-"""Models that draw images: what they are asked for, and what they answer."""
+"""Interfaces of models that sample images: requests and the sampling functions."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,16 +15,17 @@ from medjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """One image to draw.
+    """A request for one image.
 
     Attributes:
         number: Index of the image. Seed and index determine its noise.
-        prompt: Its caption.
+        prompt: Caption of the image.
         negative_prompt: Caption that guidance leads away from.
-        conditioning_image: The control, in [0, 1]; with a ControlNet.
-        image: The image to begin from, in [-1, 1]; with a strength below 1.
-        noise: The noise to begin from; None draws it.
-        label: Number of its class, for a model with classes instead of captions.
+        conditioning_image: Conditioning image in [0, 1], for a ControlNet, else None.
+        image: Image in [-1, 1] to start from, for a strength below 1, else None.
+        noise: Noise to start from. None means random noise.
+        label: Number of the class, for a model with classes instead of captions. None
+            means no class.
     """
 
     number: int
@@ -38,12 +39,13 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """How a batch of images is drawn.
+    """Functions and weights to sample a batch of images.
 
     Attributes:
         nets: Weights by network.
-        draw: From `nets`, a batch and keys to stages of images (n b H W c) in [-1, 1].
-        make_batch: From requests to a batch.
+        draw: Function from `nets`, a batch and keys to n stages of the images
+            (n b H W c), in [-1, 1].
+        make_batch: Function from requests to a batch.
     """
 
     nets: Params
@@ -53,11 +55,11 @@ class Drawing:
 
 @runtime_checkable
 class DrawingModel(Protocol):
-    """A trained model without captions that draws images."""
+    """A trained model that samples images without captions."""
 
     @property
     def schedule(self) -> Schedule:
-        """Its noise schedule."""
+        """Noise schedule of the model."""
         ...
 
     def drawing(
@@ -67,34 +69,35 @@ class DrawingModel(Protocol):
         dtype: np.dtype,
         frames: int,
     ) -> Drawing:
-        """Return how it draws.
+        """Return the functions and weights to sample images.
 
         Args:
             sampling: Sampler, steps and guidance.
             size: Height and width in pixels.
-            dtype: Dtype of the networks; noise and sampler are float32.
-            frames: Stages of each image; the last is the result.
+            dtype: Data type of the networks; noise and sampler are float32.
+            frames: Number of stages of each image; the last is the result.
 
         Raises:
-            UserError: If the sampler, the network and the size do not fit.
+            UserError: If the sampler, the network and the size do not fit together.
         """
         ...
 
 
 def check_size(size: tuple[int, int], side: int) -> None:
-    """Check that images of this height and width can be drawn.
+    """Check that images of this height and width can be sampled.
 
     Args:
         size: Height and width in pixels.
-        side: Divisor of both.
+        side: Number that must divide both.
 
     Raises:
-        UserError: If one is no multiple; it names the nearest sizes that are.
+        UserError: If it does not. The message names the nearest valid sizes.
     """
     for pixels in size:
         below = pixels // side * side
         if pixels != below or not below:
             near = " or ".join(str(x) for x in (below, below + side) if x)
             raise UserError(
-                f"size is {size[0]}x{size[1]}, expected multiples of {side}, as {near}"
+                f"size={size[0]}x{size[1]}: expected multiples of {side}, such as "
+                f"{near}"
             )

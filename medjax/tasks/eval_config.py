@@ -1,4 +1,4 @@
-"""The eval section of a config, for tasks that draw images and for others."""
+"""Config section `eval`, for tasks that sample images and for other tasks."""
 
 import dataclasses
 
@@ -8,13 +8,17 @@ from medjax.errors import check_least
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Validation, and the page of samples.
+    """Settings of validation and of the pages of samples.
 
     Attributes:
-        every: Updates between two validations.
-        examples: Validation examples, always the same, with the same noise.
-        sample_every: Updates between two pages of samples; the last is always drawn.
-        samples: Images of a page, which shows the first 32 of them; all are measured.
+        every: Number of steps between two validations, at least 1. The last step is
+            always validated.
+        examples: Number of validation examples for the loss, at least 1. They are
+            always the same, with the same noise.
+        sample_every: Number of steps between two pages of samples, at least 1. The last
+            step always gets a page.
+        samples: Number of images to sample for a page, at least 1. The page shows the
+            first 32; metrics are computed from all.
     """
 
     every: int = 500
@@ -23,23 +27,29 @@ class EvalConfig:
     samples: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse counts that cannot be counted."""
+        """Raise UserError if a number is below 1."""
         check_least(self, every=1, examples=1, sample_every=1, samples=1)
 
     def sampling(self) -> SamplingConfig | None:
-        """How the images of a page are drawn; None where none is."""
+        """Return how the images of a page are sampled; None for tasks without samples.
+
+        A page of such a task shows, for example, reconstructions.
+        """
         return None
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingEvalConfig(EvalConfig):
-    """Validation of what draws images.
+    """Settings of validation for tasks that sample images.
 
     Attributes:
-        sampler: One of `medjax.diffusion.schedulers.SAMPLERS`.
-        sampler_steps: Its steps.
-        sampler_eta: Fresh noise in DDIM's steps, in [0, 1].
-        guidance_scale: Weight of the caption or class; 1 is no guidance.
+        sampler: Name of the sampler, a key of `medjax.diffusion.schedulers.SAMPLERS`,
+            such as ddim, ddpm, pndm or dpmpp_2m.
+        sampler_steps: Number of steps of the sampler, at least 1.
+        sampler_eta: Amount η of new noise in each step of DDIM, in [0, 1]. 0 means no
+            new noise, which all other samplers require.
+        guidance_scale: Weight of the caption or class in classifier-free guidance, at
+            least 1. 1 means no guidance.
     """
 
     sampler: str = "ddim"
@@ -48,14 +58,14 @@ class SamplingEvalConfig(EvalConfig):
     guidance_scale: float = 7.5
 
     def __post_init__(self) -> None:
-        """Refuse counts that cannot be counted, and unknown samplers."""
+        """Raise UserError if a value is outside its range or the sampler is unknown."""
         super().__post_init__()
         check_least(self, sampler_steps=1)
-        # Which checks them.
+        # SamplingConfig checks the values.
         self.sampling()
 
     def sampling(self) -> SamplingConfig:
-        """How the images of a page are drawn."""
+        """Return how the images of a page are sampled."""
         return SamplingConfig(
             sampler=self.sampler,
             steps=self.sampler_steps,

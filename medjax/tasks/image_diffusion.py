@@ -1,6 +1,8 @@
-"""Diffusion from nothing, or from a class: of pixels, or of latents: loss and samples.
+"""Loss and samples of diffusion without captions, of pixels or of latents.
 
     L = w(t) d(target, U(z_t, t, y)),   z_0 = x, or (E(x) − mean) / deviation      (1)
+
+where y is the class of the image, if classes are used.
 
 Source: Ho et al., 2020, eq. 14; Rombach et al., 2022, eq. 2 (latents); Ho and Salimans,
 2022, algorithm 1 (classes, dropped at random).
@@ -45,11 +47,11 @@ class ImageDiffusion:
     """Loss and samples (eq. 1). See `medjax.tasks.Task`.
 
     Attributes:
-        unet: Network.
-        autoencoder: Network, or None for pixels.
-        channels: Of the images.
-        diffusion: What is asked of the network.
-        schedule: Of the noise.
+        unet: U-Net that denoises.
+        autoencoder: Network of the autoencoder. None means diffusion of pixels.
+        channels: Number of channels of the images.
+        diffusion: Training objective.
+        schedule: Noise schedule.
     """
 
     unet: UNet2D | ConvUNet
@@ -59,7 +61,7 @@ class ImageDiffusion:
     schedule: Schedule
 
     def check(self, size: int, sampling: SamplingConfig | None) -> None:
-        """Raise UserError unless the networks can learn, halve and draw the images."""
+        """Raise UserError if objective, size or sampler do not fit the networks."""
         assert sampling is not None
         check_objective(self.schedule, self.diffusion)
         self.plan(sampling)
@@ -94,14 +96,14 @@ class ImageDiffusion:
     def follow(
         self, statistics: Params, observed: Params, key: Key[Array, ""]
     ) -> tuple[Params, dict[str, Float[Array, ""]]]:
-        """Return the running averages that the batch gave; the rest as it is."""
+        """Return the statistics with new running averages; the rest is unchanged."""
         del key
         return {**statistics, **observed}, {}
 
     def encode(
         self, nets: Params, images: Float[Array, "b H W c"], keys: Key[Array, " b"]
     ) -> Float[Array, "b h w d"]:
-        """Return z_0 of images in [-1, 1]."""
+        """Return z_0 of images in [-1, 1]: the images, or their normalised latents."""
         images = latent_scaling.with_channels(images, self.channels)
         if self.autoencoder is None:
             return images
@@ -113,7 +115,7 @@ class ImageDiffusion:
     def decode(
         self, nets: Params, latents: Float[Array, "b h w d"]
     ) -> Float[Array, "b H W c"]:
-        """Return images, clipped to [-1, 1]."""
+        """Return the images, clipped to [-1, 1], of z_0."""
         if self.autoencoder is None:
             return jnp.clip(latents, -1, 1)
         latents = latents * nets["latents"]["deviation"] + nets["latents"]["mean"]
@@ -127,14 +129,14 @@ class ImageDiffusion:
         keys: Key[Array, " b"],
         sampling: SamplingConfig | None,
     ) -> dict[str, Float[Array, "b H W c"]]:
-        """Return drawn images, of the batch's classes, beside real ones."""
+        """Return sampled images of the batch's classes, and real images."""
         assert sampling is not None
         nets = gather_params(trees.merge(params, frozen))
         images = batch["images"]
         _, height, width, _ = images.shape
         size, labels = (height, width), batch.get("labels")
         drawn = self.draw(nets, keys, size, labels, sampling)
-        # Other images, of the same class where there are classes; not to be matched.
+        # These show other subjects, of the same class if classes are used.
         real = latent_scaling.with_channels(images, self.channels)
         return {"generated": drawn[-1], "real": real}
 
@@ -147,18 +149,18 @@ class ImageDiffusion:
         sampling: SamplingConfig,
         frames: int = 1,
     ) -> Float[Array, "n b H W c"]:
-        """Return images in [-1, 1], and how they came to be.
+        """Sample images in [-1, 1], and return stages of the process.
 
         Args:
             nets: Weights by network, and the statistics.
-            keys: One an image, for all of its draws.
+            keys: One key per image, for all its random numbers.
             size: Height and width in pixels.
-            labels: Classes, or None.
-            sampling: How.
-            frames: How many stages to show at most. The last is the result.
+            labels: Classes, or None for a model without classes.
+            sampling: Sampler, steps and guidance.
+            frames: Largest number of stages to return. The last is the result.
 
         Raises:
-            UserError: If the sampler cannot do what is asked.
+            UserError: If the sampler does not support the settings.
         """
         plan = self.plan(sampling)
         first, later = split(keys, 2)
@@ -188,26 +190,27 @@ class ImageDiffusion:
         return jax.lax.map(lambda z: self.decode(nets, z), latents)
 
     def plan(self, sampling: SamplingConfig) -> samplers.Plan:
-        """Return what the sampler will do.
+        """Return the plan of the sampler's steps.
 
         Raises:
-            UserError: If it cannot do what is asked.
+            UserError: If the sampler or the model does not support the settings.
         """
         guides = self.unet.num_classes and sampling.guidance_scale != 1
         if guides and not self.diffusion.label_dropout:
             raise UserError(
-                f"guidance_scale is {sampling.guidance_scale:g}, expected 1: with "
-                "label_dropout 0 nothing is learned without a class, to lead away from"
+                f"guidance_scale={sampling.guidance_scale:g}: expected 1, because "
+                "label_dropout=0. Guidance requires a model that was also trained "
+                "without classes"
             )
         plan = samplers.make_plan(
             sampling.sampler, self.schedule, sampling.steps, sampling.eta
         )
-        # Pixels have a range; latents have none.
+        # Pixels are in [-1, 1], but latents have no fixed range.
         clip = 1.0 if self.autoencoder is None else None
         return dataclasses.replace(plan, clip=clip)
 
     def computing_in(self, dtype: Any) -> "ImageDiffusion":
-        """Return the same, with a U-Net that computes in `dtype`."""
+        """Return a copy whose U-Net computes in `dtype`."""
         return dataclasses.replace(self, unet=self.unet.clone(dtype=dtype))
 
     def _denoise(
@@ -218,7 +221,7 @@ class ImageDiffusion:
         labels: Array | None,
         train: bool = False,
     ) -> tuple[Float[Array, "b h w c"], Params]:
-        """Return the network's output, and what of `nets` it renews."""
+        """Return the network's output, and its new running averages."""
         if "batch_stats" not in nets:
             output = apply(self.unet, nets["unet"], z, timesteps, labels)
             return output.astype(jnp.float32), {}
@@ -236,10 +239,10 @@ class ImageDiffusion:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedImageDiffusion:
-    """A trained model that draws images without captions.
+    """A trained model that samples images without captions.
 
     Attributes:
-        task: Its functions.
+        task: Functions of the model.
         nets: Weights by network, and the statistics; float32.
     """
 
@@ -248,7 +251,7 @@ class TrainedImageDiffusion:
 
     @property
     def schedule(self) -> Schedule:
-        """Its noise schedule."""
+        """Noise schedule of the model."""
         return self.task.schedule
 
     def drawing(
@@ -258,12 +261,12 @@ class TrainedImageDiffusion:
         dtype: np.dtype,
         frames: int,
     ) -> Drawing:
-        """Return how it draws; see `medjax.tasks.drawing.DrawingModel`."""
+        """Return what samples images; see `medjax.tasks.drawing.DrawingModel`."""
         task = self.task.computing_in(dtype)
         side = task.autoencoder.downsampling if task.autoencoder else 1
         check_size(size, side * task.unet.downsampling)
         task.plan(sampling)
-        # Running averages and the latents' scale stay float32.
+        # Running averages, and mean and deviation of the latents, stay float32.
         kept = {name: self.nets[name] for name in self.nets if name != "unet"}
         return Drawing(
             {"unet": trees.cast(self.nets["unet"], dtype), **kept},

@@ -1,4 +1,4 @@
-"""The functions of a task, what it is built from, and what a checkpoint holds of it."""
+"""Interfaces of tasks: their functions, their inputs and their checkpoints."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -13,20 +13,21 @@ from medjax.data.config import DataConfig
 from medjax.diffusion.sampling_config import SamplingConfig
 
 NO_BASE = {"source": "", "fingerprint": "none"}
-"""The base of a task that starts from random weights."""
+"""Entry for the base model of a task that starts from random weights."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a task says of a batch.
+    """Losses of a batch, and what else a task computes from it.
 
     Fields have no array types, because as a pytree it also holds other leaves.
 
     Attributes:
-        losses: (b,) each example's loss.
-        metrics: (b,) each, by name: what else to log, as parts of the loss.
-        observed: What `Task.follow` follows: means over the batch, a nested dict.
+        losses: Loss of each example, (b,).
+        metrics: Other values of each example to log, (b,) each, by name, such as parts
+            of the loss.
+        observed: Means over the batch that `Task.follow` uses, a nested dict.
     """
 
     losses: Any
@@ -38,17 +39,17 @@ class Outcome:
 class Task(Protocol):
     """Pure functions of two trees: `params` gets gradients, `frozen` does not.
 
-    A third, the statistics, is what is averaged over the updates rather than learned:
-    the running averages of batch normalisation, a codebook that follows its latents.
-    It is part of `frozen` wherever that is read, and `follow` renews it.
+    A third tree, the statistics, is averaged over the steps instead of learned.
+    Examples are the running averages of batch normalisation and a codebook that
+    follows its latents. Functions read it as part of `frozen`; `follow` updates it.
     """
 
     def check(self, size: int, sampling: SamplingConfig | None) -> None:
-        """Raise UserError unless networks and sampler fit the images.
+        """Raise UserError if networks and sampler do not fit the images.
 
         Args:
             size: Height and width of the images, in pixels.
-            sampling: How images will be drawn; None for tasks that draw none.
+            sampling: How images are sampled. None for tasks that sample no images.
         """
         ...
 
@@ -60,13 +61,13 @@ class Task(Protocol):
         keys: Key[Array, " b"],
         train: bool,
     ) -> Outcome:
-        """Return each example's loss, all of its draws from its own key.
+        """Return each example's loss. All its random numbers come from its own key.
 
         Args:
-            params: What trains.
-            frozen: What does not, and the statistics.
+            params: The weights that train.
+            frozen: The frozen weights and the statistics.
             batch: Examples.
-            keys: One an example.
+            keys: One key per example.
             train: False for validation, which drops no caption.
         """
         ...
@@ -74,12 +75,12 @@ class Task(Protocol):
     def follow(
         self, statistics: Params, observed: Params, key: Key[Array, ""]
     ) -> tuple[Params, dict[str, Float[Array, ""]]]:
-        """Return the statistics after a batch, and what they say, by name.
+        """Return the statistics after a batch, and metrics by name.
 
         Args:
-            statistics: Before it.
-            observed: What the batch's `Outcome` has, averaged over microbatches.
-            key: Key for random draws.
+            statistics: The statistics before the batch.
+            observed: `Outcome.observed` of the batch, averaged over microbatches.
+            key: Key for random numbers.
         """
         ...
 
@@ -91,29 +92,29 @@ class Task(Protocol):
         keys: Key[Array, " b"],
         sampling: SamplingConfig | None,
     ) -> dict[str, Float[Array, "b H W c"]]:
-        """Return columns of images in [-1, 1] to show, by their titles.
+        """Return columns of images in [-1, 1] for a page, by title.
 
         Args:
-            params: What trains.
-            frozen: What does not, and the statistics.
-            batch: Examples, for their conditions and to compare with.
-            keys: One an image.
-            sampling: How images are drawn; None for tasks that draw none.
+            params: The weights that train.
+            frozen: The frozen weights and the statistics.
+            batch: Examples, which give conditions and real images.
+            keys: One key per image.
+            sampling: How images are sampled. None for tasks that sample no images.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskInputs:
-    """Everything a task is built from.
+    """Everything that a task is built from.
 
     Attributes:
-        model: The section ``model`` of the config.
-        data: The section ``data``.
-        diffusion: The section ``diffusion``; None for tasks without one.
-        key: Key for weights that are drawn.
-        autoencoder: The trained autoencoder, for tasks that stand on one.
-        source: The training split, for measures that a task takes of it.
+        model: Section ``model`` of the config.
+        data: Section ``data`` of the config.
+        diffusion: Section ``diffusion`` of the config; None for tasks without one.
+        key: Key for random weights.
+        autoencoder: Trained autoencoder, for tasks that use one, else None.
+        source: Training split, for tasks that measure it before training, else None.
     """
 
     model: Any
@@ -129,13 +130,13 @@ class BuiltTask:
     """A task, ready to train.
 
     Attributes:
-        task: Its functions.
-        params: The weights that train, float32.
-        frozen: The weights that do not train.
-        tokenizer: For the captions; None for tasks that read none.
-        base: ``source`` and ``fingerprint`` of the frozen weights, to find them again.
-        statistics: First value of what `Task.follow` updates.
-        posterior: Function of frozen weights and images that returns the mean and the
+        task: Functions of the task.
+        params: Weights that train, float32.
+        frozen: Frozen weights.
+        tokenizer: Tokenizer of the captions; None for tasks without captions.
+        base: ``source`` and ``fingerprint`` of the base model, to find it again.
+        statistics: First value of the statistics, which `Task.follow` updates.
+        posterior: Function from frozen weights and images to the mean and the
             log-variance of latents. None unless latents are computed once and kept.
     """
 
@@ -150,12 +151,12 @@ class BuiltTask:
 
 @dataclasses.dataclass(frozen=True)
 class SamplePage:
-    """A page of samples on the host, for a task's own measures.
+    """A page of samples in host memory, for the metrics of a task.
 
     Attributes:
-        columns: The images that `Task.sample` returned, by column.
-        batch: The examples.
-        records: The records that the examples were made from.
+        columns: Images in [-1, 1] that `Task.sample` returned, by title of the column.
+        batch: Batch of the examples.
+        records: Records from which the examples were made.
     """
 
     columns: Mapping[str, Float[np.ndarray, "b H W c"]]
@@ -168,11 +169,11 @@ class Checkpoint:
     """The content of a run's checkpoint, as NumPy arrays.
 
     Attributes:
-        model: The section ``model`` of the config.
-        data: The section ``data``.
-        diffusion: The section ``diffusion``; None for tasks without one.
-        params: The trained weights and the statistics.
-        base: ``source`` and ``fingerprint`` of the weights that the run stood on.
+        model: Section ``model`` of the config.
+        data: Section ``data`` of the config.
+        diffusion: Section ``diffusion`` of the config; None for tasks without one.
+        params: Trained weights and the statistics.
+        base: ``source`` and ``fingerprint`` of the base model or autoencoder.
     """
 
     model: Any

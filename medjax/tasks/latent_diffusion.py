@@ -1,8 +1,9 @@
-"""Latent diffusion: networks that encode, denoise and decode, and how they sample.
+"""Latent diffusion with captions: encode, denoise, decode and sample.
 
     latents = scaling_factor · VAE(images);   output = U(z_t, t, c_text, C)          (1)
 
-with C the residuals of a ControlNet, if there is one, times its conditioning scale.
+where C is the residuals of the ControlNet, if one is used, times its conditioning
+scale.
 
 Source: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models",
 2022, section 3.3 (1).
@@ -30,16 +31,16 @@ from medjax.tasks.random_draws import normal, split
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LatentDiffusion:
-    """The networks of a Stable Diffusion; their weights are given at each call.
+    """The networks of a Stable Diffusion. Each call gets their weights.
 
     Attributes:
-        unet: Network.
-        vae: Network.
-        text_encoder: Network.
-        controlnet: Network, or None.
-        schedule: Of the noise.
-        null_text_ids: The empty caption's tokens.
-        only_mid_control: Whether the ControlNet reaches the U-Net's middle only.
+        unet: U-Net that denoises.
+        vae: Autoencoder.
+        text_encoder: Text encoder.
+        controlnet: ControlNet, or None.
+        schedule: Noise schedule.
+        null_text_ids: Tokens of the empty caption.
+        only_mid_control: Whether the ControlNet only affects the middle of the U-Net.
     """
 
     unet: UNet2DCondition
@@ -53,9 +54,10 @@ class LatentDiffusion:
     def encode(
         self, nets: Params, batch: Batch, keys: Key[Array, " b"]
     ) -> Float[Array, "b h w z"]:
-        """Return latents drawn for a batch's images, one key an image.
+        """Return random latents of a batch's images, with one key per image.
 
-        What they are drawn from is computed, unless the batch has it.
+        Their mean and log-variance come from the batch if it has them, else from the
+        autoencoder.
         """
         if "latents_mean" in batch:
             mean, logvar = batch["latents_mean"], batch["latents_logvar"]
@@ -67,13 +69,13 @@ class LatentDiffusion:
     def posterior(
         self, nets: Params, images: Float[Array, "b H W c"]
     ) -> tuple[Float[Array, "b h w z"], Float[Array, "b h w z"]]:
-        """Return mean and log-variance of unscaled latents; `images` in [-1, 1]."""
+        """Return mean and log-variance of the unscaled latents of images in [-1, 1]."""
         return apply(self.vae, nets["vae"], images, method="encode")
 
     def decode(
         self, nets: Params, latents: Float[Array, "b h w z"]
     ) -> Float[Array, "b H W c"]:
-        """Return images, clipped to [-1, 1]."""
+        """Return the images, clipped to [-1, 1], of scaled latents."""
         latents = latents / self.vae.scaling_factor
         images = apply(self.vae, nets["vae"], latents, method="decode")
         return jnp.clip(images.astype(jnp.float32), -1, 1)
@@ -81,7 +83,7 @@ class LatentDiffusion:
     def embed_text(
         self, nets: Params, text_ids: Int[Array, "b l"]
     ) -> Float[Array, "b l d"]:
-        """Return what the U-Net reads of captions."""
+        """Return the embeddings of captions for the U-Net."""
         return apply(self.text_encoder, nets["text_encoder"], text_ids)
 
     def denoise(
@@ -97,10 +99,10 @@ class LatentDiffusion:
 
         Args:
             nets: Weights by network.
-            noisy_latents: z_t.
-            timesteps: t.
-            text_embeddings: Of the captions.
-            conditioning_image: In [0, 1]; None where there is no ControlNet.
+            noisy_latents: Noisy latents z_t.
+            timesteps: Timesteps t.
+            text_embeddings: Embeddings of the captions.
+            conditioning_image: Images in [0, 1]; None without a ControlNet.
             conditioning_scale: Weight of the ControlNet.
         """
         inputs = (noisy_latents, timesteps, text_embeddings)
@@ -124,21 +126,21 @@ class LatentDiffusion:
         size: tuple[int, int],
         frames: int = 1,
     ) -> Float[Array, "n b H W c"]:
-        """Return images in [-1, 1] for a batch's captions, and how they came to be.
+        """Sample images in [-1, 1] for captions, and return stages of the process.
 
         Args:
             nets: Weights by network.
             batch: ``text_ids``; with a ControlNet ``conditioning_image``; with a
-                strength below 1 ``images``, to begin from. ``null_text_ids``: of
-                negative captions, else empty ones are taken. ``noise``: what to begin
-                with, else it is drawn.
-            keys: One an image, for all of its draws.
-            sampling: How.
+                strength below 1 ``images`` to start from. Optional: ``null_text_ids``
+                of negative captions, by default empty, and ``noise`` to start from, by
+                default random.
+            keys: One key per image, for all its random numbers.
+            sampling: Sampler, steps and guidance.
             size: Height and width in pixels.
-            frames: How many stages to show at most. The last is the result.
+            frames: Largest number of stages to return. The last is the result.
 
         Raises:
-            UserError: If the sampler cannot do what is asked.
+            UserError: If the sampler does not support the settings.
         """
         plan = self.plan(sampling)
         first_key, fresh_key, image_key = split(keys, 3)
@@ -160,22 +162,25 @@ class LatentDiffusion:
         return jax.lax.map(lambda latents: self.decode(nets, latents), stages)
 
     def plan(self, sampling: SamplingConfig) -> samplers.Plan:
-        """Return what the sampler will do.
+        """Return the plan of the sampler's steps.
 
         Raises:
-            UserError: If it cannot do what is asked.
+            UserError: If the sampler does not support the settings.
         """
         begin = sampling.steps - int(sampling.steps * sampling.strength)
         plan = samplers.make_plan(
             sampling.sampler, self.schedule, sampling.steps, sampling.eta, begin
         )
-        # Latents have no range, though schedulers clip where a file says nothing.
+        # Schedulers clip by default, but latents have no fixed range.
         return dataclasses.replace(plan, clip=None)
 
     def _guided(
         self, nets: Params, batch: Batch, sampling: SamplingConfig, steps: int
     ) -> samplers.DenoiseFn:
-        """Return what the sampler steps: both captions go through as one batch."""
+        """Return the denoising function of the sampler, with guidance.
+
+        Captions and negative captions are computed as one batch.
+        """
         text = self.embed_text(nets, batch["text_ids"])
         guides = sampling.guidance_scale != 1
         if guides:
@@ -208,7 +213,7 @@ class LatentDiffusion:
 
 
 def _control_weights(sampling: SamplingConfig, steps: int) -> Float[np.ndarray, " s"]:
-    """Return the ControlNet's weight at each step, as diffusers' pipelines have it."""
+    """Return the ControlNet's weight at each step, as in diffusers' pipelines."""
     number = np.arange(steps)
     heard = (number / steps >= sampling.control_start) & (
         (number + 1) / steps <= sampling.control_end

@@ -1,7 +1,8 @@
-"""Autoencoders as diffusion sees them: latents of unit variance, and back.
+"""Encode images to latents of unit variance for diffusion, and decode them.
 
-Latents are what an encoder gives, less their mean and over their deviation, channel by
-channel, as measured on training images, so that a noise schedule means what it says.
+A noise schedule assumes unit variance. So latents are normalised: the mean is
+subtracted and the result is divided by the standard deviation. Both are measured for
+each channel on training images.
 
 Source: Rombach et al., 2022, appendix G (rescaled to unit variance).
 """
@@ -26,7 +27,7 @@ from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.vq_vae import VQVAE, nearest_codes
 from medjax.tasks.random_draws import normal
 
-# Training images whose latents are measured, at most, and at a time.
+# Largest number of training images to measure, and the batch size for it.
 _MEASURED, _AT_ONCE = 2048, 16
 
 
@@ -35,9 +36,9 @@ class TrainedAutoencoder:
     """An autoencoder and its weights.
 
     Attributes:
-        module: The network.
-        weights: Its parameters, ``network``; of a VQ-VAE also ``codebook`` (k d).
-        fingerprint: Of the weights.
+        module: Network of the autoencoder.
+        weights: Parameters ``network``; for a VQ-VAE also ``codebook`` (k d).
+        fingerprint: Fingerprint of the weights.
     """
 
     module: VQVAE | AutoencoderKL
@@ -46,12 +47,12 @@ class TrainedAutoencoder:
 
     @property
     def channels(self) -> int:
-        """Of its images: 1 for gray ones, or 3."""
+        """Number of channels of its images: 1 for grayscale, or 3."""
         vq_vae = isinstance(self.module, VQVAE)
         return self.module.channels if vq_vae else self.module.in_channels
 
     def identity(self, source: str) -> dict[str, str]:
-        """Return how a run knows that it stands on this; see `trees.identity`."""
+        """Return source and fingerprints, to recognise it; see `trees.identity`."""
         return {
             "source": source,
             "fingerprint": self.fingerprint,
@@ -65,10 +66,10 @@ def encode(
     images: Float[Array, "b H W c"],
     keys: Key[Array, " b"],
 ) -> Float[Array, "b h w d"]:
-    """Return the latents of images in [-1, 1], not scaled.
+    """Return the latents of images in [-1, 1], not normalised.
 
-    Those of a VQ-VAE are not quantised; those of a KL autoencoder are drawn, one key an
-    image.
+    Latents of a VQ-VAE are not quantised. Latents of a KL autoencoder are random
+    samples, with one key per image.
     """
     if isinstance(module, VQVAE):
         return encode_mean(module, weights, images)
@@ -79,7 +80,10 @@ def encode(
 def encode_mean(
     module: VQVAE | AutoencoderKL, weights: Params, images: Float[Array, "b H W c"]
 ) -> Float[Array, "b h w d"]:
-    """Return the latents of images, of a KL autoencoder their means; see `encode`."""
+    """Return the latents of images, or their means for a KL autoencoder.
+
+    Images are in [-1, 1]; see `encode`.
+    """
     latents = apply(module, weights["network"], images, method="encode")
     return latents if isinstance(module, VQVAE) else latents[0]
 
@@ -87,9 +91,9 @@ def encode_mean(
 def decode(
     module: VQVAE | AutoencoderKL, weights: Params, latents: Float[Array, "b h w d"]
 ) -> Float[Array, "b H W c"]:
-    """Return images, clipped to [-1, 1], of latents that are not scaled.
+    """Return the images, clipped to [-1, 1], of latents that are not normalised.
 
-    Those of a VQ-VAE are replaced by the nearest entries of its codebook first.
+    Latents of a VQ-VAE are first replaced by the nearest entries of its codebook.
     """
     if isinstance(module, VQVAE):
         codebook = weights["codebook"]
@@ -101,7 +105,10 @@ def decode(
 def with_channels(
     images: Float[Array, "b H W c"], channels: int
 ) -> Float[Array, "b H W d"]:
-    """Return images of so many channels: the mean of three, or one three times."""
+    """Return images with this number of channels, in gray if it differs.
+
+    Three channels become one by their mean, and one becomes three by repetition.
+    """
     if images.shape[-1] == channels:
         return images
     gray = images.mean(axis=-1, keepdims=True)
@@ -114,13 +121,16 @@ def latent_moments(
     channels: int,
     key: Key[Array, ""],
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-    """Measure the mean and the deviation of each channel of latents.
+    """Measure the mean and the standard deviation of each channel of latents.
 
     Args:
         trained: The autoencoder.
-        batches: Of ``images`` and ``example_weights``; all of one size.
-        channels: Of the autoencoder's images.
-        key: For what a KL autoencoder draws.
+        batches: Batches with ``images`` and ``example_weights``, all of one size.
+        channels: Number of channels of the autoencoder's images.
+        key: Key for the random latents of a KL autoencoder.
+
+    Raises:
+        UserError: If the latents of a channel do not vary.
     """
 
     @jax.jit
@@ -144,12 +154,13 @@ def latent_moments(
         squares = squares + np.asarray(second, np.float64)
     mean = total / count
     variance = squares / count - mean**2
-    # Sums of float32 tell no smaller one from none.
+    # Sums in float32 cannot distinguish a smaller variance from zero.
     if not (variance > 1e-10 + 1e-6 * mean**2).all():
         raise UserError(
             f"the autoencoder's latents do not vary in channel "
-            f"{int(np.argmin(variance))}, so they cannot be scaled to unit variance: "
-            "it has collapsed; train it anew, for longer or with another learning rate"
+            f"{int(np.argmin(variance))}, so they cannot be scaled to unit variance. "
+            "The autoencoder has collapsed: train it again, for more steps or with "
+            "another learning rate"
         )
     deviation = np.sqrt(variance)
     return mean.astype(np.float32), deviation.astype(np.float32)
@@ -158,10 +169,10 @@ def latent_moments(
 def latent_deviation(
     trained: TrainedAutoencoder, source: Any, data: DataConfig, key: Key[Array, ""]
 ) -> np.float32:
-    """Return the deviation of all latents of training images, whatever their channel.
+    """Return the standard deviation of training images' latents over all channels.
 
-    Stable Diffusion's autoencoders have one factor for all, and no shift. Arguments are
-    those of `measure_latents`.
+    Stable Diffusion's autoencoders have one factor for all channels, and no shift.
+    Arguments are those of `measure_latents`.
     """
     mean, deviation = measure_latents(trained, source, data, trained.channels, key)
     return np.float32(np.sqrt(np.mean(deviation**2) + np.var(mean)))
@@ -174,16 +185,19 @@ def measure_latents(
     channels: int,
     key: Key[Array, ""],
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-    """Measure the mean and the deviation of each channel of training images' latents.
+    """Measure mean and standard deviation of each channel of training images' latents.
 
     Args:
         trained: The autoencoder.
-        source: The training split, of which up to 2048 images count.
-        data: How images are made.
-        channels: Of the autoencoder's images.
-        key: For what a KL autoencoder draws.
+        source: Training split. Up to 2048 of its images are measured.
+        data: How images are prepared.
+        channels: Number of channels of the autoencoder's images.
+        key: Key for the random latents of a KL autoencoder.
+
+    Raises:
+        UserError: If the latents of a channel do not vary.
     """
-    # Imported here: the training step, which knows all tasks, needs no data.
+    # Imported here, because the training step imports all tasks but needs no data.
     from medjax.data.pipeline import make_batches
 
     data = dataclasses.replace(data, batch_size=_AT_ONCE, workers=0)

@@ -1,4 +1,4 @@
-"""Random draws for examples, each from a key of its own."""
+"""Random numbers for training examples. Each example has its own key."""
 
 import dataclasses
 
@@ -12,25 +12,25 @@ from medjax.diffusion.schedule import Schedule, add_noise, target
 
 
 def split(keys: Key[Array, " b"], n: int) -> list[Key[Array, " b"]]:
-    """Return `n` keys of each key."""
+    """Split each key into `n` keys; return a list of `n` arrays of keys."""
     parts = jax.vmap(lambda key: jax.random.split(key, n))(keys)
     return [parts[:, i] for i in range(n)]
 
 
 def normal(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b ..."]:
-    """Return standard normal noise, one draw of `shape` a key."""
+    """Return standard normal noise of `shape` for each key."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 @dataclasses.dataclass(frozen=True)
 class Noised:
-    """Latents with noise, as a network is trained to see them.
+    """Latents with added noise, for training.
 
     Attributes:
-        latents: z_0.
-        noise: ε.
-        timesteps: t.
-        noisy_latents: z_t.
+        latents: Clean latents z_0.
+        noise: Noise ε.
+        timesteps: Timesteps t.
+        noisy_latents: Noisy latents z_t, the input of the network.
     """
 
     latents: Float[Array, "b h w c"]
@@ -42,7 +42,10 @@ class Noised:
 def draw_timesteps(
     schedule: Schedule, objective: ObjectiveConfig, keys: Key[Array, " b"]
 ) -> Int[Array, " b"]:
-    """Return a timestep for each key, the noisiest more often if so configured."""
+    """Return a random timestep for each key.
+
+    `timestep_bias_multiplier` makes the noisiest timesteps more frequent.
+    """
     count = schedule.num_timesteps
     if objective.timestep_bias_multiplier == 1:
         return jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(keys)
@@ -59,7 +62,7 @@ def add_drawn_noise(
     offset_keys: Key[Array, " b"],
     time_keys: Key[Array, " b"],
 ) -> Noised:
-    """Draw noise and a timestep for each example, and add the one at the other."""
+    """Choose random noise and a timestep for each example, and add the noise."""
     noise = normal(noise_keys, latents.shape[1:])
     if objective.noise_offset:
         shift = normal(offset_keys, (1, 1, latents.shape[-1]))
@@ -79,11 +82,11 @@ def objective_losses(
     """Return each example's loss for a network's output.
 
     Args:
-        schedule: What the output means.
-        objective: How mistakes are weighed.
-        output: The network's, for `noised`.
-        noised: What it saw.
-        batch: For its ``loss_mask``, if there is one.
+        schedule: Noise schedule, with the prediction type of the output.
+        objective: Kind and weights of the loss.
+        output: Output of the network for `noised`.
+        noised: Input of the network.
+        batch: Batch, with a ``loss_mask`` if images are padded.
     """
     losses = errors(
         output,
@@ -98,12 +101,15 @@ def objective_losses(
 
 
 def dropped(keys: Key[Array, " b"], fraction: float) -> Bool[Array, " b"]:
-    """Return which examples lose their condition: true with this probability."""
+    """Return whether each example loses its condition, True with this probability."""
     return jax.vmap(jax.random.uniform)(keys) < fraction
 
 
 def latent_mask(batch: Batch, shape: tuple[int, ...]) -> Float[Array, "b h w 1"] | None:
-    """Return how much of each latent's patch of pixels is real, or None for all."""
+    """Return the fraction of pixels without padding in each latent's patch.
+
+    None means that the batch has no padding.
+    """
     if "loss_mask" not in batch:
         return None
     mask = batch["loss_mask"]

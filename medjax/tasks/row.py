@@ -1,4 +1,4 @@
-"""A row of the table of tasks: all that the rest of the program asks of a task."""
+"""A row of the table of tasks: all that other modules need to know about a task."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,13 @@ from medjax.tasks.latent_scaling import TrainedAutoencoder
 
 @dataclasses.dataclass(frozen=True)
 class FirstStage:
-    """The run of an autoencoder that another run stands on.
+    """The run of an autoencoder that another run uses.
 
     Attributes:
-        folder: Its folder; "" for the one beside the run that stands on it.
-        config_file: Config file to train the one beside the run by; None if missing.
+        folder: Folder of the autoencoder's run. "" means the folder inside the workdir
+            of the run that uses it.
+        config_file: Config file to train the autoencoder in that folder. None means
+            that the config names none.
     """
 
     folder: str
@@ -28,12 +30,15 @@ class FirstStage:
 
 @dataclasses.dataclass(frozen=True)
 class Origins:
-    """The published weights that training started from; None for those that it did not.
+    """Pretrained weights that training started from.
 
     Attributes:
-        pretrained: The base; "" is the tiny one.
-        vae: The autoencoder in place of the base's own.
-        controlnet: The ControlNet.
+        pretrained: Location of the base model; "" is the tiny one. None means that
+            training started without one.
+        vae: Location of the autoencoder that replaced the base model's. None means no
+            replacement.
+        controlnet: Location of the ControlNet. None means that training started
+            without one.
     """
 
     pretrained: str | None = None
@@ -43,12 +48,12 @@ class Origins:
 
 @dataclasses.dataclass(frozen=True)
 class OptionalMetrics:
-    """Metrics that validation gives only if a key of ``config.eval`` asks for them.
+    """Metrics of validation that a key of ``config.eval`` turns on.
 
     Attributes:
-        key: The key of ``config.eval``.
-        endings: Ends of the metrics' names.
-        asked: Whether a section ``eval`` asks for them.
+        key: Name of the key in ``config.eval``.
+        endings: Endings of the metrics' names.
+        asked: Function from the section ``eval`` to whether the key is on.
     """
 
     key: str
@@ -58,12 +63,13 @@ class OptionalMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionScores:
-    """Scores of images drawn for captions, beside how like the real ones they are.
+    """Scores of images from captions, in addition to their similarity to real images.
 
     Attributes:
-        measure: From images (n H W 3) in [-1, 1], their captions and the section
-            ``eval`` to scores of each image (n,) and of all of them, by name.
-        explain: From the section ``eval`` to a paragraph about these scores, or "".
+        measure: Function from images (n H W 3) in [-1, 1], their captions and the
+            section ``eval`` to scores of each image (n,) and of all images, by name.
+        explain: Function from the section ``eval`` to a paragraph that explains these
+            scores, or "".
     """
 
     measure: Callable[
@@ -74,18 +80,18 @@ class CaptionScores:
 
 
 def no_measures(page: SamplePage, data: Any, config: Any) -> dict[str, float]:
-    """Measure nothing on a page of samples."""
+    """Return no metrics of a page of samples."""
     del page, data, config
     return {}
 
 
 def any_config(config: Any) -> None:
-    """Accept any sections."""
+    """Accept all combinations of sections."""
     del config
 
 
 def any_first_stage(config: Any, untrained: TrainedAutoencoder) -> None:
-    """Accept any autoencoder."""
+    """Accept all autoencoders."""
     del config, untrained
 
 
@@ -94,27 +100,29 @@ class TaskRow:
     """A row of the table of tasks.
 
     Attributes:
-        sections: Classes of the config's sections that differ from task to task.
-        build: Builds the task for training.
-        reopen: From a checkpoint, ``--base`` and the autoencoder that the run stood on
-            to the trained model, float32: a Stable Diffusion, an autoencoder or a
-            `medjax.tasks.drawing.DrawingModel`. The last two may be None.
-        check: Raises UserError for sections that do not fit each other.
-        measure: Measures a page of samples, given the sections ``data`` and ``eval``.
-        metrics: Names of what validation always measures beside the loss.
-        optional_metrics: What it measures on request.
-        first_stage: From the section ``model`` to the autoencoder's run that a run
-            stands on; None if it stands on none.
-        check_first_stage: Raises UserError unless a run of a config can stand on an
-            autoencoder, whose weights may be missing.
-        autoencoder: From the section ``model`` to the network of an autoencoder; None
-            for tasks that train none.
-        origins: From the section ``model`` to the weights that training started from.
-        formats: From the section ``model`` to names of formats of
-            `medjax.exporting.formats`, the usual one first; none for no export.
-        classes: From the section ``data`` to the classes that can be asked for.
-        caption_scores: How images for captions are scored; None for tasks that draw
-            none.
+        sections: Classes of those config sections that depend on the task, by name.
+        build: Function that builds the task for training.
+        reopen: Function from a checkpoint, the value of ``--base`` and the run's
+            autoencoder to the trained model, float32: a Stable Diffusion, an
+            autoencoder or a `medjax.tasks.drawing.DrawingModel`. The value and the
+            autoencoder may be None.
+        check: Function that raises UserError if sections do not fit each other.
+        measure: Function from a page of samples and the sections ``data`` and ``eval``
+            to metrics by name.
+        metrics: Names of the metrics, except the loss, that validation always measures.
+        optional_metrics: Metrics that validation measures on request.
+        first_stage: Function from the section ``model`` to the autoencoder's run that
+            a run uses, or None.
+        check_first_stage: Function that raises UserError if a run of a config cannot
+            use an autoencoder. The weights of the autoencoder may be missing.
+        autoencoder: Function from the section ``model`` to the network of an
+            autoencoder. None for tasks that train no autoencoder.
+        origins: Function from the section ``model`` to the pretrained weights that
+            training started from.
+        formats: Function from the section ``model`` to names of export formats, see
+            `medjax.exporting.formats`. The default is first; no names mean no export.
+        classes: Function from the section ``data`` to the names of the classes.
+        caption_scores: Scores of images from captions. None for tasks without captions.
     """
 
     sections: Mapping[str, type]

@@ -1,7 +1,7 @@
-"""Whether networks and images fit together, asked before anything is compiled.
+"""Check that networks and images fit together, before anything is compiled.
 
-A network of another family loads without complaint, and fails, or is silently wrong,
-where two of them meet.
+A network of another model family loads without an error. Used with other networks, it
+would fail later, or give wrong results without an error.
 """
 
 from medjax.errors import UserError
@@ -20,44 +20,44 @@ def check_base(
     """Check that the parts of a Stable Diffusion fit each other.
 
     Args:
-        where: What they are parts of, for the error.
-        unet: Network.
-        vae: Network.
-        text_encoder: Network.
-        tokens: Number of tokens that its tokenizer has.
+        where: Description of the model, for the error message.
+        unet: U-Net of the model.
+        vae: Autoencoder of the model.
+        text_encoder: Text encoder of the model.
+        tokens: Number of tokens of its tokenizer.
 
     Raises:
-        UserError: If its U-Net takes other latents or texts than the others give.
+        UserError: If numbers of channels or of tokens differ between them.
     """
     if unet.in_channels != vae.latent_channels:
         raise UserError(
-            f"{where}: its U-Net takes {unet.in_channels} channels, its autoencoder "
-            f"makes {vae.latent_channels}; expected a text-to-image model (one for "
-            "inpainting takes 9)"
+            f"{where}: the U-Net takes {unet.in_channels} channels, but the "
+            f"autoencoder gives {vae.latent_channels}. Expected a text-to-image model "
+            "(a model for inpainting takes 9)"
         )
     width = text_encoder.config.hidden_size
     if unet.cross_attention_dim != width:
         raise UserError(
-            f"{where}: its U-Net takes texts of {unet.cross_attention_dim} channels, "
-            f"its text encoder makes {width}; expected parts of one model"
+            f"{where}: the U-Net takes texts of {unet.cross_attention_dim} channels, "
+            f"but the text encoder gives {width}. Expected parts of the same model"
         )
     if tokens > text_encoder.config.vocab_size:
         raise UserError(
-            f"{where}: its tokenizer has {tokens} tokens, its text encoder knows "
-            f"{text_encoder.config.vocab_size}; expected parts of one model"
+            f"{where}: the tokenizer has {tokens} tokens, but the text encoder has "
+            f"{text_encoder.config.vocab_size}. Expected parts of the same model"
         )
 
 
 def check_image_size(size: int, latents: int, halvings: int) -> None:
-    """Check that the networks can halve images as often as they do.
+    """Check that the size of images is divisible by the factors of all networks.
 
     Args:
         size: Height and width of the images, in pixels.
-        latents: How often the autoencoder shrinks them; 1 without one.
-        halvings: How often the network shrinks what that gives.
+        latents: Factor by which the autoencoder shrinks images; 1 without one.
+        halvings: Factor by which the U-Net shrinks its input; 1 without one.
 
     Raises:
-        UserError: Names the nearest sizes that they can.
+        UserError: If it is not. The message names the nearest valid sizes.
     """
     multiple = latents * halvings
     below = size // multiple * multiple
@@ -65,8 +65,10 @@ def check_image_size(size: int, latents: int, halvings: int) -> None:
         sizes = [str(near) for near in (below, below + multiple) if near]
         parts = [f"the autoencoder shrinks images {latents}×"] if latents > 1 else []
         if halvings > 1:
-            parts.append(f"the U-Net {halvings}×{' more' if parts else ''}")
+            parts.append(
+                f"the U-Net shrinks {'its input' if parts else 'images'} {halvings}×"
+            )
         raise UserError(
-            f"config.data.image_size is {size}, expected a multiple of {multiple}, as "
-            f"{' or '.join(sizes)}: {', and '.join(parts)}"
+            f"config.data.image_size={size}: expected a multiple of {multiple}, such "
+            f"as {' or '.join(sizes)}, because {' and '.join(parts)}"
         )

@@ -1,10 +1,10 @@
-"""Text to image: train a Stable Diffusion's U-Net and its text encoder, or adapters.
+"""Task text_to_image: train a Stable Diffusion's U-Net and text encoder, or adapters.
 
-Trees: ``unet``, and where it is asked for ``text_encoder``, train; the rest is frozen.
-With adapters (LoRA) of one of them or both, these alone train, and what is named beside
-them: ``unet/…/to_q/lora_a``, while ``unet/…/to_q/kernel`` is frozen.
-From scratch, the statistics are ``vae/deviation``, that of its latents as measured on
-training images, which stays. `captioned` has the loss.
+Trees: ``unet`` trains, and on request ``text_encoder``. The rest is frozen. With LoRA
+adapters of one or both networks, only the adapters train, and weights that are listed
+beside them. Then ``unet/…/to_q/lora_a`` trains and ``unet/…/to_q/kernel`` is frozen.
+In training from scratch, the statistics are ``vae/deviation``: the standard deviation
+of the latents of training images. It stays constant. `captioned` has the loss.
 """
 
 import dataclasses
@@ -41,17 +41,24 @@ from medjax.tasks.row import FirstStage, Origins
 
 @dataclasses.dataclass(frozen=True)
 class TextToImageConfig(BaseConfig):
-    """Which networks, and which of them train.
+    """The networks of task text_to_image, and which of their weights train.
 
     Attributes:
-        train_text_encoder: Whether the text encoder trains beside the U-Net, wholly.
-        unet_lora: Adapters that train in place of the U-Net.
-        text_encoder_lora: The same of the text encoder.
-        cache_latents: Whether the autoencoder sees each training image only once,
-            before training, and its answers are kept on disk.
-        autoencoder: From scratch, in phantom-SD's shape: folder of a run of task
-            autoencoder_kl, or "" for one beside this run. None: from `pretrained`.
-        autoencoder_config: Config file by which one beside this run is trained first.
+        train_text_encoder: Whether all weights of the text encoder train too. It cannot
+            be combined with adapters.
+        unet_lora: LoRA adapters of the U-Net. They train instead of its own weights.
+        text_encoder_lora: LoRA adapters of the text encoder. They train instead of its
+            own weights.
+        cache_latents: Whether to encode each training image only once, before training,
+            and keep the latents on disk.
+        autoencoder: Folder of a run of task autoencoder_kl, to train from scratch: all
+            other networks start from random weights, with the architecture of
+            phantom-SD. "" means the folder ``autoencoder`` in this run's workdir; its
+            run is trained first unless it is finished. None means no training from
+            scratch: training starts from `pretrained`.
+        autoencoder_config: Config (NAME, or FILE, with :VARIANT if needed) to train the
+            autoencoder first, if `autoencoder` is "". None means that its run must be
+            finished.
     """
 
     train_text_encoder: bool = False
@@ -62,41 +69,41 @@ class TextToImageConfig(BaseConfig):
     autoencoder_config: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what does not go together.
+        """Check that the values fit together.
 
         Raises:
-            UserError: Starts with the name of the field.
+            UserError: If they do not. The message starts with the name of a key.
         """
         if self.train_text_encoder and self.adapters:
             raise UserError(
-                "train_text_encoder is True, but "
-                f"{next(iter(self.adapters))}_lora.rank is there, with which only "
-                "adapters train; expected False and text_encoder_lora.rank, or no rank"
+                "train_text_encoder=True: cannot be combined with "
+                f"{next(iter(self.adapters))}_lora.rank, because only adapters would "
+                "train. Set it to False and use text_encoder_lora.rank, or set no rank"
             )
         if self.autoencoder is None:
             if self.autoencoder_config is not None:
                 raise UserError(
-                    "autoencoder_config is there, but autoencoder is None; give its "
-                    'folder, or ""'
+                    "autoencoder_config is set, but autoencoder is None. Set "
+                    'autoencoder to "" or to the folder of a run'
                 )
         elif self.pretrained or self.vae or not self.train_text_encoder:
             raise UserError(
-                "autoencoder is for training from scratch; expected pretrained='', "
-                "vae=None and train_text_encoder=True beside it"
+                "autoencoder is set, so training starts from scratch. This requires "
+                "pretrained='', vae=None and train_text_encoder=True"
             )
 
     @property
     def adapters(self) -> dict[str, AdapterConfig]:
-        """Those that train, by network."""
+        """Adapters that train, by name of the network."""
         all_of_them = {"unet": self.unet_lora, "text_encoder": self.text_encoder_lora}
         return {name: one for name, one in all_of_them.items() if one != NO_ADAPTERS}
 
 
 def make_text_to_image_task(inputs: TaskInputs) -> BuiltTask:
-    """Load or draw the networks, and divide their weights in trained and frozen.
+    """Load the networks, or start them from scratch, and choose what trains.
 
     Raises:
-        UserError: If weights are not found or do not fit.
+        UserError: If weights or captions are missing, or weights do not fit.
     """
     model: TextToImageConfig = inputs.model
     check_captions(inputs.data)
@@ -128,7 +135,10 @@ def make_text_to_image_task(inputs: TaskInputs) -> BuiltTask:
 
 
 def _trains(model: TextToImageConfig, base: Params) -> Callable[[str], bool]:
-    """Return a predicate of the paths that train; with adapters, few do."""
+    """Return a function from the path of a weight to whether it trains.
+
+    Adapters themselves are not asked: they always train.
+    """
     if configs := model.adapters:
         saved = {
             f"{name}/{path}"
@@ -141,33 +151,33 @@ def _trains(model: TextToImageConfig, base: Params) -> Callable[[str], bool]:
 
 
 def check_captions(data: DataConfig) -> None:
-    """Raise UserError if the data have none to train by."""
+    """Raise UserError if the data have no captions."""
     if "text" not in dataset_metadata(data).features:
         raise UserError(
-            f"config.data.root={data.root}: no image has a caption, which task "
-            "text_to_image trains by; medjax.prepare reads them from metadata.csv or "
-            "metadata.jsonl beside the images (file_name, text)"
+            f"config.data.root={data.root}: no image has a caption, and task "
+            "text_to_image requires captions. medjax prepare reads them from "
+            "metadata.csv or metadata.jsonl beside the images (file_name, text)"
         )
 
 
 def check_autoencoder(trained: TrainedAutoencoder) -> None:
-    """Raise UserError unless a Stable Diffusion can have it."""
+    """Raise UserError if a Stable Diffusion cannot use this autoencoder."""
     if not isinstance(trained.module, AutoencoderKL) or trained.channels != 3:
         raise UserError(
             "config.model.autoencoder: expected a run of task autoencoder_kl with "
-            "channels=3, as Stable Diffusion has it"
+            "channels=3, because Stable Diffusion has 3 channels"
         )
 
 
 def from_scratch(
     trained: TrainedAutoencoder, deviation: float, key: jax.Array
 ) -> StableDiffusion:
-    """Return a Stable Diffusion that knows nothing but its autoencoder.
+    """Return a Stable Diffusion with a trained autoencoder and random other weights.
 
     Args:
         trained: A KL autoencoder of three channels.
-        deviation: Of its latents.
-        key: For all other weights.
+        deviation: Standard deviation of its latents.
+        key: Key for all other weights.
     """
     assert isinstance(trained.module, AutoencoderKL)
     vae = kl_network(trained.module, trained.weights["network"])
@@ -183,50 +193,50 @@ def trained_text_to_image(
 
     Args:
         checkpoint: The run's checkpoint.
-        source: Where the base lies now; None for where it lay in training.
-        autoencoder: Of a run from scratch, the one that it stood on.
+        source: Current location of the base model. None means the location in training.
+        autoencoder: The autoencoder of a run from scratch; None for other runs.
 
     Raises:
-        UserError: If the base is not found, or is another.
+        UserError: If the base model or autoencoder is missing or has changed.
     """
     if autoencoder is None:
         sd = trained_base(checkpoint, source)
         return dataclasses.replace(sd, controlnet=None)
     check_fingerprint(autoencoder.weights, checkpoint.base, "the autoencoder")
     deviation = float(checkpoint.params["vae"]["deviation"])
-    # All weights that are drawn here are replaced by trained ones.
+    # Trained weights replace all random weights from here, so any key works.
     sd = from_scratch(autoencoder, deviation, jax.random.key(0))
     return with_trained(sd, checkpoint)
 
 
 def text_to_image_first_stage(model: TextToImageConfig) -> FirstStage | None:
-    """Return the autoencoder's run of training from scratch; None with a base."""
+    """Return the autoencoder's run for training from scratch, else None."""
     if model.autoencoder is None:
         return None
     return FirstStage(model.autoencoder, model.autoencoder_config)
 
 
 def check_text_to_image_first_stage(config: Any, untrained: TrainedAutoencoder) -> None:
-    """Check that a run can stand on an autoencoder, before that trains for hours.
+    """Check that a run can use an autoencoder, before that trains for hours.
 
     Args:
-        config: The run's.
+        config: The run's config.
         untrained: The autoencoder; its weights may be missing.
 
     Raises:
-        UserError: If a Stable Diffusion cannot have it, or the data have no captions.
+        UserError: If a Stable Diffusion cannot use it, or the data have no captions.
     """
     check_captions(config.data)
     check_autoencoder(untrained)
 
 
 def text_to_image_origins(model: TextToImageConfig) -> Origins:
-    """Return the weights that training started from; none if from scratch."""
+    """Return the pretrained weights that training started from, if any."""
     if model.autoencoder is not None:
         return Origins()
     return Origins(model.pretrained, model.vae)
 
 
 def text_to_image_formats(model: TextToImageConfig) -> tuple[str, ...]:
-    """Return the formats that hold the trained weights: adapters have their own."""
+    """Return the export formats for the trained weights, the default one first."""
     return ("lora", "kohya", "pipeline") if model.adapters else ("pipeline",)

@@ -1,8 +1,9 @@
-"""Diffusion from nothing, or from a class: of pixels, or of an autoencoder's latents.
+"""Task unconditional: train diffusion without captions, of pixels or of latents.
 
-Trees: ``unet`` trains; ``autoencoder`` is frozen. The statistics are ``latents``, their
-mean and deviation, which stay, and ``batch_stats``, the running averages of a U-Net
-with batch normalisation, which follow. `image_diffusion` has the loss.
+Images can have classes. Trees: ``unet`` trains; ``autoencoder`` is frozen. The
+statistics are ``latents``, their constant mean and standard deviation, and
+``batch_stats``, the running averages of a U-Net with batch normalisation, which each
+step updates. `image_diffusion` has the loss.
 """
 
 import dataclasses
@@ -32,24 +33,34 @@ _OF_UNET_2D = ("attention_levels", "attention_head_dim", "norm_num_groups", "rem
 
 @dataclasses.dataclass(frozen=True)
 class UnconditionalConfig:
-    """Which network, of what.
+    """The U-Net of task unconditional, and the autoencoder of its latents.
 
     Attributes:
         architecture: unet_2d, with group normalisation and attention, or conv_unet,
-            which the published systems have, with batch normalisation.
-        channels: Of the images: 1 for gray ones, or 3.
-        block_out_channels: Widths of the levels, from the finest.
-        layers_per_block: Residual blocks of a level.
-        attention_levels: Of unet_2d: levels with self-attention, from 0, the finest,
-            beside the middle; () is none at all.
-        attention_head_dim: Of unet_2d: channels of an attention head.
-        norm_num_groups: Of unet_2d: groups of every norm.
-        residual: Of conv_unet: whether its blocks are residual.
+            with batch normalisation, which the published systems use.
+        channels: Number of channels of the images: 1 for grayscale, or 3.
+        block_out_channels: Number of channels of each level, from the finest. Each
+            level except the last halves the resolution. With unet_2d, all must be
+            divisible by `norm_num_groups` and, with attention, by
+            `attention_head_dim`.
+        layers_per_block: Number of blocks per level.
+        attention_levels: Numbers of the levels with self-attention; 0 is the finest. If
+            any level has it, the middle has it too. () means no attention at all. Only
+            for unet_2d.
+        attention_head_dim: Number of channels per attention head. Only for unet_2d.
+        norm_num_groups: Number of groups of each group normalisation. Only for unet_2d.
+        residual: Whether blocks add their input to their output. Only for conv_unet;
+            the blocks of unet_2d always do.
         autoencoder: Folder of a run that trained an autoencoder, for diffusion of its
-            latents; "" for one beside this run, None for diffusion of pixels.
-        autoencoder_config: Config file by which one beside this run is trained first.
-        dtype: Of the U-Net's activations; all weights are float32.
-        remat: Of unet_2d: whether activations are computed again for the gradient.
+            latents. "" means the folder ``autoencoder`` in this run's workdir; its run
+            is trained first unless it is finished. None means diffusion of pixels.
+        autoencoder_config: Config (NAME, or FILE, with :VARIANT if needed) to train the
+            autoencoder first, if `autoencoder` is "". None means that its run must be
+            finished.
+        dtype: Data type of the U-Net's activations: float32 or bfloat16. All weights
+            are float32.
+        remat: Whether to compute activations again for the gradient, which takes less
+            memory but more time. Only for unet_2d.
     """
 
     architecture: Literal["unet_2d", "conv_unet"] = "unet_2d"
@@ -66,37 +77,38 @@ class UnconditionalConfig:
     remat: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what the architecture does not have.
+        """Check the values, and that they apply to the architecture.
 
         Raises:
-            UserError: Starts with the name of the field.
+            UserError: If a check fails. The message starts with the name of the key.
         """
         if self.channels not in (1, 3):
-            raise UserError(f"channels is {self.channels}, expected 1 or 3")
+            raise UserError(f"channels={self.channels}: expected 1 or 3")
         if self.architecture == "conv_unet":
             for name in _OF_UNET_2D:
                 value = getattr(self, name)
                 if value != getattr(UnconditionalConfig, name):
                     raise UserError(
-                        f"{name} is {value}, but architecture is conv_unet, which has "
-                        "none; expected unet_2d"
+                        f"{name}={value}: does not apply to architecture=conv_unet. "
+                        "Remove it, or set architecture=unet_2d"
                     )
         elif self.residual:
             raise UserError(
-                "residual is for conv_unet; the blocks of unet_2d are residual"
+                "residual=True: applies only to architecture=conv_unet, because the "
+                "blocks of unet_2d are always residual. Remove it"
             )
         if self.autoencoder is None and self.autoencoder_config is not None:
             raise UserError(
-                "autoencoder_config is there, but autoencoder is None; give its "
-                'folder, or ""'
+                "autoencoder_config is set, but autoencoder is None. Set autoencoder "
+                'to "" or to the folder of a run'
             )
 
 
 def make_unconditional_task(inputs: TaskInputs) -> BuiltTask:
-    """Draw the network's weights, and measure the latents that it will see.
+    """Build a network with random weights, and measure its autoencoder's latents.
 
     Raises:
-        UserError: If the configuration does not fit.
+        UserError: If the autoencoder does not fit the config.
     """
     model: UnconditionalConfig = inputs.model
     trained: TrainedAutoencoder | None = inputs.autoencoder
@@ -108,7 +120,7 @@ def make_unconditional_task(inputs: TaskInputs) -> BuiltTask:
         if trained.channels != model.channels:
             raise UserError(
                 f"config.model.channels={model.channels}: the autoencoder was trained "
-                f"with {trained.channels}; expected the same"
+                f"with {trained.channels} channels. Set the same number"
             )
         frozen = {"autoencoder": trained.weights}
         mean, deviation = latent_scaling.measure_latents(
@@ -121,7 +133,7 @@ def make_unconditional_task(inputs: TaskInputs) -> BuiltTask:
     return BuiltTask(
         task,
         params={"unet": params},
-        # Its rounding would be part of every target.
+        # In a lower precision, the autoencoder's rounding would be in every target.
         frozen=trees.cast(frozen, jnp.float32),
         tokenizer=None,
         base=base,
@@ -135,10 +147,10 @@ def unconditional_task(
     diffusion: ScheduledDiffusionConfig,
     trained: TrainedAutoencoder | None,
 ) -> ImageDiffusion:
-    """Build the network of a configuration.
+    """Build the network of a config.
 
     Raises:
-        UserError: If its widths do not fit each other.
+        UserError: If its widths, groups, heads and levels do not fit each other.
     """
     autoencoder = trained.module if trained else None
     shared: dict[str, Any] = {
@@ -167,7 +179,7 @@ def unconditional_task(
             "beta_start": diffusion.beta_start,
             "beta_end": diffusion.beta_end,
             "rescale_betas_zero_snr": diffusion.rescale_betas_zero_snr,
-            # From T, however few the steps: Lin et al., 2023, section 3.3.
+            # Sampling starts at T with any number of steps: Lin et al., 2023, 3.3.
             "timestep_spacing": "trailing",
         },
         diffusion.prediction_type,
@@ -184,11 +196,11 @@ def trained_unconditional(
 
     Args:
         checkpoint: The run's checkpoint.
-        source: Not used: it has no base.
-        autoencoder: The one that the run stood on; None for pixels.
+        source: Unused, because the task has no base model.
+        autoencoder: The autoencoder of the run. None means diffusion of pixels.
 
     Raises:
-        UserError: If the autoencoder is another.
+        UserError: If the autoencoder has changed.
     """
     del source
     if autoencoder is not None:
@@ -202,35 +214,35 @@ def trained_unconditional(
 
 
 def check_unconditional(config: Any) -> None:
-    """Refuse what batch normalisation cannot do.
+    """Check that batch normalisation is not combined with gradient accumulation.
 
     Args:
-        config: The run's.
+        config: The run's config.
 
     Raises:
-        UserError: It names the keys.
+        UserError: If both are used. The message names the keys.
     """
     accumulation = config.train.gradient_accumulation_steps
     if accumulation > 1 and config.model.architecture == "conv_unet":
         raise UserError(
             f"config.train.gradient_accumulation_steps={accumulation}: batch "
-            "normalisation would see a microbatch at a time, which trains "
-            "something else; expected 1, or model.architecture=unet_2d"
+            "normalisation would see only one microbatch at a time, which changes the "
+            "result. Expected 1, or config.model.architecture=unet_2d"
         )
 
 
 def unconditional_first_stage(model: UnconditionalConfig) -> FirstStage | None:
-    """Return the autoencoder's run whose latents are diffused; None for pixels."""
+    """Return the autoencoder's run for diffusion of latents; None for pixels."""
     if model.autoencoder is None:
         return None
     return FirstStage(model.autoencoder, model.autoencoder_config)
 
 
 def check_unconditional_first_stage(config: Any, untrained: TrainedAutoencoder) -> None:
-    """Check that a run can stand on an autoencoder, before that trains for hours.
+    """Check that a run can use an autoencoder, before that trains for hours.
 
     Args:
-        config: The run's.
+        config: The run's config.
         untrained: The autoencoder; its weights may be missing.
 
     Raises:
@@ -238,9 +250,9 @@ def check_unconditional_first_stage(config: Any, untrained: TrainedAutoencoder) 
     """
     if untrained.channels != config.model.channels:
         raise UserError(
-            f"config.model.channels={config.model.channels}: the autoencoder by "
-            f"{config.model.autoencoder_config} has {untrained.channels}; expected "
-            "the same"
+            f"config.model.channels={config.model.channels}: the autoencoder of "
+            f"{config.model.autoencoder_config} has {untrained.channels} channels. Set "
+            "the same number"
         )
     task = unconditional_task(config.model, config.data, config.diffusion, untrained)
     task.check(config.data.image_size, config.eval.sampling())
@@ -249,11 +261,11 @@ def check_unconditional_first_stage(config: Any, untrained: TrainedAutoencoder) 
         if name not in there:
             raise UserError(
                 f"config.data.classes={config.data.classes}: no image has the label "
-                f"'{name}'; the data have {', '.join(there) or 'no labels'}, and () is "
-                "for diffusion without classes"
+                f"'{name}'. Labels in the data: {', '.join(there) or 'none'}. Set "
+                "() to train without classes"
             )
 
 
 def unconditional_classes(data: ClassDataConfig) -> tuple[str, ...]:
-    """Return the classes that can be asked for."""
+    """Return the names of the classes."""
     return data.classes

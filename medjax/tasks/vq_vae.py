@@ -1,9 +1,10 @@
-"""VQ-VAE: an autoencoder with a codebook.
+"""Task vq_vae: train an autoencoder with a codebook.
 
     L = d(x, D(z_q)) + w ‖sg[z] − e_k‖² + β ‖z − sg[e_k]‖²                       (1)
 
-Trees: ``network`` trains; ``codebook`` trains by gradient (w = 1), or is part of the
-statistics and follows the latents (w = 0; see `medjax.models.codebook`).
+where sg passes no gradient. Trees: ``network`` trains. ``codebook`` trains by gradient
+(w = 1), or belongs to the statistics and follows the latents (w = 0; see
+`medjax.models.codebook`).
 
 Source: van den Oord et al., 2017, eq. 3.
 """
@@ -35,25 +36,32 @@ from medjax.tasks.latent_scaling import TrainedAutoencoder
 
 @dataclasses.dataclass(frozen=True)
 class VQVAEConfig:
-    """Which VQ-VAE, and how it learns.
+    """Architecture and training of a VQ-VAE.
 
     Attributes:
-        channels: Of the images: 1 for gray ones, or 3.
-        block_out_channels: Widths; each but the last halves the resolution.
-        layers_per_block: Residual blocks of a level.
-        latent_channels: Of latents and of the codebook's entries.
-        mid_layers: Residual blocks in the middle, with self-attention between them.
-        attention_heads: Of the self-attention.
-        norm_num_groups: Of every norm.
-        codebook_size: Entries of the codebook.
-        codebook_learning: ema, by following the latents, or gradient.
-        codebook_decay: With ema: γ, the old share of the average, in [0, 1).
-        codebook_dead_below: With ema: entries used less than this fraction of what
-            each would be if all were equal, in [0, 1), are put elsewhere; 0 leaves
-            them.
-        commitment_weight: β of eq. 1.
-        loss: mse, l1 or smooth_l1: d.
-        dtype: Of activations; weights are float32.
+        channels: Number of channels of the images: 1 for grayscale, or 3.
+        block_out_channels: Number of channels of each level, from the finest. Each
+            level except the last halves the resolution. All must be divisible by
+            `norm_num_groups` and by `attention_heads`.
+        layers_per_block: Number of residual blocks per level.
+        latent_channels: Number of channels of the latents and of the codebook's
+            entries.
+        mid_layers: Number of residual blocks at the lowest resolution, with
+            self-attention between them.
+        attention_heads: Number of heads of the self-attention.
+        norm_num_groups: Number of groups of each group normalisation.
+        codebook_size: Number of entries of the codebook, at least 2.
+        codebook_learning: How the codebook learns: ema, as a moving average of the
+            latents nearest to each entry, or gradient.
+        codebook_decay: Decay γ of the moving average, in [0, 1). Only for
+            codebook_learning=ema.
+        codebook_dead_below: Fraction of an equal share of the latents, in [0, 1). An
+            entry that gets less than this fraction is moved to a place with many
+            latents. 0 means that no entry is moved. Only for codebook_learning=ema.
+        commitment_weight: Weight β of the commitment loss, at least 0 (eq. 1). This
+            loss pulls latents to their nearest entries.
+        loss: Distance d between images and reconstructions: mse, l1 or smooth_l1.
+        dtype: Data type of the activations: float32 or bfloat16. Weights are float32.
     """
 
     channels: int = 1
@@ -72,30 +80,31 @@ class VQVAEConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
     def __post_init__(self) -> None:
-        """Refuse values outside the ranges above."""
+        """Raise UserError if a value is outside its range, or does not apply."""
         check_least(self, codebook_size=2, commitment_weight=0)
         if self.channels not in (1, 3):
-            raise UserError(f"channels is {self.channels}, expected 1 or 3")
+            raise UserError(f"channels={self.channels}: expected 1 or 3")
         for name in ("codebook_decay", "codebook_dead_below"):
             value = getattr(self, name)
             if not 0 <= value < 1:
-                raise UserError(f"{name} is {value}, expected in [0, 1)")
+                raise UserError(f"{name}={value}: expected a number in [0, 1)")
             if self.codebook_learning != "ema" and value != getattr(VQVAEConfig, name):
                 raise UserError(
-                    f"{name} is {value}, but codebook_learning is "
-                    f"{self.codebook_learning}, which has none; expected ema"
+                    f"{name}={value}: does not apply to codebook_learning="
+                    f"{self.codebook_learning}. Remove it, or set "
+                    "codebook_learning=ema"
                 )
         for width in self.block_out_channels:
             if width % self.norm_num_groups or width % self.attention_heads:
                 raise UserError(
-                    f"block_out_channels has {width}, which is not divisible by "
+                    f"block_out_channels: {width} is not divisible by "
                     f"norm_num_groups={self.norm_num_groups} and "
                     f"attention_heads={self.attention_heads}"
                 )
 
 
 def make_vq_vae_task(inputs: TaskInputs) -> BuiltTask:
-    """Draw a VQ-VAE's weights."""
+    """Build a VQ-VAE with random weights."""
     config: VQVAEConfig = inputs.model
     module = vq_vae_module(config)
     by_gradient = config.codebook_learning == "gradient"
@@ -128,8 +137,8 @@ def trained_vq_vae(
 
     Args:
         checkpoint: The run's checkpoint.
-        source: Not used: a VQ-VAE has no base.
-        autoencoder: None: it stands on no other.
+        source: Unused, because a VQ-VAE has no base model.
+        autoencoder: Unused, because a VQ-VAE needs no other autoencoder.
     """
     del source, autoencoder
     module = vq_vae_module(dataclasses.replace(checkpoint.model, dtype="float32"))
@@ -144,7 +153,7 @@ def _code(
     images: Array,
     keys: Key[Array, " b"],
 ) -> Coded:
-    """Return what a VQ-VAE makes of images; see `AutoencoderTask.code`."""
+    """Encode, quantise and decode images; see `AutoencoderTask.code`."""
     del keys
     network, stop = weights["network"], jax.lax.stop_gradient
     codes = weights["codebook"]["codes"]
@@ -163,7 +172,7 @@ def _code(
 def _follow(
     config: VQVAEConfig, statistics: Params, observed: Params, key: Key[Array, ""]
 ) -> Followed:
-    """Return the codebook after a batch, and how much of it the batch used."""
+    """Return the codebook after a batch, and metrics of how much of it was used."""
     said = codebook.usage(observed["codebook"]["share"])
     if not statistics:
         return statistics, said

@@ -90,7 +90,7 @@ MISTAKES = [
     ),
     export(
         "base that is not there",
-        says=("the base that the run was trained on", "/gone'", "--base=…"),
+        says=("the base model that the run was trained on", "/gone'", "--base"),
         setup=run_without_its_base,
     ),
     export(
@@ -98,7 +98,7 @@ MISTAKES = [
         says=(
             "/gone' (",
             "is not the one that the run was trained on",
-            "--base=…",
+            "Set --base",
         ),
         setup=run_on_another_base,
     ),

@@ -42,7 +42,7 @@ MISTAKES = [
     sample(
         "run whose base has gone",
         RUN,
-        says=("the base that the run was trained on", "--base=…"),
+        says=("the base model that the run was trained on", "set --base"),
         setup=run_without_its_base,
     ),
     sample("weights to draw from", "--pretrained=a/b", says=("cannot load 'a/b'",)),
@@ -69,7 +69,7 @@ MISTAKES = [
         "size that is no multiple",
         PLAIN,
         "--size=63",
-        says=("size is 63x63, expected multiples of 2, as 62 or 64",),
+        says=("size=63x63: expected multiples of 2, such as 62 or 64",),
         setup=plain,
     ),
     sample(

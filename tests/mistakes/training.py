@@ -169,7 +169,7 @@ MISTAKES = [
     train(
         "image size that the networks cannot halve",
         "--config.data.image_size=18",
-        says=("config.data.image_size is 18", "multiple of 4", "16 or 20"),
+        says=("config.data.image_size=18", "multiple of 4", "16 or 20"),
     ),
     train(
         "batch and mesh",

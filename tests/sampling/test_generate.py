@@ -193,7 +193,7 @@ def test_rescaled_guidance_is_that_of_diffusers():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": (15, 24)}, "size is 15x24, expected multiples of 2, as 14 or 16"),
+        ({"size": (15, 24)}, "size=15x24: expected multiples of 2, such as 14 or 16"),
         ({"sampler": "pndm"}, "pndm takes no model that predicts sample"),
         ({"eta": 0.5, "sampler": "euler"}, "eta is 0.5 for sampler euler"),
         ({"sampler": "ddmi"}, "there is no sampler 'ddmi'"),

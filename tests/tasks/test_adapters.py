@@ -135,12 +135,12 @@ def test_whole_layers_are_named_like_targets_or_by_one_array():
     ("settings", "message"),
     [
         ({"targets": ("to.out.0",)}, "targets: 'to.out.0' .* did you mean 'to_out_0'"),
-        ({"targets": ("o_q",)}, "targets: 'o_q' is no layer of the unet"),
-        ({"targets": ("conv_norm_out",)}, "targets: 'conv_norm_out' is no layer"),
+        ({"targets": ("o_q",)}, "targets: 'o_q' is not a layer of the unet"),
+        ({"targets": ("conv_norm_out",)}, "targets: 'conv_norm_out' is not a layer"),
         ({"modules_to_save": ("convin",)}, "modules_to_save: .* mean 'conv_in'"),
         (
             {"targets": ("conv_in",), "modules_to_save": ("conv_in",)},
-            "unet_lora: conv_in is among targets and modules_to_save",
+            "unet_lora: conv_in is in both targets and modules_to_save",
         ),
     ],
 )
@@ -153,12 +153,12 @@ def test_what_the_network_has_not_is_named(settings, message):
     ("settings", "message"),
     [
         ({"rank": 0}, "rank is 0"),
-        ({"rank": 2, "alpha": 0.0}, "alpha is 0.0"),
-        ({"rank": 2, "dropout": 1.0}, "dropout is 1.0"),
-        ({"alpha": 2.0}, "alpha is 2.0, but rank is None"),
-        ({"dropout": 0.1}, "dropout is 0.1, but rank is None"),
-        ({"targets": ("to_q",)}, "targets is .*but rank is None"),
-        ({"modules_to_save": ("conv_in",)}, "modules_to_save is .*but rank is None"),
+        ({"rank": 2, "alpha": 0.0}, "alpha=0.0"),
+        ({"rank": 2, "dropout": 1.0}, "dropout=1.0"),
+        ({"alpha": 2.0}, "alpha=2.0: rank is None"),
+        ({"dropout": 0.1}, "dropout=0.1: rank is None"),
+        ({"targets": ("to_q",)}, "targets=.*: rank is None"),
+        ({"modules_to_save": ("conv_in",)}, "modules_to_save=.*: rank is None"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

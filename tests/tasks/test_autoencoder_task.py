@@ -269,20 +269,24 @@ def test_a_published_autoencoder_is_tuned_whole_or_in_its_decoder(tmp_path):
 @pytest.mark.parametrize(
     ("config", "fields", "said"),
     [
-        (VQVAEConfig, {"channels": 4}, "channels is 4"),
-        (VQVAEConfig, {"codebook_decay": 1.0}, "codebook_decay is 1.0"),
-        (VQVAEConfig, {"codebook_dead_below": 1.5}, "codebook_dead_below is 1.5"),
+        (VQVAEConfig, {"channels": 4}, "channels=4"),
+        (VQVAEConfig, {"codebook_decay": 1.0}, "codebook_decay=1.0"),
+        (VQVAEConfig, {"codebook_dead_below": 1.5}, "codebook_dead_below=1.5"),
         (
             VQVAEConfig,
             {"codebook_learning": "gradient", "codebook_decay": 0.5},
-            "codebook_decay is 0.5, but codebook_learning is gradient",
+            "codebook_decay=0.5: .* codebook_learning=gradient",
         ),
         (VQVAEConfig, {"norm_num_groups": 7}, "not divisible by norm_num_groups=7"),
-        (AutoencoderKLConfig, {"decoder_only": True}, "decoder_only needs an encoder"),
+        (
+            AutoencoderKLConfig,
+            {"decoder_only": True},
+            "decoder_only=True: requires an enc",
+        ),
         (
             AutoencoderKLConfig,
             {"pretrained": "x", "latent_channels": 16},
-            "latent_channels is 16, but pretrained",
+            "latent_channels=16: .* pretrained",
         ),
         (AutoencoderKLConfig, {"kl_weight": -1.0}, "kl_weight is -1.0"),
     ],

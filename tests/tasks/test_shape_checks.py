@@ -12,9 +12,9 @@ from tests.tasks import small
         ({"unet": {"in_channels": 9}}, "U-Net takes 9 channels, .*inpainting"),
         (
             {"text_encoder": {"hidden_size": 16}},
-            "takes texts of 8 channels, .* makes 16",
+            "takes texts of 8 channels, .* gives 16",
         ),
-        ({"text_encoder": {"vocab_size": 40}}, "has 50 tokens, .* knows 40"),
+        ({"text_encoder": {"vocab_size": 40}}, "has 50 tokens, .* has 40"),
     ],
 )
 def test_parts_of_different_models_are_told(change, message):
@@ -35,21 +35,20 @@ def test_parts_of_different_models_are_told(change, message):
 
 
 @pytest.mark.parametrize(
-    ("size", "near"), [(3, "as 4:"), (6, "as 4 or 8:"), (9, "as 8 or 12:")]
+    ("size", "near"),
+    [(3, "such as 4,"), (6, "such as 4 or 8,"), (9, "such as 8 or 12,")],
 )
 def test_sizes_that_cannot_be_halved_are_told(size, near):
     for good in (4, 8, 12):
         check_image_size(good, 2, 2)
-    with pytest.raises(
-        UserError, match=f"image_size is {size}, .* multiple of 4, {near}"
-    ):
+    with pytest.raises(UserError, match=f"image_size={size}: .* multiple of 4, {near}"):
         check_image_size(size, 2, 2)
 
 
 def test_the_task_asks_before_anything_is_placed():
     task, _ = small.make()
     task.check(8, SamplingConfig())
-    with pytest.raises(UserError, match="image_size is 6"):
+    with pytest.raises(UserError, match="image_size=6"):
         task.check(6, SamplingConfig())
     with pytest.raises(UserError, match="steps"):
         task.check(8, SamplingConfig(steps=2000))

@@ -136,16 +136,16 @@ def test_a_gray_autoencoder_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"autoencoder_config": "x.py"}, "autoencoder_config is there"),
+        ({"autoencoder_config": "x.py"}, "autoencoder_config is set"),
         ({"autoencoder": "", "train_text_encoder": True}, "from scratch"),
         ({"autoencoder": "", "pretrained": ""}, "from scratch"),
         (
             {"train_text_encoder": True, "text_encoder_lora": AdapterConfig(rank=1)},
-            "text_encoder_lora.rank is there",
+            "cannot be combined with text_encoder_lora.rank",
         ),
         (
             {"train_text_encoder": True, "unet_lora": AdapterConfig(rank=1)},
-            "unet_lora.rank is there",
+            "cannot be combined with unet_lora.rank",
         ),
     ],
 )
@@ -211,5 +211,5 @@ def test_findings_are_of_computed_chests_alone(setting):
 
 def test_a_distance_that_cannot_be_measured_is_told_at_once(monkeypatch):
     monkeypatch.setattr(efficientnet, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="frechet_distance is True, but .*pip install"):
+    with pytest.raises(UserError, match="frechet_distance=True: .*pip install"):
         TextToImageEvalConfig(frechet_distance=True)

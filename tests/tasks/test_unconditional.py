@@ -255,10 +255,13 @@ def test_a_network_that_knows_normal_data_draws_normal_data(monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"channels": 2}, "channels is 2, expected 1 or 3"),
-        ({"architecture": "conv_unet", "remat": True}, "remat is True, but .* none"),
-        ({"architecture": "conv_unet", "norm_num_groups": 8}, "norm_num_groups is 8"),
-        ({"residual": True}, "residual is for conv_unet"),
+        ({"channels": 2}, "channels=2: expected 1 or 3"),
+        (
+            {"architecture": "conv_unet", "remat": True},
+            "remat=True: does not apply to arch",
+        ),
+        ({"architecture": "conv_unet", "norm_num_groups": 8}, "norm_num_groups=8"),
+        ({"residual": True}, "residual=True: applies only to"),
         ({"autoencoder_config": "x.py"}, "but autoencoder is None"),
     ],
 )
@@ -268,17 +271,19 @@ def test_what_does_not_apply_is_refused(fields, said):
 
 
 def test_sizes_that_cannot_be_halved_are_told():
-    with pytest.raises(UserError, match="multiple of 2, as 14 or 16: the U-Net 2×$"):
+    with pytest.raises(
+        UserError, match="multiple of 2, such as 14 or 16, because the U-Net"
+    ):
         scratch.unconditional().task.check(15, SamplingConfig())
     trained = scratch.trained(scratch.vq_vae())
-    with pytest.raises(UserError, match="multiple of 4, .* 2×, and the U-Net 2× more"):
+    with pytest.raises(UserError, match="multiple of 4, .* 2× and the U-Net .* 2×"):
         scratch.unconditional(autoencoder=trained).task.check(14, SamplingConfig())
 
 
 def test_guidance_needs_that_a_class_was_left_out():
     task = scratch.unconditional(classes=("AD", "NC"), label_dropout=0.0).task
     task.check(16, SamplingConfig(guidance_scale=1.0))
-    with pytest.raises(UserError, match="guidance_scale is 2, expected 1"):
+    with pytest.raises(UserError, match="guidance_scale=2: expected 1"):
         task.check(16, SamplingConfig(guidance_scale=2.0))
 
 

@@ -213,11 +213,11 @@ def test_a_signal_after_the_first_stage_is_heard(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model__channels": 3}, r"^config.model.channels=3: the autoencoder by .* 1;"),
+        ({"model__channels": 3}, r"^config.model.channels=3: the autoencoder of .* 1 "),
         ({"train__gradient_accumulation_steps": 3}, r"gradient_accumulation_steps=3"),
         ({"model__autoencoder_config": "configs/knee_ddpm.py"}, "of task uncondition"),
-        ({"data__image_size": 18}, "image_size is 18, expected a multiple of 4"),
-        ({"data__classes": ("AD", "MCI")}, "no image has the label 'MCI'; .* AD, NC"),
+        ({"data__image_size": 18}, "image_size=18: expected a multiple of 4"),
+        ({"data__classes": ("AD", "MCI")}, "no image has the label 'MCI'. .* AD, NC"),
         ({"model__norm_num_groups": 5}, "norm_num_groups"),
     ],
 )
