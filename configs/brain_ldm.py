@@ -4,30 +4,31 @@ r"""Latent diffusion of brain MRI, in the latents of a VQ-VAE.
     medjax train --config=brain_ldm --workdir=DIR \
         --config.data.root=DATA
 
-This one command trains the autoencoder first, by `brain_vqvae.py`, in DIR/autoencoder,
-on the same data and mesh, but by its own config's other settings; or it takes one that
-is there as it is: --config.model.autoencoder=RUN.
+This one command first trains the autoencoder in DIR/autoencoder, on the same data and
+mesh. All other settings of the autoencoder come from `brain_vqvae.py`. To use an
+existing autoencoder unchanged, set ``--config.model.autoencoder=RUN``.
 
     medjax sample --workdir=DIR --mode=generate --num=16 --prompt=AD
 
 Variants:
 
-* none: the recommended recipe. Given the class (AD, NC), with guidance; latents of unit
-  variance, as measured on the training set; a U-Net with group normalisation and
-  attention; velocity prediction, average of weights.
-* ``published``: the numbers of the system it reimplements: unconditional, a U-Net of
-  residual convolutions with batch normalisation (45,152,996 parameters), T = 1000,
-  linear β, smooth L1 on the noise, Adam at 1e-4, batch 4, 23 epochs as 172,500
-  updates, 1000 steps to draw. Not reproduced, being bugs: latents that were not scaled,
-  and a sampler whose noise was 1.63 times too large, which clamped latents to ±1 and
-  repeated its last 30 steps five times.
+* none: the recommended recipe: images of a class (AD, NC), with guidance; latents of
+  unit variance, as measured on the training set; a U-Net with group normalisation and
+  attention; velocity prediction; average of weights.
+* ``published``: the settings of the published system: no classes, a U-Net of residual
+  convolutions with batch normalisation (45,152,996 parameters), T = 1000, linear β,
+  smooth L1 loss of the noise, Adam at 1e-4, batch size 4, 23 epochs as 172,500 steps,
+  1000 sampling steps. Two bugs are not reproduced: its latents were not scaled, and its
+  sampler started with noise 1.63 times too large, clamped latents to ±1 and repeated
+  the last 30 steps five times.
 * ``demo``: half an hour on two slow CPU cores, autoencoder included, at 64², with brain
-  phantoms, whose class is the size of the ventricles: right in 98% of 200 images.
+  phantoms. Their class is the size of the ventricles, which is correct in 98% of 200
+  sampled images.
 
 Hardware: the recommended recipe is meant for one device of 24 GB. We have not run it to
-its end, so there is no expected result to quote.
+the end, so no expected result is known.
 
-Data: ADNI, for research, by its data use agreement.
+Data: ADNI, for research, under its data use agreement.
 """
 
 from ml_collections import ConfigDict

@@ -1,28 +1,28 @@
-r"""VQ-VAE on brain MRI: the autoencoder that `brain_ldm.py` stands on.
+r"""VQ-VAE on brain MRI: the autoencoder that `brain_ldm.py` uses.
 
     medjax prepare --dataset=adni --source=ADNI --out=DATA
     medjax train --config=brain_vqvae --workdir=DIR \
         --config.data.root=DATA
 
-`brain_ldm.py` trains it by itself if it is not there yet.
+`brain_ldm.py` trains it automatically if it is missing.
 
 Variants:
 
-* none: the recommended recipe. Gray images, a codebook of 1024 that follows its latents
-  and whose dead entries are revived.
-* ``published``: the numbers of the system it reimplements: 256², three channels,
-  21,994,479 parameters, a codebook of 8192 × 4 that learns by gradient, commitment
-  weight 1, Adam at 1e-5, batch 4, 20 epochs of about 30,000 slices as 150,000 updates.
-  Not reproduced, being a bug: training and test images in one set, so that nothing was
-  held out.
-* ``demo``: a quarter of an hour on two slow CPU cores, at 64², with brain phantoms:
-  27.4 dB over 200 held-out ones, with 99% of the codebook in use. Of 192 real slices of
-  12 subjects, without their skulls, it makes 30.4 dB (SSIM 0.92) on 32 of two others.
+* none: the recommended recipe: grayscale images, and a codebook of 1024 entries that
+  follows its latents. Unused entries are moved to busy places.
+* ``published``: the settings of the published system: 256², three channels, 21,994,479
+  parameters, a codebook of 8192 × 4 that learns by gradient, commitment weight 1, Adam
+  at 1e-5, batch size 4, 20 epochs of about 30,000 slices as 150,000 steps. One bug is
+  not reproduced: training and test images were one set, so nothing was held out.
+* ``demo``: a quarter of an hour on two slow CPU cores, at 64², with brain phantoms. It
+  reaches a PSNR of 27.4 dB on 200 held-out phantoms, with 99% of the codebook in use.
+  Trained on 192 real slices of 12 subjects, without skulls, it reaches 30.4 dB (SSIM
+  0.92) on 32 slices of two other subjects.
 
 Hardware: the recommended recipe is meant for one device of 24 GB. We have not run it to
-its end, so there is no expected result to quote.
+the end, so no expected result is known.
 
-Data: ADNI, for research, by its data use agreement.
+Data: ADNI, for research, under its data use agreement.
 """
 
 from ml_collections import ConfigDict
@@ -72,7 +72,7 @@ def _demo(config: ConfigDict) -> None:
     config.model.mid_layers = 1
     config.model.norm_num_groups = 8
     config.model.codebook_size = 1024
-    # Dead entries are found in 68 updates; by 0.99, in 350 of so few.
+    # Finds unused entries within 68 steps. With 0.99 it would take 350, too many here.
     config.model.codebook_decay = 0.95
     config.model.dtype = "float32"
     config.optim.learning_rate = 2e-3

@@ -1,22 +1,24 @@
-r"""Stable Diffusion's autoencoder, fitted to chest X-rays.
+r"""Stable Diffusion's autoencoder, fine-tuned on chest X-rays.
 
     medjax prepare --dataset=nih_cxr --source=NIH --out=DATA
     medjax train --config=cxr_autoencoder:decoder --workdir=DIR \
         --config.data.root=DATA
     medjax export --workdir=DIR --to=VAE
 
-Then ``--config.model.vae=VAE`` puts it in place of a base's own.
+In other runs, ``--config.model.vae=VAE`` then replaces the autoencoder of the base
+model.
 
 Variants:
 
-* none: encoder and decoder. Latents come to mean something else, so a U-Net has to be
-  trained upon it.
-* ``decoder``: the decoder alone. Latents stay what they were, so it fits every U-Net
-  and ControlNet that the former one did.
-* ``demo``: the decoder of phantom-SD, on phantoms with a finding that it has not seen.
+* none: train encoder and decoder. Latents change their meaning, so a U-Net must be
+  trained with the new autoencoder.
+* ``decoder``: train only the decoder. Latents keep their meaning, so it fits every
+  U-Net and ControlNet that the original autoencoder fits.
+* ``demo``: train the decoder of phantom-SD, on phantoms with a finding that it has not
+  seen.
 
-Hardware: the recommended recipe takes its 8 images in microbatches of 2. We have not
-run it, so there is no expected result to quote.
+Hardware: the recommended recipe splits its batch of 8 images into microbatches of 2. We
+have not run it, so no expected result is known.
 
 Data: NIH ChestX-ray14 (Wang et al., CVPR 2017), free to use with attribution to the NIH
 Clinical Center. Weights: CreativeML Open RAIL-M.

@@ -1,4 +1,4 @@
-r"""ControlNet on chest X-rays from Canny edges, upon Stable Diffusion 1.5.
+r"""ControlNet on chest X-rays, from Canny edges, with Stable Diffusion 1.5.
 
     medjax prepare --dataset=nih_cxr --source=NIH --out=DATA
     medjax train --config=cxr_controlnet --workdir=DIR \
@@ -6,22 +6,24 @@ r"""ControlNet on chest X-rays from Canny edges, upon Stable Diffusion 1.5.
 
 Variants:
 
-* none: the recommended recipe. Captions that name the findings, edges at thresholds
-  drawn per image from 25–100 and 100–200, caption dropout, aspect kept, warm-up,
-  average of weights.
-* ``published``: the numbers of the system it reimplements: 512² without keeping the
-  aspect, thresholds 100/200, AdamW at a constant 1e-5 in float32, batch 2, 50 epochs
-  of 800 images as 20,000 updates, no caption dropout, starting from the published Canny
-  ControlNet. Prepare the data with ``--caption_style=binary``. Not reproduced, being
-  bugs: a split that put one patient on both sides, and config keys that nothing read.
-* ``demo``: minutes on two CPU cores, on phantoms, upon phantom-SD: the small Stable
-  Diffusion that comes with medjax and draws chests from captions, but knows no edges.
+* none: the recommended recipe: captions that name the findings, edges at random
+  thresholds for each image (25–100 and 100–200), caption dropout, aspect ratio kept,
+  warm-up, average of weights.
+* ``published``: the settings of the published system: 512² without keeping the aspect
+  ratio, thresholds 100/200, AdamW at a constant 1e-5 in float32, batch size 2, 50
+  epochs of 800 images as 20,000 steps, no caption dropout, starting from the published
+  Canny ControlNet. Prepare the data with ``--caption_style=binary``. Two bugs are not
+  reproduced: its split had images of one patient on both sides, and some config keys
+  had no effect.
+* ``demo``: minutes on two CPU cores, on phantoms, with phantom-SD as base model. This
+  small Stable Diffusion comes with medjax. It samples chests from captions, but has
+  never seen edges.
 
-Hardware: the recommended recipe takes its 16 images in microbatches of 8, which should
-fit a device of 40 GB; on several devices, batches split over them by themselves
-(`config.mesh`). We have neither tried that nor run it to its end, so there is no
-expected result to quote yet; the published system reached an SSIM of 0.58 to 0.59 over
-199 images, by a measure that cropped them.
+Hardware: the recommended recipe splits its batch of 16 images into microbatches of 8,
+which should fit on a device of 40 GB. Several devices share a batch automatically
+(`config.mesh`). We have not tried this, or run the recipe to the end, so no expected
+result is known yet. The published system reached an SSIM of 0.58 to 0.59 on 199 images,
+with a measure that cropped them.
 
 Data: NIH ChestX-ray14 (Wang et al., CVPR 2017), free to use with attribution to the NIH
 Clinical Center. Weights: CreativeML Open RAIL-M.
@@ -43,7 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def _recommended(config: ConfigDict) -> None:
     config.data.image_size = 512
     config.data.batch_size = 16
-    # Fine to coarse: a model that has seen all levels of detail obeys each of them.
+    # From fine to coarse, so that the model learns to follow every level of detail.
     config.data.canny_low = (25.0, 100.0)
     config.data.canny_high = (100.0, 200.0)
     config.model.controlnet = "lllyasviel/sd-controlnet-canny"
@@ -72,7 +74,7 @@ def _demo(config: ConfigDict) -> None:
     config.data.image_size = 64
     config.data.batch_size = 8
     config.data.phantoms.count = 1024
-    # What its base knows.
+    # Findings that the base model has seen.
     config.data.phantoms.findings = FINDINGS
     config.data.canny_sigma = 1.0
     config.data.workers = 0
@@ -89,7 +91,7 @@ def _demo(config: ConfigDict) -> None:
     config.eval.sample_every = 200
     config.eval.samples = 16
     config.eval.sampler_steps = 20
-    # As its base is drawn from: by 2, fewer hearts and effusions are as captioned.
+    # Same as for the base model. With 2, fewer hearts and effusions match the captions.
     config.eval.guidance_scale = 4.0
 
 

@@ -1,47 +1,52 @@
-r"""Text to chest X-ray by LoRA, cross-validated by report, upon Stable Diffusion.
+r"""Text to chest X-ray by LoRA, cross-validated by report, with Stable Diffusion.
 
     medjax prepare --dataset=openi --source=OPENI --out=DATA --download
     medjax cross-validate --config=cxr_lora --workdir=DIR \
         --config.data.root=DATA
 
-`medjax.train` in its place trains one of the five folds, `--config.data.fold`. Both
-networks get adapters; the base stays as it is.
+`medjax train`, in place of `medjax cross-validate`, trains one of the five folds
+(`--config.data.fold`). Both networks get adapters; the base model is frozen.
 
 Variants:
 
-* none: the recommended recipe, upon 1.5: 512², latents computed once, min-SNR weights,
-  caption dropout, average of weights, and an end when validation has not got better for
-  three epochs. Adapters alone, so that all of a run fits a file of adapters.
-* ``published``: the numbers of the system it reimplements, upon 1.4: 256², padded;
-  rank 16, α 32 and dropout 0.1 in the U-Net, whose `conv_in` trains too, at 3e-5 with
-  decay 0.25; rank 8, α 16 and dropout 0.05 in the text encoder, at 5e-6 with decay
-  0.08; batch 48, cosine to zero, norm 1.0; 100 epochs of some 4,750 images as 9,900
-  updates; each epoch ends with images by 500 steps of PNDM, and the run with the third
-  that brings no better SSIM. Prepare the data with ``--caption_style=published``. It
-  drew an image for each of a validation fold's captions, this does for 64. It held out
-  a fifth for the test: prepare the data with ``--split_percent=70,10,20``, too.
-* ``dev``: its quick profile: 128², batch 8, two folds, one epoch, 20 steps of PNDM.
-* ``demo``: on phantoms, upon phantom-SD, which has never seen a pneumothorax, nor the
-  word: adapters teach it both, in two folds of some seven minutes on two slow cores.
-  Of 200 images for held-out captions, 95% and 90% have one where it is asked for (3%
-  before), 10% and 14% where not (9% before); on which side, they do not learn,
-  and many are dark, blurred apices of both lungs.
+* none: the recommended recipe, with Stable Diffusion 1.5: 512², latents computed once,
+  min-SNR weights, caption dropout, average of weights. The run ends early when
+  validation has not improved for three epochs. Only adapters train, so that a file of
+  adapters holds the whole result.
+* ``published``: the settings of the published system, with Stable Diffusion 1.4: 256²,
+  padded. U-Net: rank 16, α 32, dropout 0.1, learning rate 3e-5, weight decay 0.25; its
+  `conv_in` trains too. Text encoder: rank 8, α 16, dropout 0.05, learning rate 5e-6,
+  weight decay 0.08. Batch size 48, cosine decay to zero, gradient norm at most 1.0, 100
+  epochs of about 4,750 images as 9,900 steps. Each epoch ends with images from 500
+  steps of PNDM. The run ends after three epochs without a better SSIM. Prepare the data
+  with ``--caption_style=published --split_percent=70,10,20``, because the published
+  system held out a fifth for testing. It also sampled an image for each caption of a
+  validation fold. This recipe samples 64.
+* ``dev``: the quick profile of that system: 128², batch size 8, two folds, one epoch,
+  20 steps of PNDM.
+* ``demo``: on phantoms, with phantom-SD, whose training data had neither a pneumothorax
+  nor the word. The adapters teach it both, in two folds of about seven minutes on two
+  slow cores. In 200 images sampled from held-out captions, a pneumothorax is visible in
+  95% and 90% (one number per fold) if the caption names it (3% before training), and in
+  10% and 14% if not (9% before). The side is not learned. Many are dark, blurred apices
+  of both lungs.
 
-Not reproduced, being bugs: everything was unfrozen once the adapters were in place; one
-model went through all folds, and the last rather than the best was tested; images of
-one report stood on both sides of a split; the cosine was given the loss as its epoch;
-gradients were clipped once, before there were any; the autoencoder was fed images in
-[0, 1]; SSIM took them to span 2. SSIM between an image and one drawn from its report is
-no measure of likeness, for two chests of one report differ in much that it does not
-tell; `cross_validation.md` has it beside the Fréchet distance.
+These bugs of the published system are not reproduced. All weights were unfrozen after
+the adapters were added. One model was trained through all folds, and the last model was
+tested instead of the best. A split could have images of one report on both sides. The
+cosine schedule got the loss as its epoch. Gradients were clipped only once, before any
+existed. The autoencoder got images in [0, 1]. SSIM assumed a value range of 2 for them.
 
-A trained bias has no place in a file of adapters, so runs of ``published`` and ``dev``
-export as pipelines; ``--config.model.unet_lora.modules_to_save='("conv_in/kernel",)'``
-leaves it as it is.
+SSIM between an image and one sampled from its report does not measure similarity,
+because two chests with the same report differ in much that it does not describe.
+`cross_validation.md` shows it together with the Fréchet distance.
 
-Hardware: the recommended recipe takes its 16 images in microbatches of 8. We have
-neither measured its memory nor run it to its end, so there is no expected result to
-quote.
+A file of adapters cannot store a trained bias. So runs of ``published`` and ``dev`` are
+exported as pipelines. To freeze the bias instead, set
+``--config.model.unet_lora.modules_to_save='("conv_in/kernel",)'``.
+
+Hardware: the recommended recipe splits its batch of 16 images into microbatches of 8.
+We have not measured its memory or run it to the end, so no expected result is known.
 
 Data: Open-i (Demner-Fushman et al., JAMIA 2016), CC BY-NC-ND 4.0. Weights: CreativeML
 Open RAIL-M.
@@ -76,7 +81,7 @@ def _recommended(config: ConfigDict) -> None:
     config.optim.ema_decay = 0.999
     config.train.steps = 10_000
     config.train.gradient_accumulation_steps = 2
-    # An epoch of the five thousand or so images that train.
+    # One epoch of the about five thousand training images.
     _validate_every(config, 330)
     config.eval.sample_every = 1650
     config.eval.examples = 512
@@ -126,13 +131,13 @@ def _demo(config: ConfigDict) -> None:
     config.data.batch_size = 16
     config.data.folds = 2
     config.data.phantoms.count = 2048
-    # Of each finding there are as many with it as without.
+    # Each finding is in half of the images.
     config.data.phantoms.finding_share = 0.5
     config.data.workers = 0
     config.model.pretrained = PHANTOM_SD
     config.model.cache_latents = True
     config.model.dtype = "float32"
-    # To draw what it has never seen, attention alone does not do.
+    # Adapters of attention alone do not learn to show an unseen finding.
     config.model.unet_lora.rank = 16
     config.model.unet_lora.targets = ("*",)
     config.model.text_encoder_lora.rank = 16
@@ -154,7 +159,7 @@ def _demo(config: ConfigDict) -> None:
 
 
 def _validate_every(config: ConfigDict, steps: int) -> None:
-    """Validate and save at the same updates, so that the best is there to be scored."""
+    """Validate and save at the same steps, so that the best model is a checkpoint."""
     config.eval.every = steps
     config.train.checkpoint_every = steps
 

@@ -1,22 +1,23 @@
-r"""Text to chest X-ray by all weights of Stable Diffusion's U-Net and text encoder.
+r"""Text to chest X-ray: fine-tune Stable Diffusion's U-Net and text encoder fully.
 
     medjax prepare --dataset=nih_cxr --source=NIH --out=DATA
     medjax train --config=cxr_text_to_image --workdir=DIR \
         --config.data.root=DATA
 
-`cxr_lora.py` trains adapters instead, which need less memory and fit a small file. To
-leave the text encoder as it is: ``--config.model.train_text_encoder=False
+`cxr_lora.py` trains adapters instead, which need less memory and fit in a small file.
+To freeze the text encoder: ``--config.model.train_text_encoder=False
 --config.optim.text_encoder.learning_rate=None``.
 
 Variants:
 
-* none: 512², latents computed once, min-SNR weights, caption dropout, average of
-  weights; the text encoder learns at a fifth of the U-Net's rate.
-* ``demo``: on phantoms, upon phantom-SD, which has never seen a pneumothorax.
+* none: the recommended recipe: 512², latents computed once, min-SNR weights, caption
+  dropout, average of weights. The text encoder has a fifth of the U-Net's learning
+  rate.
+* ``demo``: on phantoms, with phantom-SD, which has never seen a pneumothorax.
 
-Hardware: the recommended recipe takes its 16 images in microbatches of 4, and keeps
-weights, gradients, moments and average of a billion parameters: 20 GB in float32 before
-any activation. We have not run it, so there is no expected result to quote.
+Hardware: the recommended recipe splits its batch of 16 images into microbatches of 4.
+It stores weights, gradients, moments and average of a billion parameters: 20 GB in
+float32 without activations. We have not run it, so no expected result is known.
 
 Data: NIH ChestX-ray14 (Wang et al., CVPR 2017), free to use with attribution to the NIH
 Clinical Center. Weights: CreativeML Open RAIL-M.

@@ -1,28 +1,28 @@
-r"""ControlNet on any folder of photos, from Canny edges, upon Stable Diffusion 1.5.
+r"""ControlNet on any folder of photos, from Canny edges, with Stable Diffusion 1.5.
 
     medjax prepare --dataset=folder --source=PHOTOS --out=DATA
     medjax train --config=dogs_controlnet --workdir=DIR \
         --config.data.root=DATA
 
-PHOTOS may be nested as Stanford Dogs is (`Images/<wnid>-<breed>/`). Captions come from
-a `metadata.csv` or `metadata.jsonl` in it (`file_name`, `text`), and are empty without
-one. The ControlNet starts as a copy of the U-Net's encoder.
+PHOTOS may be nested as in Stanford Dogs (`Images/<wnid>-<breed>/`). Captions come from
+its `metadata.csv` or `metadata.jsonl` (`file_name`, `text`). Without such a file, they
+are empty. The ControlNet starts as a copy of the U-Net's encoder.
 
 Variants:
 
 * none: the recommended recipe, at 512².
-* ``published``: the numbers of the system it reimplements: 256², batch 11, 13 epochs
-  of 20,580 photos as 24,322 updates, at most 24 hours, a grid of 4 images every 300
-  updates by 50 DDIM steps. It left the aspect to its resize; no caption was dropped.
-* ``demo``: minutes on two CPU cores, with phantoms in place of photos and a tiny random
+* ``published``: the settings of the published system: 256², batch size 11, 13 epochs of
+  20,580 photos as 24,322 steps, at most 24 hours, and a grid of 4 images every 300
+  steps, sampled by DDIM in 50 steps. Resizing does not keep the aspect ratio, and no
+  captions are dropped.
+* ``demo``: minutes on two CPU cores, with phantoms instead of photos, and a tiny random
   Stable Diffusion whose U-Net trains too.
 
-Hardware: meant for one device of 40 GB. We have not run it to its end, so there is no
-expected result to quote; the published system trained at 3.1 images/s on a 16 GB
-GPU.
+Hardware: meant for one device of 40 GB. We have not run it to the end, so no expected
+result is known. The published system trained at 3.1 images/s on a 16 GB GPU.
 
-Data: Stanford Dogs (Khosla et al., 2011), for research; photos from ImageNet. Weights:
-CreativeML Open RAIL-M.
+Data: Stanford Dogs (Khosla et al., 2011), for research; its photos are from ImageNet.
+Weights: CreativeML Open RAIL-M.
 """
 
 from ml_collections import ConfigDict

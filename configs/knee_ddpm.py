@@ -1,4 +1,4 @@
-r"""Diffusion of knee MRI, in pixels, from nothing.
+r"""Diffusion of knee MRI, in pixels, without classes or captions.
 
     medjax prepare --dataset=oai_akoa --source=AKOA_Analysis --out=DATA
     medjax train --config=knee_ddpm --workdir=DIR \
@@ -8,23 +8,22 @@ r"""Diffusion of knee MRI, in pixels, from nothing.
 
 Variants:
 
-* none: the recommended recipe. A U-Net with group normalisation, and attention where
-  there are 32 × 32 pixels and fewer; velocity prediction, cosine schedule, average of
-  weights, drawn by DDIM in 50 steps with fresh noise in each: knees of the demo are
-  nearer to real ones so (bench/results/demos-knee-cpu.md).
-* ``published``: the numbers of the system it reimplements: 256², gray, a U-Net of plain
+* none: the recommended recipe: a U-Net with group normalisation, and attention at
+  32 × 32 pixels and below; velocity prediction; cosine noise schedule; average of
+  weights. Images are sampled by DDIM in 50 steps with new noise in each, because the
+  knees of the demo are then closer to real ones (bench/results/demos-knee-cpu.md).
+* ``published``: the settings of the published system: 256², grayscale, a U-Net of plain
   convolutions with batch normalisation (31,140,577 parameters), T = 1000, linear β from
-  1e-4 to 0.02, L1 loss on the noise, Adam at 1e-3, batch 4, 50 epochs of 14,800 slices
-  as 185,000 updates, 1000 steps to draw. Not reproduced, being bugs: a split by every
-  fifth file, which put one knee on both sides, and batch normalisation that stayed in
-  training mode when validating and drawing.
+  1e-4 to 0.02, L1 loss of the noise, Adam at 1e-3, batch size 4, 50 epochs of 14,800
+  slices as 185,000 steps, 1000 sampling steps. Two bugs are not reproduced: its split
+  took every fifth file, so one knee could be on both sides, and batch normalisation
+  stayed in training mode in validation and sampling.
 * ``demo``: minutes on two CPU cores, at 64², with knee phantoms.
 
 Hardware: the recommended recipe is meant for one device of 24 GB. We have not run it to
-its end, so there is no expected result to quote; the published system took 20 s to draw
-an image.
+the end, so no expected result is known. The published system took 20 s per image.
 
-Data: OAI AKOA (Osteoarthritis Initiative), for research, by the NIH's terms of use.
+Data: OAI AKOA (Osteoarthritis Initiative), for research, under the NIH's terms of use.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +34,7 @@ from medjax.runs.config import apply_variant, make_config
 def get_config(variant: str = "") -> ConfigDict:
     """Return the recommended config, or that of a variant."""
     config = make_config("unconditional")
-    # Nothing to guide by.
+    # The images have no classes, so guidance is off.
     config.eval.guidance_scale = 1.0
     config.diffusion.label_dropout = 0.0
     return apply_variant(config, variant, VARIANTS, __file__)

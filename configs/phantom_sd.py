@@ -1,23 +1,23 @@
-r"""phantom-SD: a small Stable Diffusion, from scratch, of computed chests at 64 × 64.
+r"""phantom-SD: a small Stable Diffusion of computed chest X-rays at 64 × 64 pixels.
 
-    make phantom-sd
-
-trains, exports, and puts it into the package, in some three hours on two cores. That is
+It is trained from scratch. `make phantom-sd` trains it, exports it and puts it into the
+package, in about three hours on two cores. It runs
 
     medjax train --config=phantom_sd --workdir=FIRST
     medjax export --workdir=FIRST --to=BASE
     medjax train --config=phantom_sd:second --workdir=SECOND \
         --config.model.pretrained=BASE
 
-The first command trains the autoencoder before all else, in FIRST/autoencoder, by
-`phantom_vae.py`; where captions are decided, among the noisiest timesteps, it looks
-more often. ``second`` goes on with all timesteps alike. (`JAX_NUM_CPU_DEVICES=2` makes
-a device of each core, which saved a quarter of an update.)
+The first command trains the autoencoder first, with `phantom_vae.py`, in
+FIRST/autoencoder. It then trains more often at the noisiest timesteps, because these
+decide what a caption describes. ``second`` continues with all timesteps equally often.
+`JAX_NUM_CPU_DEVICES=2` makes each core a device, which saved a quarter of the time.
 
-It learns heart size, effusions, nodules, view, age and sex from captions; it sees no
-pneumothorax, nor the word. Of 200 images for held-out captions, 99% have the heart as
-captioned (59% by chance), 94.5% the effusions (60%), 93.5% both (34%). Those are of the
-one that comes with medjax, whose first run began without the bias, up to update 1673.
+The model learns heart size, effusions, nodules, view, age and sex from captions. Its
+data contain neither a pneumothorax nor the word. In 200 images sampled from held-out
+captions, the heart is as captioned in 99% (chance: 59%), effusions in 94.5% (chance:
+60%), both in 93.5% (chance: 34%). These numbers are of the model that comes with
+medjax. Its first run started without the bias to noisy timesteps, up to step 1673.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config of the first run, or of the second."""
+    """Return the config of the first run, or of the second run."""
     config = make_config("text_to_image")
     config.data.image_size = 64
     config.data.batch_size = 16
@@ -38,8 +38,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.train_text_encoder = True
     config.model.cache_latents = True
     config.model.dtype = "float32"
-    # What a caption decides is decided where there is most noise: there, a loss of the
-    # noise has almost no weight.
+    # The noisiest timesteps decide what a caption describes. A loss of the noise would
+    # give them almost no weight.
     config.diffusion.prediction_type = "v_prediction"
     config.optim.schedule = "cosine"
     config.optim.warmup_fraction = 0.03

@@ -1,10 +1,10 @@
-r"""phantom-SD's autoencoder: Stable Diffusion's, small, of computed chests at 64 × 64.
+r"""phantom-SD's autoencoder: a small KL autoencoder of computed chests at 64 × 64.
 
     medjax train --config=phantom_vae --workdir=DIR
 
-`phantom_sd.py` trains it by itself if it is not there yet. Ribs are three or four
-pixels apart, and with latents of 16 × 16 × 8 they are still faint at its end (PSNR 34.4
-dB on 8 held-out images). Neither images nor captions of phantom-SD have a pneumothorax.
+`phantom_sd.py` trains it automatically if it is missing. Ribs are three or four pixels
+apart. With latents of 16 × 16 × 8, they are still faint at the end of training (PSNR
+34.4 dB on 8 held-out images). Images and captions of phantom-SD have no pneumothorax.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from medjax.runs.config import apply_variant, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config; there is no variant."""
+    """Return the config. It has no variants."""
     return apply_variant(make_config("autoencoder_kl"), variant, VARIANTS, __file__)
 
 
