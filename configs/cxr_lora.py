@@ -24,12 +24,12 @@ Variants:
   validation fold. This recipe samples 64.
 * ``dev``: the quick profile of that system: 128², batch size 8, two folds, one epoch,
   20 steps of PNDM.
-* ``demo``: on phantoms, with phantom-SD, whose training data had neither a pneumothorax
-  nor the word. The adapters teach it both, in two folds of about seven minutes on two
-  slow cores. In 200 images sampled from held-out captions, a pneumothorax is visible in
+* ``demo``: on phantoms, with phantom-SD, which has never seen a pneumothorax or the
+  word. The adapters teach it both, in two folds of about seven minutes on two slow
+  cores. In 200 images sampled from held-out captions, a pneumothorax is visible in
   95% and 90% (one number per fold) if the caption names it (3% before training), and in
-  10% and 14% if not (9% before). The side is not learned. Many are dark, blurred apices
-  of both lungs.
+  10% and 14% if not (9% before). The side is not learned. Many look like dark,
+  blurred apices of both lungs.
 
 These bugs of the published system are not reproduced. All weights were unfrozen after
 the adapters were added. One model was trained through all folds, and the last model was

@@ -13,11 +13,11 @@ FIRST/autoencoder. It then trains more often at the noisiest timesteps, because 
 decide what a caption describes. ``second`` continues with all timesteps equally often.
 `JAX_NUM_CPU_DEVICES=2` makes each core a device, which saved a quarter of the time.
 
-The model learns heart size, effusions, nodules, view, age and sex from captions. Its
-data contain neither a pneumothorax nor the word. In 200 images sampled from held-out
-captions, the heart is as captioned in 99% (chance: 59%), effusions in 94.5% (chance:
-60%), both in 93.5% (chance: 34%). These numbers are of the model that comes with
-medjax. Its first run started without the bias to noisy timesteps, up to step 1673.
+The model learns heart size, effusions, nodules, view, age and sex from captions. The
+images show no pneumothorax, and the captions do not name it. In 200 images sampled from
+held-out captions, the heart is as captioned in 99% (chance: 59%), effusions in 94.5%
+(chance: 60%), both in 93.5% (chance: 34%). These numbers are of the model that comes
+with medjax. Its first run started without the bias to noisy timesteps, up to step 1673.
 """
 
 from ml_collections import ConfigDict

@@ -49,7 +49,7 @@ class AutoencoderTask:
         loss_kind: Distance d.
         weights: Weights w_i by name of the loss.
         code: Function from all weights, images and one key per image to `Coded`.
-        follow: Function to update the statistics; see `medjax.tasks.Task`.
+        follow: Function that updates the statistics; see `medjax.tasks.Task`.
     """
 
     module: VQVAE | AutoencoderKL

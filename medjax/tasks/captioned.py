@@ -46,9 +46,9 @@ class BaseConfig:
 
     Attributes:
         pretrained: Base model: a diffusers folder, a hub id, or a single file with the
-            original names (.safetensors, .ckpt, …). "phantom-sd" is the small model of
-            computed chest X-rays that comes with medjax. "" is a tiny model with random
-            weights.
+            original names of weights (.safetensors, .ckpt, …). "phantom-sd" is the
+            small model of computed chest X-rays that comes with medjax. "" is a tiny
+            model with random weights.
         vae: KL autoencoder that replaces the one of the base model: an export of a run
             of task autoencoder_kl, or another folder, hub id or file. None means the
             autoencoder of the base model.

@@ -43,7 +43,8 @@ class UnconditionalConfig:
             level except the last halves the resolution. With unet_2d, all must be
             divisible by `norm_num_groups` and, with attention, by
             `attention_head_dim`.
-        layers_per_block: Number of blocks per level.
+        layers_per_block: Number of blocks per level. The last level of conv_unet always
+            has one.
         attention_levels: Numbers of the levels with self-attention; 0 is the finest. If
             any level has it, the middle has it too. () means no attention at all. Only
             for unet_2d.
