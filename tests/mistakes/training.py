@@ -37,7 +37,7 @@ def copy_data(change: Callable[[Path], object]) -> Callable[[Path], object]:
 def flip(shard: Path) -> None:
     content = bytearray(shard.read_bytes())
     start = content.index(b"IDAT")
-    # A whole block of what the checksum covers, and the same in every record.
+    # Overwrites a whole block that the checksum covers, the same in every record.
     while start >= 0:
         content[start : start + 200] = bytes(200)
         start = content.find(b"IDAT", start)
@@ -51,7 +51,7 @@ def save_controlnet(folder: Path) -> None:
 
 
 def save_checkpoint(folder: Path) -> None:
-    """Write a checkpoint of the demo on another base, in another place."""
+    """Write a checkpoint of the demo with another base model and another source."""
     from medjax.data.pipeline import dataset_identity
     from medjax.runs.checkpoints import Checkpoints
     from medjax.runs.config import parse
@@ -283,7 +283,7 @@ MISTAKES = [
     ),
 ]
 if os.geteuid() != 0:
-    # Root may write where others may not.
+    # Root may write to folders that refuse other users.
     MISTAKES.append(
         train(
             "workdir without the right to write",
