@@ -80,7 +80,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         """Raise UserError if a value is outside its range."""
         for name in ("learning_rate", "weight_decay", "eps"):
-            _require(getattr(self, name) >= 0, self, name, "at least 0")
+            _require(getattr(self, name) >= 0, self, name, "of at least 0")
         for name in ("b1", "b2"):
             _require(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
         _require(0 <= self.warmup_fraction <= 1, self, "warmup_fraction", "in [0, 1]")
@@ -110,7 +110,7 @@ class OptimConfig:
 
 def _require(holds: bool, config: OptimConfig, name: str, expected: str) -> None:
     if not holds:
-        raise UserError(f"{name}={getattr(config, name)}: expected {expected}")
+        raise UserError(f"{name}={getattr(config, name)}: expected a number {expected}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -137,12 +137,12 @@ def trained_controlnet(
 
 
 def controlnet_origins(model: ControlNetConfig) -> Origins:
-    """Return the weights that training started from."""
+    """Return the pretrained weights that training started from."""
     return Origins(model.pretrained, model.vae, model.controlnet)
 
 
 def controlnet_formats(model: ControlNetConfig) -> tuple[str, ...]:
-    """Return the formats that hold a ControlNet."""
+    """Return the export formats for a ControlNet, the default one first."""
     del model
     return ("pipeline", "controlnet", "single_file")
 

@@ -21,7 +21,7 @@ NO_BASE = {"source": "", "fingerprint": "none"}
 class Outcome:
     """Losses of a batch, and what else a task computes from it.
 
-    Fields have no array types, because as a pytree it also holds other leaves.
+    Fields have no array types, because JAX also puts other leaves into this pytree.
 
     Attributes:
         losses: Loss of each example, (b,).
