@@ -20,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo phantom-sd test test-all bench lint format types clean
+.PHONY: help install demo phantom-sd test test-all bench docs lint format types clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -65,6 +65,9 @@ bench: $(STAMP)  ## measure against the peers, over an hour on a quiet machine; 
 		on=; case $$b in breakdown) on="JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES=";; esac; \
 		env $$on $(BIN)/python -m bench.$$b || exit 1; done
 
+docs: $(STAMP)  ## build the documentation in docs/_build; a warning is an error
+	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build
+
 lint: $(STAMP)  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -77,5 +80,5 @@ types: $(STAMP)  ## check the annotations of medjax/ and bench/
 	$(BIN)/mypy
 
 clean:  ## remove the environments, caches and demo output
-	rm -rf .venv .venv-* .test-all .pytest_cache .mypy_cache .ruff_cache workdirs/demo build dist
+	rm -rf .venv .venv-* .test-all .pytest_cache .mypy_cache .ruff_cache workdirs/demo build dist docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

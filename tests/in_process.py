@@ -6,6 +6,7 @@ process is undone: flags, logs, hooks, warnings, output, and the working folder.
 
 import contextlib
 import gc
+import importlib
 import io
 import logging
 import runpy
@@ -14,7 +15,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -33,6 +34,36 @@ def medjax(command: str, *arguments: str) -> subprocess.CompletedProcess:
         runpy.run_module(f"medjax.{command}", run_name="__main__", alter_sys=True)
 
     return _run(start, [command, *arguments], REPOSITORY)
+
+
+def typed(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess:
+    """Run ``medjax WORDS`` in a folder."""
+
+    def start() -> None:
+        from medjax.__main__ import main
+
+        sys.exit(main(list(words)))
+
+    return _run(start, ["medjax", *words], folder)
+
+
+def parsed(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess:
+    """Parse the flags and the config of ``medjax WORDS``, and do nothing with them."""
+
+    def start() -> None:
+        from absl import flags
+
+        from medjax.flag_parsing import parse_flags
+        from medjax.runs.config import parse
+
+        command, *rest = words
+        module = importlib.import_module(f"medjax.{command.replace('-', '_')}")
+        module.define_flags()
+        parse_flags(["medjax", *rest])
+        if "config" in flags.FLAGS:
+            parse(flags.FLAGS.config)
+
+    return _run(start, ["medjax", *words], folder)
 
 
 def script(file: Path, *arguments: str) -> subprocess.CompletedProcess:

@@ -1,4 +1,4 @@
-"""The architecture, read from the syntax tree: what CONTRIBUTING.md says, held.
+"""The rules of docs/explanation/architecture.md, read from the syntax tree.
 
 Each rule is a function from a source tree to the places that break it. Every rule is
 run twice: on the package, which must satisfy it, and on small trees that break it, so
