@@ -62,8 +62,8 @@ class OptimConfig:
             A gradient with a larger norm is scaled down to it. None means no clipping.
         ema_decay: Decay of the exponential moving average of the weights, in [0, 1).
             Validation and samples use the average. None means no average.
-        text_encoder: Settings for a text encoder that trains, if they differ from those
-            above.
+        text_encoder: Settings for a text encoder that trains, if they differ from the
+            other keys of this section.
     """
 
     learning_rate: float = 1e-5

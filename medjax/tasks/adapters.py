@@ -44,10 +44,10 @@ class AdapterConfig:
     allowed: ``to_q``, ``attn2/to_*``, ``mid_block/attentions_0/proj_in``.
 
     Attributes:
-        rank: Rank r of the adapters, at least 1 (eq. 1). None means no adapters; the
-            other keys must then keep their defaults.
-        alpha: Scale α of the adapters, above 0 (eq. 1): their product is multiplied by
-            α / r. None means α = r.
+        rank: Rank r of the adapters, at least 1. None means no adapters; the other keys
+            must then keep their defaults.
+        alpha: Scale α of the adapters, above 0: the product of an adapter's two
+            matrices is multiplied by α / r. None means α = r.
         dropout: Fraction of an adapter's inputs set to zero in training, in [0, 1).
         targets: Names of the dense or convolutional layers that get an adapter. None
             means all projections of attention.

@@ -57,7 +57,8 @@ class AutoencoderKLConfig:
         latent_channels: Number of channels of the latents. Only without `pretrained`.
         norm_num_groups: Number of groups of each group normalisation. Only without
             `pretrained`.
-        kl_weight: Weight w of the KL divergence in the loss, at least 0 (eq. 1).
+        kl_weight: Weight w of the KL divergence in the loss, at least 0. The divergence
+            is that of the latents from a standard normal distribution.
         loss: Distance d between images and reconstructions: mse, l1 or smooth_l1.
         dtype: Data type of activations and frozen weights: float32 or bfloat16.
             Trained weights are float32.

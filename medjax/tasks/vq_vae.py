@@ -58,8 +58,8 @@ class VQVAEConfig:
         codebook_dead_below: Fraction of an equal share of the latents, in [0, 1). An
             entry that gets less than this fraction is moved to a place with many
             latents. 0 means that no entry is moved. Only for codebook_learning=ema.
-        commitment_weight: Weight β of the commitment loss, at least 0 (eq. 1). This
-            loss pulls latents to their nearest entries.
+        commitment_weight: Weight β of the commitment loss, at least 0. This loss pulls
+            latents to their nearest entries.
         loss: Distance d between images and reconstructions: mse, l1 or smooth_l1.
         dtype: Data type of the activations: float32 or bfloat16. Weights are float32.
     """
