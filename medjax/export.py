@@ -31,7 +31,7 @@ from absl import flags
 from medjax import cli, storage
 from medjax.errors import UserError, nearest
 
-# By name, because this module may run as "__main__".
+# The name is explicit, because this module may run as "__main__".
 _LOGGER = logging.getLogger("medjax.export")
 _FORMATS = ("pipeline", "controlnet", "single_file", "vae", "lora", "kohya")
 # Formats that PyTorch does not load as a folder, and the name of their file.

@@ -36,7 +36,7 @@ from medjax.errors import UserError
 if TYPE_CHECKING:
     from medjax.data.controls import Size
 
-# By name, because this module may run as "__main__".
+# The name is explicit, because this module may run as "__main__".
 _LOGGER = logging.getLogger("medjax.sample")
 # Flags that only models with captions accept, and their default values.
 _CAPTIONED = {
@@ -160,7 +160,12 @@ def _define_image_flags() -> None:
     string("prompt", "", "caption of the images, or the name of one of a run's classes")
     string("prompts", None, "file of captions, one per line; each has its own noise")
     string("negative_prompt", "", "caption that guidance leads away from")
-    string("image", None, "image whose edges control; with --strength, the start image")
+    string(
+        "image",
+        None,
+        "image whose edges are the ControlNet's input; with --strength below 1, the "
+        "start image",
+    )
     string(
         "edges",
         None,

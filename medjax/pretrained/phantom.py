@@ -25,7 +25,7 @@ FINDINGS = ("Cardiomegaly", "Effusion", "Nodule")
 _TEXT_WIDTH = 96
 # Scale of the embeddings of tokens that are in no caption of such chests and therefore
 # never train. They must be as long as trained embeddings become. If not, the position
-# embeddings would drown what the tokens spell.
+# embeddings would hide what the tokens spell.
 _SPELLING_SCALE = 3.6
 _CHANNELS = ("in_channels", "out_channels")
 _UNET: dict[str, Any] = {
