@@ -41,5 +41,5 @@ def test_it_goes_on_as_if_it_had_not_stopped(tmp_path, caplog):
 
 
 def test_microbatches_would_train_something_else(tmp_path):
-    with pytest.raises(UserError, match="batch normalisation would see a microbatch"):
+    with pytest.raises(UserError, match="batch normalisation would see only one"):
         train(small(accumulation=2), tmp_path)
