@@ -1,1 +1,1 @@
-"""Diffusion as pure functions: schedules, objectives, samplers. No network is known."""
+"""Provide diffusion as pure functions without networks: schedules, losses, samplers."""

@@ -1,4 +1,4 @@
-"""The training objective: how wrong was the network, in each example?
+"""Compute the training objective: the loss of each example.
 
     L = w(t) · mean over pixels of d(target − output)                            (1)
     w(t) = min(SNR, γ) / SNR           for ε                                     (2)
@@ -6,11 +6,12 @@
          = min(SNR, γ)                 for z_0
          = 1                           for v where SNR = 0                       (3)
 
-with d(x) = x² (mse), |x| (l1), or x²/2 up to 1 and |x| − 1/2 beyond (smooth_l1).
+where d(x) is x² (mse), |x| (l1), or x²/2 up to |x| = 1 and |x| − 1/2 above (smooth_l1).
 
-By (2) alone nothing trains at a timestep without signal, where sampling starts. There
-v is −z_0, and Lin et al. train it with weight 1. The authors of (2) do the same since
-they accept such schedules (pull request 4 of Min-SNR-Diffusion-Training on GitHub).
+With (2) alone, the weight of v is 0 at a timestep without signal, where sampling
+starts. There v is −z_0, and Lin et al. train it with weight 1. The authors of (2) do
+the same since their code accepts such schedules (pull request 4 of
+Min-SNR-Diffusion-Training on GitHub).
 
 Sources: Ho et al., 2020, eq. 14 (1); Hang et al., "Efficient Diffusion Training via
 Min-SNR Weighting Strategy", 2023, section 3.4 (2); Lin et al., "Common Diffusion Noise
@@ -34,20 +35,20 @@ BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is asked of the network, and how mistakes are weighed.
+    """Prediction target of the network, and the weights of its errors.
 
     Attributes:
-        prediction_type: epsilon, v_prediction or sample; None keeps the base's own.
+        prediction_type: epsilon, v_prediction or sample. None means the base model's.
         loss: mse, l1 or smooth_l1: d of eq. 1.
-        min_snr_gamma: γ of eq. 2, usually 5; None weighs all timesteps alike. A
-            schedule that ends without signal takes it for v_prediction alone.
-        noise_offset: Standard deviation of noise that is the same over each channel of
-            an example, which lets a model reach very dark and very bright images;
-            0 adds none.
-        timestep_bias_multiplier: How many times as often as another each of the
-            noisiest timesteps is drawn, above 0. What a condition decides, such as
-            where fluid stands, is decided there; 1 draws all alike.
-        timestep_bias_portion: Which share of the timesteps these are, in (0, 1).
+        min_snr_gamma: γ of eq. 2, usually 5. None weighs all timesteps alike. A
+            schedule that ends without signal accepts it with v_prediction only.
+        noise_offset: Standard deviation of noise that is constant over each channel of
+            an example, at least 0. It lets a model reach very dark and very bright
+            images. 0 adds no such noise.
+        timestep_bias_multiplier: Sampling frequency of each of the noisiest timesteps,
+            relative to the others, above 0. A condition takes effect at these
+            timesteps, for example the position of fluid. 1 samples all alike.
+        timestep_bias_portion: Share of timesteps that count as noisiest, in (0, 1).
     """
 
     prediction_type: PredictionType | None = None
@@ -62,28 +63,28 @@ class ObjectiveConfig:
         check_least(self, noise_offset=0)
         if not 0 < self.timestep_bias_multiplier < math.inf:
             raise UserError(
-                f"timestep_bias_multiplier is {self.timestep_bias_multiplier}, "
-                "expected a finite number above 0"
+                f"timestep_bias_multiplier={self.timestep_bias_multiplier}: expected "
+                "a finite number above 0"
             )
         if not 0 < self.timestep_bias_portion < 1:
             raise UserError(
-                f"timestep_bias_portion is {self.timestep_bias_portion}, expected a "
-                "share in (0, 1)"
+                f"timestep_bias_portion={self.timestep_bias_portion}: expected a "
+                "fraction in (0, 1)"
             )
         if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
             raise UserError(
-                f"min_snr_gamma is {self.min_snr_gamma}, expected a number above 0, or "
+                f"min_snr_gamma={self.min_snr_gamma}: expected a number above 0, or "
                 "None"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionConfig(ObjectiveConfig):
-    """The objective of a network that reads captions, whose schedule is its base's.
+    """Objective of a network that reads captions. Its base model sets the schedule.
 
     Attributes:
-        caption_dropout: Fraction of examples trained without their caption, in [0, 1],
-            which is what makes guidance possible.
+        caption_dropout: Fraction of examples trained without their caption, in [0, 1].
+            Guidance requires it, because it needs the output without a caption.
     """
 
     caption_dropout: float = 0.1
@@ -96,16 +97,16 @@ class DiffusionConfig(ObjectiveConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ScheduledDiffusionConfig(ObjectiveConfig):
-    """The objective and the noise schedule of a network that has no base.
+    """Objective and noise schedule of a network without a base model.
 
     Attributes:
-        label_dropout: Fraction of examples trained without their class, in [0, 1],
-            which is what makes guidance possible.
-        num_train_timesteps: T.
+        label_dropout: Fraction of examples trained without their class, in [0, 1].
+            Guidance requires it, because it needs the output without a class.
+        num_train_timesteps: Number of timesteps T, at least 1.
         beta_schedule: linear, scaled_linear or squaredcos_cap_v2.
         beta_start: β at the first timestep, in (0, 1).
-        beta_end: β at the last.
-        rescale_betas_zero_snr: Whether nothing of the image is left at the last.
+        beta_end: β at the last timestep, in (0, 1), at least `beta_start`.
+        rescale_betas_zero_snr: Whether the last timestep contains no signal.
     """
 
     prediction_type: PredictionType = "epsilon"
@@ -123,8 +124,8 @@ class ScheduledDiffusionConfig(ObjectiveConfig):
         check_fraction(self, "label_dropout")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise UserError(
-                f"beta_start and beta_end are {self.beta_start:g} and "
-                f"{self.beta_end:g}, expected 0 < beta_start <= beta_end < 1"
+                f"beta_start={self.beta_start:g}, beta_end={self.beta_end:g}: expected "
+                "0 < beta_start <= beta_end < 1"
             )
         if self.rescale_betas_zero_snr:
             _check_zero_snr(self.prediction_type)
@@ -134,8 +135,8 @@ def check_objective(schedule: Schedule, objective: ObjectiveConfig) -> None:
     """Check that a network can learn its objective at every timestep of a schedule.
 
     Raises:
-        UserError: If the schedule ends without signal, and the objective trains
-            nothing there.
+        UserError: If the schedule ends without signal and the objective cannot train
+            the network there.
     """
     if schedule.alphas_cumprod[-1] == 0:
         try:
@@ -148,8 +149,9 @@ def _check_zero_snr(predicts: PredictionType, gamma: float | None = None) -> Non
     if predicts == "epsilon":
         raise UserError(
             "prediction_type=epsilon cannot be trained: the noise schedule ends at "
-            "zero SNR (rescale_betas_zero_snr), where noise tells nothing of the "
-            "image. Expected prediction_type=v_prediction or sample"
+            "zero SNR (rescale_betas_zero_snr), where the noise contains no "
+            "information about the image. Expected prediction_type=v_prediction or "
+            "sample"
         )
     if predicts == "sample" and gamma is not None:
         raise UserError(
@@ -166,7 +168,7 @@ def min_snr_weights(
     ratio = snr(schedule, timesteps)
     clipped = jnp.minimum(ratio, gamma)
     if schedule.prediction_type == "epsilon":
-        # At zero SNR both are zero, and the limit of their quotient is one.
+        # At zero SNR both are 0, and their quotient tends to 1.
         return jnp.where(ratio > 0, clipped / jnp.where(ratio > 0, ratio, 1.0), 1.0)
     if schedule.prediction_type == "v_prediction":
         return jnp.where(ratio > 0, clipped / (ratio + 1), 1.0)
@@ -182,10 +184,10 @@ def errors(
     """Return each example's mean error (eq. 1, without its weight) in float32.
 
     Args:
-        model_output: The network's.
-        target: What it should have been.
-        kind: Which d.
-        mask: Weight of each place; None weighs all alike.
+        model_output: The output of the network.
+        target: The correct output.
+        kind: Name of d in eq. 1: mse, l1 or smooth_l1.
+        mask: Weight of each pixel. None weighs all alike.
     """
     size = jnp.abs(model_output.astype(jnp.float32) - target.astype(jnp.float32))
     if kind == "mse":

@@ -1,14 +1,15 @@
-"""PNDM: DDIM steps along a mean of several outputs.
+"""Build the updates of PNDM: DDIM steps along a weighted mean of several outputs.
 
     z' = (α'/α) z + (σ' − α'σ/α) ε̂                                                  (1)
 
-is DDIM's step (`solvers`, eq. 1, with ẑ_0 put in). PNDM takes for the output in ε̂ the
-Adams-Bashforth mean of the last four. Until there are four it either makes three steps
-of Runge-Kutta, four evaluations each, or, as Stable Diffusion does
-(``skip_prk_steps``), begins with means of fewer and takes its first step twice.
+is the step of DDIM (eq. 1 of `solvers` with ẑ_0 inserted). PNDM computes ε̂ from the
+Adams-Bashforth mean of the last four outputs. It has two ways to start before it has
+four. It takes three Runge-Kutta steps of four evaluations each. Or, as Stable Diffusion
+does (``skip_prk_steps``), it uses means of fewer outputs and takes its first step
+twice.
 
 Source: Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022,
-eq. 11 (1), 9 and 12 (the means), 13 (Runge-Kutta), as diffusers times them.
+eq. 11 (1), 9 and 12 (the means), 13 (Runge-Kutta), with the timesteps of diffusers.
 """
 
 from collections.abc import Mapping
@@ -34,16 +35,16 @@ _RUNGE_KUTTA_STEPS = 3
 def stops_for_pndm(
     schedule: Schedule, options: Mapping[str, Any], steps: int, begin: int = 0
 ) -> Stops:
-    """Return a stop an evaluation; its levels are those that eq. 1 leads between.
+    """Return one stop per evaluation. Eq. 1 leads from its level to its next level.
 
     Args:
-        schedule: Of the training.
-        options: ``skip_prk_steps``, and as `spacing.stops_at_timesteps`.
-        steps: From 1 to T; from 4 where there are steps of Runge-Kutta.
-        begin: How many of them to leave out.
+        schedule: The noise schedule of the training.
+        options: ``skip_prk_steps``, and the options of `spacing.stops_at_timesteps`.
+        steps: Number of steps, from 1 to T; at least 4 with Runge-Kutta steps.
+        begin: Number of steps to skip at the start.
 
     Raises:
-        UserError: If so many steps do not fit.
+        UserError: If the number of steps does not fit.
     """
     stride = schedule.num_timesteps // steps
     main = spaced_timesteps(schedule, options, steps).round().astype(int)[begin:]
@@ -54,9 +55,9 @@ def stops_for_pndm(
     else:
         if len(main) <= _RUNGE_KUTTA_STEPS:
             raise UserError(
-                f"PNDM begins with {_RUNGE_KUTTA_STEPS} steps of Runge-Kutta, and only "
-                f"{len(main)} are asked for; expected 4 or more, or skip_prk_steps in "
-                "the schedule"
+                f"sampler pndm cannot take {len(main)} steps, because it begins with "
+                f"{_RUNGE_KUTTA_STEPS} Runge-Kutta steps; expected 4 or more, or "
+                "skip_prk_steps=True in the model's scheduler configuration"
             )
         half = stride // 2
         begins, ends = main[:_RUNGE_KUTTA_STEPS], main[1 : _RUNGE_KUTTA_STEPS + 1]
@@ -69,7 +70,7 @@ def stops_for_pndm(
 
 
 def pndm(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Updates:
-    """Return the updates; outputs, not noises, are averaged, whatever they predict."""
+    """Return the updates. They average the network's outputs, not ε̂."""
     z, base, total, first, second, third, output, _, _ = unit_rows(6)
     in_noise = noise_from_output(stops, prediction_type)
     warm_up = 0 if options["skip_prk_steps"] else _STAGES * _RUNGE_KUTTA_STEPS
@@ -92,7 +93,7 @@ def pndm(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Upda
             history = [first, second, third]
         else:
             start = z
-            # The one evaluation that repeats a stop is not counted.
+            # Do not count the one evaluation that repeats a stop.
             seen = 4 if warm_up else min(4, i + (i == 0))
             mean = _MEANS[seen - 1] @ np.stack(history[:seen])
         pred_noise = in_noise[i] @ np.stack([start, mean])

@@ -1,9 +1,9 @@
-"""Samplers: from noise to latents by repeated denoising.
+"""Sample latents from noise by repeated denoising.
 
-A sampler steps a `denoise_fn(noisy_latents, timesteps, step) -> model_output`, and
-knows neither networks nor text. `make_plan` works out on the host what it will do,
-`sample` does it, in one loop that compiles to one program. `solvers` has the
-mathematics, `schedulers` the list.
+A sampler calls a `denoise_fn(noisy_latents, timesteps, step) -> model_output` at each
+step, and depends neither on networks nor on text. `make_plan` computes all coefficients
+on the host. `sample` applies them in one loop that compiles to one program. `solvers`
+has the mathematics, `schedulers` the list of samplers.
 """
 
 import dataclasses
@@ -21,23 +21,23 @@ from medjax.diffusion.schedulers import find_sampler, sampler_options
 from medjax.errors import UserError
 
 DenoiseFn = Callable[[Array, Array, Array], Array]
-"""(noisy latents, timesteps (b,), number of the step) to the network's output."""
+"""Maps (noisy latents, timesteps (b,), index of the step) to the network's output."""
 NoiseFn = Callable[[Array], Array]
-"""From the number of a step to fresh noise for it, shaped as the latents."""
+"""Maps the index of a step to its fresh noise, in the shape of the latents."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """All that a sampler does, but for the network and the noise.
+    """All coefficients of a sampler, without the network and the noise.
 
     Attributes:
-        timesteps: What the network is told, one an evaluation.
-        to_latents: a, b of ẑ_0 = a z + b output.
-        updates: See `solvers`.
-        clip: Largest absolute value of ẑ_0, or None.
+        timesteps: Timestep that the network receives at each evaluation.
+        to_latents: a, b of ẑ_0 = a z + b output, for each evaluation.
+        updates: Matrix of each evaluation; see `solvers`.
+        clip: Largest absolute value of ẑ_0. None means no limit.
         first: α and σ at the first stop.
-        noise_scale: What standard normal noise is multiplied by to begin there.
-        stochastic: Whether there is fresh noise in any step.
+        noise_scale: Factor on standard normal noise that gives z at the first stop.
+        stochastic: Whether any step adds fresh noise.
     """
 
     timesteps: Float[np.ndarray, " s"]
@@ -52,35 +52,36 @@ class Plan:
 def make_plan(
     name: str, schedule: Schedule, steps: int, eta: float = 0.0, begin: int = 0
 ) -> Plan:
-    """Work out what a sampler will do.
+    """Compute the coefficients of a sampler.
 
     Args:
         name: One of `schedulers.SAMPLERS`.
-        schedule: What the network was trained on; its configuration's keys count where
-            the sampler reads them.
-        steps: From 1 to T.
-        eta: In [0, 1], for DDIM: how much fresh noise.
-        begin: How many of the steps to leave out, to begin from a noisy image.
+        schedule: The noise schedule of the training. The sampler reads some keys of its
+            configuration.
+        steps: Number of steps, from 1 to T.
+        eta: Amount of fresh noise in DDIM, in [0, 1].
+        begin: Number of steps to skip at the start, to begin from a noisy image.
 
     Raises:
-        UserError: If there is no such sampler, or it cannot do what is asked.
+        UserError: If the sampler is unknown, or does not support the schedule, the
+            steps or `eta`.
     """
     sampler = find_sampler(name)
     options = sampler_options(name, sampler, schedule, eta)
     if begin and not 0 <= begin < steps:
         raise UserError(
-            f"the first {begin} of {steps} steps are left out; none is left"
+            f"cannot skip the first {begin} of {steps} sampler steps; skip fewer"
         )
     stops = sampler.stops(schedule, options, steps, begin)
     with np.errstate(divide="ignore", invalid="ignore"):
         updates = sampler.updates(stops, schedule.prediction_type, options)
     if sampler.by_level:
-        # In their own scale the signal is always 1, also where noise is left.
+        # diffusers keeps the signal at 1, also at a level with remaining noise.
         updates[-1] /= stops.next_alpha[-1]
     if not np.isfinite(updates).all():
         raise UserError(
-            f"sampler {name} cannot take {steps} steps, two of which would stop at one "
-            "level of noise; take fewer"
+            f"sampler {name} cannot take {steps} steps, because two of them stop at "
+            "the same noise level; take fewer"
         )
     spread = options["timestep_spacing"] in ("linspace", "trailing")
     return Plan(
@@ -100,7 +101,7 @@ def sample(
     start: Float[Array, "b ..."],
     noise_fn: NoiseFn | None = None,
 ) -> Float[Array, "b ..."]:
-    """Return the latents that `start` becomes; see `trace`."""
+    """Return the latents that sampling from `start` gives; see `trace`."""
     return trace(plan, denoise_fn, start, noise_fn, 1)[0]
 
 
@@ -111,16 +112,17 @@ def trace(
     noise_fn: NoiseFn | None,
     frames: int,
 ) -> Float[Array, "n b ..."]:
-    """Return stages of the way from `start` to latents.
+    """Return stages of the sampling from `start` to the latents.
 
     Args:
-        plan: What to do.
+        plan: The coefficients of the sampler.
         denoise_fn: The network.
         start: z at the first stop: `plan.noise_scale` times standard normal noise, or
-            an image with noise as `plan.first` says.
-        noise_fn: Gives the fresh noise; None where the plan is not stochastic.
-        frames: How many at most: evenly spaced, `start` being the first; or 1, the
-            result. A plan of s evaluations has s + 1 stages to show, and no more.
+            an image mixed with noise as `plan.first` says.
+        noise_fn: Returns the fresh noise. None if the plan is not stochastic.
+        frames: Largest number n of stages. They are evenly spaced and begin with
+            `start`; 1 returns only the result. A plan of s evaluations has s + 1
+            stages.
     """
     frames = min(frames, len(plan.timesteps) + 1)
     memory = jnp.zeros((plan.updates.shape[1], *start.shape), jnp.float32)
@@ -139,9 +141,9 @@ def trace(
             latents = jnp.clip(latents, -plan.clip, plan.clip)
         fresh = noise_fn(number) if noise_fn and plan.stochastic else jnp.zeros_like(z)
         seen = jnp.concatenate([memory, jnp.stack([output, latents, fresh])])
-        # Accelerators would else multiply in half precision.
+        # The default precision on accelerators is half precision.
         memory = jnp.tensordot(update, seen, 1, precision=jax.lax.Precision.HIGHEST)
-        # The last step that writes a stage is the one that counts.
+        # Several steps can write one stage. The last one counts.
         return (memory, stages.at[stage].set(memory[0])), None
 
     number = np.arange(len(plan.timesteps))

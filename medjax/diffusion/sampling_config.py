@@ -1,4 +1,4 @@
-"""How images are drawn."""
+"""Define the settings of sampling."""
 
 import dataclasses
 
@@ -8,19 +8,20 @@ from medjax.errors import UserError, check_fraction, check_least
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How images are drawn.
+    """Settings of sampling.
 
     Attributes:
         sampler: One of `medjax.diffusion.schedulers.SAMPLERS`.
-        steps: Of the sampler.
-        guidance_scale: Weight of the caption, from 1, which is no guidance.
-        guidance_rescale: How far to undo what guidance does to contrast, in [0, 1].
-        eta: Fresh noise in DDIM's steps, in [0, 1].
+        steps: Number of sampler steps, at least 1.
+        guidance_scale: Weight of the caption, at least 1. 1 means no guidance.
+        guidance_rescale: How far to undo the effect of guidance on contrast, in [0, 1].
+        eta: Amount of fresh noise in the steps of DDIM, in [0, 1].
         conditioning_scale: Weight of the ControlNet.
-        control_start: Fraction of the steps before the ControlNet is heard, in [0, 1].
-        control_end: Fraction of the steps after which it no longer is.
-        strength: How much of the way from noise to image is gone, in (0, 1]; below 1
-            it begins from the batch's images.
+        control_start: Fraction of the steps before the ControlNet acts, in [0, 1].
+        control_end: Fraction of the steps after which it stops, in [0, 1], above
+            `control_start`.
+        strength: Fraction of the steps to take, in (0, 1]. Below 1, sampling begins
+            from the images of the batch with noise.
     """
 
     sampler: str = "ddim"
@@ -37,7 +38,7 @@ class SamplingConfig:
         """Refuse values outside the ranges above.
 
         Raises:
-            UserError: Starts with the name of the one that is.
+            UserError: If a value is outside. The message starts with its name.
         """
         find_sampler(self.sampler)
         check_least(self, steps=1, guidance_scale=1)
@@ -45,11 +46,11 @@ class SamplingConfig:
             check_fraction(self, name)
         if self.control_start >= self.control_end:
             raise UserError(
-                f"control_start is {self.control_start}, expected less than "
-                f"control_end, which is {self.control_end}"
+                f"control_start={self.control_start}: expected less than "
+                f"control_end={self.control_end}"
             )
         if not 0 < self.strength <= 1 or int(self.steps * self.strength) < 1:
             raise UserError(
-                f"strength is {self.strength}, expected more than 0 and at most 1, and "
+                f"strength={self.strength}: expected more than 0 and at most 1, and "
                 f"at least one of the {self.steps} steps"
             )

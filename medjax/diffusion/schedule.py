@@ -1,4 +1,4 @@
-"""The noise schedule: how much signal and noise there is at each timestep.
+"""Define the noise schedule: the levels of signal and noise at each timestep.
 
     z_t = √ᾱ_t z_0 + √(1 − ᾱ_t) ε                                                (1)
     v_t = √ᾱ_t ε − √(1 − ᾱ_t) z_0                                                (2)
@@ -34,12 +34,12 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A noise schedule, and what the network trained on it predicts.
+    """A noise schedule, and the prediction type of the network trained on it.
 
     Attributes:
         alphas_cumprod: ᾱ_t in [0, 1], falling with t.
-        prediction_type: Whether the network's output is ε, v or z_0.
-        config_json: The diffusers scheduler configuration it was made from.
+        prediction_type: epsilon, v_prediction or sample, if the output is ε, v or z_0.
+        config_json: The diffusers scheduler configuration of the schedule, as JSON.
     """
 
     alphas_cumprod: Float[Array, " T"]
@@ -62,16 +62,16 @@ class Schedule:
 def make_schedule(
     config: Mapping[str, Any], prediction_type: PredictionType | None = None
 ) -> Schedule:
-    """Build from a diffusers `scheduler_config.json`.
+    """Build a schedule from a diffusers `scheduler_config.json`.
 
     Args:
         config: Keys `num_train_timesteps`, `beta_schedule` (linear, scaled_linear,
             squaredcos_cap_v2), `beta_start`, `beta_end`, `trained_betas`,
-            `rescale_betas_zero_snr`, `prediction_type`; others are kept, not read.
-        prediction_type: Takes the place of the configuration's.
+            `rescale_betas_zero_snr`, `prediction_type`. Other keys are kept, not read.
+        prediction_type: Replaces the configuration's. None keeps it.
 
     Raises:
-        UserError: For an unknown beta schedule or prediction type.
+        UserError: If the beta schedule or the prediction type is unknown.
     """
     config = dict(config)
     if prediction_type is not None:
@@ -79,7 +79,7 @@ def make_schedule(
     kind = config.get("prediction_type", "epsilon")
     if kind not in get_args(PredictionType):
         raise UserError(
-            f"prediction_type is '{kind}'; expected {get_args(PredictionType)}"
+            f"prediction_type='{kind}': expected one of {get_args(PredictionType)}"
             + nearest(str(kind), get_args(PredictionType))
         )
     alphas_cumprod = np.cumprod(1 - _betas(config))
@@ -106,7 +106,7 @@ def _betas(config: Mapping[str, Any]) -> np.ndarray:
         return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
     known = ("linear", "scaled_linear", "squaredcos_cap_v2")
     raise UserError(
-        f"beta_schedule is '{kind}'; expected one of {', '.join(known)}"
+        f"beta_schedule='{kind}': expected one of {', '.join(known)}"
         + nearest(str(kind), known)
     )
 
@@ -142,7 +142,7 @@ def target(
     noise: Float[Array, "b ..."],
     timesteps: Int[Array, " b"],
 ) -> Float[Array, "b ..."]:
-    """Return what the network should have put out: ε, v (eq. 2) or z_0."""
+    """Return the correct output of the network: ε, v (eq. 2) or z_0."""
     alpha, sigma = _alpha_sigma(schedule, timesteps, latents.ndim)
     if schedule.prediction_type == "epsilon":
         return noise
@@ -159,8 +159,8 @@ def denoise(
 ) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
     """Return the latents and the noise that the network's output implies (eq. 4, 5).
 
-    At zero SNR an ε-prediction says nothing of the latents, and the result is
-    infinite: such schedules need v or sample prediction.
+    At zero SNR an ε-prediction contains no information about the latents, and the
+    result is infinite. Such schedules require v or sample prediction.
     """
     alpha, sigma = _alpha_sigma(schedule, timesteps, noisy_latents.ndim)
     if schedule.prediction_type == "epsilon":

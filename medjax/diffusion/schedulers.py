@@ -1,9 +1,10 @@
-"""Which samplers there are: each is diffusers' scheduler of a class.
+"""List the samplers. Each one is the equivalent of a scheduler class of diffusers.
 
-It reads the same keys of a ``scheduler_config.json``, with the same defaults, and gives
-the same numbers; a configuration that asks for something else is refused. Pipelines of
-diffusers may change a configuration first (``StableDiffusionPipeline`` makes its
-``steps_offset`` 1), and begin PNDM from an image at a stop of its own.
+A sampler reads the same keys of a ``scheduler_config.json`` as diffusers, with the same
+defaults, and computes the same numbers. It refuses a configuration that it does not
+support. Two things differ in pipelines of diffusers: they may change a configuration
+first (``StableDiffusionPipeline`` sets ``steps_offset`` to 1), and they begin PNDM from
+an image at a stop of their own.
 """
 
 import dataclasses
@@ -18,17 +19,17 @@ from medjax.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """One way to sample.
+    """One sampler.
 
     Attributes:
-        scheduler: diffusers' class.
-        stops: Where it stops.
-        updates: What it does there.
-        options: Keys of the scheduler's configuration that it reads, and their defaults
-            in diffusers.
+        scheduler: Name of the diffusers class.
+        stops: Function that returns its stops.
+        updates: Function that returns its updates at these stops.
+        options: Keys of the scheduler configuration that it reads, with the defaults of
+            diffusers.
         fixed: Options that no configuration changes.
-        only: Values that other keys must have, where a configuration has them.
-        predictions: Which outputs it takes.
+        only: Supported values of other keys, if a configuration has these keys.
+        predictions: Supported prediction types.
         by_level: Whether diffusers scales its latents to a signal of 1.
     """
 
@@ -68,12 +69,12 @@ _DPM = Sampler(
         "lambda_min_clipped": -float("inf"),
     },
     {"whole": True, "cuts_cosine": True},
-    # diffusers takes the names of other classes' solvers for its own.
+    # diffusers accepts the names of other classes' solvers as names of its own.
     _MULTISTEP
     | {
         "algorithm_type": ("dpmsolver++", "deis"),
         "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
-        # DDPM's, which mean nothing here; those that are learned would.
+        # This key of DDPM has no effect here, except for the learned variances.
         "variance_type": (
             *("fixed_small", "fixed_small_log"),
             *("fixed_large", "fixed_large_log"),
@@ -144,14 +145,14 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def find_sampler(name: str) -> Sampler:
-    """Return the sampler of that name.
+    """Return the sampler with this name.
 
     Raises:
-        UserError: If there is none.
+        UserError: If the name is unknown.
     """
     if name not in SAMPLERS:
         raise UserError(
-            f"there is no sampler '{name}'; expected one of {', '.join(SAMPLERS)}"
+            f"unknown sampler '{name}'; expected one of {', '.join(SAMPLERS)}"
             + nearest(name.replace("+", "p"), SAMPLERS)
         )
     return SAMPLERS[name]
@@ -160,23 +161,23 @@ def find_sampler(name: str) -> Sampler:
 def own_sampler(schedule: Schedule) -> str:
     """Return the name of the sampler that a schedule's configuration asks for.
 
-    It is DDIM where that one does not take what the model predicts.
+    It is DDIM if that sampler does not support the model's prediction type.
 
     Raises:
-        UserError: If it is none of ours.
+        UserError: If medjax does not have that sampler.
     """
     scheduler = schedule.config.get("_class_name", "DDIMScheduler")
     for name, sampler in SAMPLERS.items():
         if sampler.scheduler == scheduler:
             return name if schedule.prediction_type in sampler.predictions else "ddim"
     raise UserError(
-        f"the model's own scheduler is {scheduler}, which there is no sampler for; "
+        f"the model's own scheduler is {scheduler}, but medjax has no sampler for it; "
         f"choose one of {', '.join(SAMPLERS)}"
     )
 
 
 def scheduler_config(name: str, schedule: Schedule) -> dict[str, Any]:
-    """Return a ``scheduler_config.json`` by which diffusers samples as `name` does."""
+    """Return a ``scheduler_config.json`` that makes diffusers sample as `name` does."""
     sampler = find_sampler(name)
     options = sampler_options(name, sampler, schedule)
     others = {key for one in SAMPLERS.values() for key in (*one.options, *one.only)}
@@ -191,21 +192,22 @@ def scheduler_config(name: str, schedule: Schedule) -> dict[str, Any]:
 def sampler_options(
     name: str, sampler: Sampler, schedule: Schedule, eta: float = 0.0
 ) -> dict[str, Any]:
-    """Return a sampler's options: the schedule's, else diffusers' defaults.
+    """Return a sampler's options: the schedule's, or the defaults of diffusers.
 
     Args:
-        name: Of the sampler, for errors.
-        sampler: Itself.
-        schedule: Of the model.
-        eta: In [0, 1], for DDIM: how much fresh noise.
+        name: Name of the sampler, for errors.
+        sampler: The sampler.
+        schedule: The noise schedule of the model.
+        eta: Amount of fresh noise in DDIM, in [0, 1].
 
     Raises:
-        UserError: If the schedule asks for what the sampler does not do.
+        UserError: If the sampler does not support the schedule or `eta`.
     """
     if schedule.prediction_type not in sampler.predictions:
         raise UserError(
-            f"sampler {name} takes no model that predicts {schedule.prediction_type}; "
-            f"expected {' or '.join(sampler.predictions)}, or another sampler"
+            f"sampler {name} does not support prediction_type="
+            f"{schedule.prediction_type}; expected {' or '.join(sampler.predictions)}, "
+            "or another sampler"
         )
     config = schedule.config
     for key, values in sampler.only.items():
@@ -216,7 +218,7 @@ def sampler_options(
             )
     if not 0 <= eta <= 1 or (eta and name != "ddim"):
         raise UserError(
-            f"eta is {eta} for sampler {name}; expected 0, or with ddim up to 1"
+            f"eta={eta} with sampler {name}: expected 0, or 0 to 1 with sampler ddim"
         )
     own = {key: config[key] for key in sampler.options if config.get(key) is not None}
     return {"eta": eta, **sampler.options, **own, **sampler.fixed}

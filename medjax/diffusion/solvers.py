@@ -1,21 +1,23 @@
-"""How each sampler steps: tables of linear updates.
+"""Build the tables of linear updates by which each sampler steps.
 
-All of these samplers are linear in what they have seen. With z the noisy latents, ẑ_0
-and ε̂ what the network's output implies (`schedule.denoise`), a step from level (α, σ)
-to level (α', σ'), and n fresh noise, they differ only in a row of coefficients:
+These samplers are linear in the latents and outputs so far. Let z be the noisy latents,
+and ẑ_0 and ε̂ the latents and noise that the network's output implies
+(`schedule.denoise`). A step leads from level (α, σ) to level (α', σ'), and n is fresh
+noise. The samplers then differ only in a row of coefficients:
 
     z' = α' ẑ_0 + √(σ'² − s²) ε̂ + s n,   s = η (σ'/σ) √(1 − α²/α'²)     DDIM       (1)
     z' = (α'β ẑ_0 + (α/α') σ'² z) / σ² + s n,   β = 1 − α²/α'²          DDPM       (2)
     z' = (σ'/σ) z − α' (e^(−h) − 1) (ẑ_0 + (ẑ_0 − ẑ_0⁻) h / 2h⁻)        DPM++ 2M   (3)
 
-with h the step in λ = log α/σ, and ⁻ for the step before. Euler's method over σ/α is
-(1) with η = 0, its ancestral form (1) with η = 1. UniPC corrects each z by the output
-there before it goes on.
+where h is the length of the step in λ = log α/σ, and ⁻ marks the previous step. Euler's
+method over σ/α is (1) with η = 0, and its ancestral form is (1) with η = 1. UniPC
+corrects each z by the output there before it takes the next step.
 
-So a solver makes, in float64 on the host, one matrix a step: from the memory it keeps
-(first in it z, the network's next input), the output, ẑ_0 and n, to the next memory.
+A solver therefore computes one matrix per step, in float64 on the host. The matrix maps
+the memory, the output, ẑ_0 and n to the next memory. The first row of the memory is z,
+the next input of the network.
 
-PNDM's solver, which has stops of its own, is in `pndm`.
+The solver of PNDM is in `pndm`, because it has its own stops.
 
 Sources: Song et al., "Denoising Diffusion Implicit Models", 2021, eq. 12 and 16 (1);
 Ho et al., 2020, eq. 7 (2); Lu et al., "DPM-Solver++", 2022, algorithm 2 (3); Zhao et
@@ -40,7 +42,7 @@ def latents_from_output(stops: Stops, prediction_type: str) -> Pairs:
     """Return a, b of ẑ_0 = a z + b output (`schedule`, eq. 4) at each stop.
 
     Raises:
-        UserError: If ε is to be divided by a signal of zero.
+        UserError: If the network predicts ε and a stop has no signal.
     """
     alpha, sigma = stops.alpha, stops.sigma
     if prediction_type == "sample":
@@ -49,8 +51,9 @@ def latents_from_output(stops: Stops, prediction_type: str) -> Pairs:
         return np.stack([alpha, -sigma], 1)
     if not alpha.all():
         raise UserError(
-            "the schedule ends in zero SNR, where epsilon says nothing of the image; "
-            "expected a model that predicts v_prediction or sample"
+            "prediction_type=epsilon cannot sample from zero SNR, because the noise "
+            "contains no information about the image there; expected a model with "
+            "prediction_type=v_prediction or sample"
         )
     return np.stack([1 / alpha, -sigma / alpha], 1)
 
@@ -85,13 +88,13 @@ def ddim(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Upda
 
 
 def ddpm(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Updates:
-    """Return the updates of eq. 2; ``options["variance_type"]`` says what s is."""
+    """Return the updates of eq. 2; ``options["variance_type"]`` chooses s."""
     z, _, latents, noise = unit_rows(1)
     beta = _betas(stops)
     variance = np.maximum(stops.next_sigma**2 * beta / stops.sigma**2, 1e-20)
     large = options["variance_type"].startswith("fixed_large")
     deviation = np.sqrt(beta if large else variance)
-    # The last step of all gives the mean.
+    # The step at timestep 0 returns the mean, without noise.
     deviation = np.where(stops.timesteps > 0, deviation, 0)
     to_latents = stops.next_alpha * beta / stops.sigma**2
     to_z = stops.alpha / stops.next_alpha * stops.next_sigma**2 / stops.sigma**2
@@ -104,7 +107,7 @@ def ddpm(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Upda
 
 
 def dpmpp_2m(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Updates:
-    """Return the updates of eq. 3, of first order where there is no other, or at 0."""
+    """Return the updates of eq. 3, of first order at the first step and at σ' = 0."""
     z, before, _, latents, _ = unit_rows(2)
     steps = _log_steps(stops)
     few = options["lower_order_final"] and stops.steps < 15
@@ -126,7 +129,7 @@ def dpmpp_2m(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> 
 
 
 def unipc(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Updates:
-    """Return the updates of UniPC of order 2: correct z, then predict the next."""
+    """Return the updates of UniPC of order 2: correct z, then predict the next z."""
     z, corrected, older, oldest, _, latents, _ = unit_rows(4)
     steps = _log_steps(stops)
     updates = []
@@ -134,7 +137,7 @@ def unipc(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Upd
     for i in range(len(stops)):
         here = z
         if i > 0:
-            # h of the step before it over h of the step that led here, negative.
+            # Length of the step before last over that of the last step, negative.
             ratio = -steps[i - 2] / steps[i - 1] if order == 2 else None
             here = _unipc_step(
                 stops, i - 1, steps, corrected, older, oldest, ratio, latents
@@ -157,17 +160,18 @@ def _unipc_step(
     ratio: float | None,
     reached: Row | None,
 ) -> Row:
-    """Return where step `i` leads from `z`.
+    """Return the latents that step `i` reaches from `z`.
 
     Args:
-        stops: Of the sampler.
-        i: Which step.
-        steps: In λ.
-        z: Where it begins.
-        latents: ẑ_0 there.
-        before: ẑ_0 at the stop before.
-        ratio: Where that lies, in units of this step; None for first order.
-        reached: ẑ_0 where the step leads, to correct; None to predict.
+        stops: The stops of the sampler.
+        i: Index of the step.
+        steps: Length of each step in λ.
+        z: Noisy latents at the start of the step.
+        latents: ẑ_0 at the start of the step.
+        before: ẑ_0 at the previous stop.
+        ratio: Position of the previous stop, in units of this step. None means first
+            order.
+        reached: ẑ_0 at the end of the step, to correct. None means to predict.
     """
     h = -steps[i]
     shrink = np.expm1(h)
@@ -193,17 +197,17 @@ def _unipc_step(
 
 
 def _betas(stops: Stops) -> Vector:
-    """Return how much of the signal's power each step has to restore."""
+    """Return β of eq. 2: the fraction of the signal's power that each step restores."""
     return 1 - (stops.alpha / stops.next_alpha) ** 2
 
 
 def _log_steps(stops: Stops) -> Vector:
-    """Return each step's length in λ = log α/σ; infinite where no noise is left."""
+    """Return each step's length in λ = log α/σ; infinite if it ends without noise."""
     with np.errstate(divide="ignore"):
         ahead = np.log(stops.next_alpha) - np.log(stops.next_sigma)
     return ahead - (np.log(stops.alpha) - np.log(stops.sigma))
 
 
 def unit_rows(memory: int) -> np.ndarray:
-    """Return unit rows that pick the memory, the output, ẑ_0 and fresh noise."""
+    """Return unit rows that select the memory, the output, ẑ_0 and fresh noise."""
     return np.eye(memory + 3)

@@ -1,8 +1,8 @@
-"""Where a sampler stops on its way from noise to image.
+"""Choose the stops of a sampler between noise and image.
 
-A stop is a timestep, which the network is told, and the level there: √ᾱ of signal and
-√(1 − ᾱ) of noise. Between the timesteps that a network was trained at, and at noise
-that is spaced by its own measure, levels are interpolated:
+A stop is a timestep, which the network receives, and a level: √ᾱ of signal and
+√(1 − ᾱ) of noise. Levels are interpolated (1) between the timesteps of the training.
+Karras's spacing chooses the levels by the noise itself (2):
 
     σ̃ = √((1 − ᾱ) / ᾱ),   alpha = 1 / √(1 + σ̃²),   sigma = σ̃ alpha                  (1)
     σ̃_i = (σ̃_max^(1/ρ) + i/(s − 1) (σ̃_min^(1/ρ) − σ̃_max^(1/ρ)))^ρ,   ρ = 7           (2)
@@ -23,7 +23,7 @@ from medjax.diffusion.schedule import Schedule
 from medjax.errors import UserError, nearest
 
 SPACINGS = ("leading", "linspace", "trailing")
-# ᾱ at zero SNR, where a solver divides by the signal: float16's smallest number.
+# ᾱ at zero SNR, because solvers divide by the signal: float16's smallest number.
 _IN_PLACE_OF_ZERO = 2.0**-24
 _RHO = 7.0
 
@@ -35,12 +35,12 @@ class Stops:
     """A sampler's stops, in float64.
 
     Attributes:
-        timesteps: What the network is told.
-        alpha: √ᾱ there.
-        sigma: √(1 − ᾱ) there.
-        next_alpha: √ᾱ where the step from there leads.
-        next_sigma: √(1 − ᾱ) there.
-        steps: How many were asked for, also where only the last of them are taken.
+        timesteps: Timestep that the network receives at each stop.
+        alpha: √ᾱ at each stop.
+        sigma: √(1 − ᾱ) at each stop.
+        next_alpha: √ᾱ at the end of the step from each stop.
+        next_sigma: √(1 − ᾱ) at the end of that step.
+        steps: Number of steps requested, including those skipped at the start.
     """
 
     timesteps: Vector
@@ -60,15 +60,15 @@ def stops_at_timesteps(
     """Return stops at timesteps of the training.
 
     Args:
-        schedule: Of the training.
+        schedule: The noise schedule of the training.
         options: ``timestep_spacing``, ``steps_offset``, ``set_alpha_to_one``, and
-            ``to_next``: whether a step leads to the next stop, rather than T // steps
-            timesteps down.
-        steps: From 1 to T.
-        begin: How many of them to leave out.
+            ``to_next``: whether a step leads to the next stop, or T // steps timesteps
+            down.
+        steps: Number of steps, from 1 to T.
+        begin: Number of steps to skip at the start.
 
     Raises:
-        UserError: If so many steps do not fit.
+        UserError: If the number of steps does not fit.
     """
     timesteps = spaced_timesteps(schedule, options, steps).round().astype(int)
     reached = timesteps - schedule.num_timesteps // steps
@@ -87,16 +87,16 @@ def stops_between(
     reached: Int[np.ndarray, " s"],
     steps: int,
 ) -> Stops:
-    """Return stops whose steps lead from one of the training's timesteps to another.
+    """Return stops whose steps lead from one timestep of the training to another.
 
     Args:
-        schedule: Of the training.
-        options: ``set_alpha_to_one``: whether what lies below timestep 0 is the image
-            itself, rather than timestep 0.
-        timesteps: What the network is told.
-        origin: Where each step begins.
-        reached: Where it leads.
-        steps: How many were asked for.
+        schedule: The noise schedule of the training.
+        options: ``set_alpha_to_one``: whether a step below timestep 0 leads to the
+            image itself (ᾱ = 1), or to the level of timestep 0.
+        timesteps: Timestep that the network receives at each stop.
+        origin: Timestep where each step begins.
+        reached: Timestep where each step ends; negative below timestep 0.
+        steps: Number of steps requested.
     """
     alpha_bar = np.asarray(schedule.alphas_cumprod, np.float64)
     final = 1.0 if options["set_alpha_to_one"] else alpha_bar[0]
@@ -110,25 +110,25 @@ def stops_at_levels(
     steps: int,
     begin: int = 0,
 ) -> Stops:
-    """Return stops at noise levels, each step leading to the next one's.
+    """Return stops at noise levels, where each step leads to the next level.
 
     Args:
-        schedule: Of the training.
+        schedule: The noise schedule of the training.
         options: ``timestep_spacing``, ``steps_offset``, ``use_karras_sigmas``,
-            ``final_sigmas_type``, ``lambda_min_clipped``, and ``whole``: whether
-            timesteps are whole numbers, spaced as for one step more; ``cuts_cosine``:
-            whether Karras's are cut, not rounded, on the cosine schedule.
-        steps: From 1 to T.
-        begin: How many of them to leave out.
+            ``final_sigmas_type``, ``lambda_min_clipped``; ``whole``: whether timesteps
+            are whole numbers, spaced as for one more step; ``cuts_cosine``: whether
+            Karras's timesteps are cut, not rounded, on the cosine schedule.
+        steps: Number of steps, from 1 to T.
+        begin: Number of steps to skip at the start.
 
     Raises:
-        UserError: If so many steps do not fit.
+        UserError: If the number of steps does not fit.
     """
     alpha_bar = np.asarray(schedule.alphas_cumprod, np.float64)
     alpha_bar = np.where(alpha_bar > 0, alpha_bar, _IN_PLACE_OF_ZERO)
     noise = np.sqrt((1 - alpha_bar) / alpha_bar)
     least_lambda = options.get("lambda_min_clipped", -np.inf)
-    # In falling λ = -log σ̃; clipped, the noisiest timesteps are left out.
+    # λ = -log σ̃ falls with the timestep. The limit leaves out the noisiest timesteps.
     kept = int(np.sum(-np.log(noise) >= float(least_lambda)))
     whole = options["whole"]
     timesteps = spaced_timesteps(schedule, options, steps, kept, whole)
@@ -174,29 +174,30 @@ def spaced_timesteps(
     kept: int | None = None,
     beyond_last: bool = False,
 ) -> Vector:
-    """Return falling timesteps, evenly spaced, perhaps not whole.
+    """Return falling timesteps, evenly spaced, not necessarily whole.
 
     Args:
-        schedule: Of the training.
+        schedule: The noise schedule of the training.
         options: ``timestep_spacing`` and ``steps_offset``.
-        steps: How many, from 1 to T.
-        kept: How many of the T, the least noisy ones, to spread them over; None: all.
-        beyond_last: Whether to space for one more, and leave that out.
+        steps: Number of timesteps to return, from 1 to T.
+        kept: Number of the least noisy timesteps to choose from. None means all T.
+        beyond_last: Whether to space for one more timestep, and omit the last.
 
     Raises:
-        UserError: If so many do not fit, or the spacing is unknown.
+        UserError: If the number of steps does not fit, or the spacing is unknown.
     """
     total = schedule.num_timesteps
     kept = total if kept is None else kept
     spacing, offset = options["timestep_spacing"], options.get("steps_offset", 0)
     if spacing not in SPACINGS:
         raise UserError(
-            f"the schedule's timestep_spacing is '{spacing}'; expected one of "
-            f"{', '.join(SPACINGS)}{nearest(str(spacing), SPACINGS)}"
+            f"timestep_spacing='{spacing}' in the model's scheduler configuration: "
+            f"expected one of {', '.join(SPACINGS)}{nearest(str(spacing), SPACINGS)}"
         )
     if not 1 <= steps <= total:
         raise UserError(
-            f"{steps} sampler steps over {total} timesteps; expected 1 to {total}"
+            f"cannot take {steps} sampler steps with {total} training timesteps; "
+            f"expected 1 to {total}"
         )
     count = steps + beyond_last
     if spacing == "trailing":
@@ -208,6 +209,6 @@ def spaced_timesteps(
     if spaced[0] >= total:
         raise UserError(
             f"{steps} sampler steps begin at timestep {spaced[0]} of {total}, because "
-            f"steps_offset is {offset}; take fewer"
+            f"steps_offset={offset}; take fewer"
         )
     return spaced.astype(np.float64)

@@ -222,17 +222,17 @@ def test_the_configuration_that_is_written_samples_the_same(name):
 @pytest.mark.parametrize(
     ("name", "config", "steps", "message"),
     [
-        ("unpic", {}, 10, "no sampler 'unpic'.*did you mean 'unipc'"),
+        ("unpic", {}, 10, "unknown sampler 'unpic'.*did you mean 'unipc'"),
         ("ddim", {}, 0, "expected 1 to 1000"),
         ("ddim", {}, 1001, "expected 1 to 1000"),
         ("ddim", {"steps_offset": 1}, 1000, "begin at timestep 1000 of 1000"),
         ("unipc", {}, 1000, "unipc cannot take 1000 steps.*take fewer"),
-        ("ddim", {"timestep_spacing": "lead"}, 10, "timestep_spacing is 'lead'"),
+        ("ddim", {"timestep_spacing": "lead"}, 10, "timestep_spacing='lead'"),
         (
             "pndm",
             {"prediction_type": "sample"},
             10,
-            "pndm takes no model that predicts",
+            "pndm does not support prediction_type=sample",
         ),
         ("dpmpp_2m", {"thresholding": True}, 10, "thresholding=True; expected False"),
         ("dpmpp_2m", {"variance_type": "learned"}, 10, "variance_type='learned'"),

@@ -194,12 +194,12 @@ def test_rescaled_guidance_is_that_of_diffusers():
     ("change", "message"),
     [
         ({"size": (15, 24)}, "size=15x24: expected multiples of 2, such as 14 or 16"),
-        ({"sampler": "pndm"}, "pndm takes no model that predicts sample"),
-        ({"eta": 0.5, "sampler": "euler"}, "eta is 0.5 for sampler euler"),
-        ({"sampler": "ddmi"}, "there is no sampler 'ddmi'"),
+        ({"sampler": "pndm"}, "pndm does not support prediction_type=sample"),
+        ({"eta": 0.5, "sampler": "euler"}, "eta=0.5 with sampler euler"),
+        ({"sampler": "ddmi"}, "unknown sampler 'ddmi'"),
         ({"steps": 0}, "steps is 0"),
         ({"strength": 0.1}, "at least one of the 4 steps"),
-        ({"control_start": 0.5, "control_end": 0.5}, "control_start is 0.5"),
+        ({"control_start": 0.5, "control_end": 0.5}, "control_start=0.5"),
         ({"guidance_rescale": 2.0}, "guidance_rescale is 2.0, expected a fraction"),
     ],
 )
