@@ -1,1 +1,1 @@
-"""Measures of generated images, and the pages that show them."""
+"""Measure generated images and draw pages that show them."""

@@ -1,19 +1,19 @@
-"""Edge adherence: does a generated image have the edges it was asked for?
+"""Measure edge adherence: how well a generated image follows its edge condition.
 
-With edge maps G (generated) and C (condition), and D_r the dilation by r pixels to each
-side, diagonals included,
+Let G be the edge map of the generated image, C that of the condition, and D_r the
+dilation by r pixels to each side, including diagonals. Then
 
     precision = |G ∧ D_r C| / |G|,   recall = |C ∧ D_r G| / |C|                    (1)
     F1 = 2 · precision · recall / (precision + recall)                            (2)
 
-Two empty maps agree, F1 = 1; an empty and another do not, F1 = 0.
+F1 is 1 if both maps are empty, and 0 if only one is empty.
 
-An F1 says little by itself: dense edges lie within a few pixels of any others. So it is
-reported beside the chance level, the mean F1 of each image against all *other* images'
-conditions; adherence is what lies above it.
+F1 alone says little, because dense edges are within a few pixels of any other edges. So
+it is reported with its chance level: the mean F1 of each image against the conditions
+of all *other* images. Adherence is the difference from that level.
 
 Source: the tolerance follows Martin, Fowlkes & Malik, "Learning to detect natural image
-boundaries", PAMI 2004, section 3, with dilation in place of an assignment of pixels.
+boundaries", PAMI 2004, section 3. Dilation replaces their assignment of pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, UInt8
 from medjax.evaluation.grids import to_uint8
 
 Canny = Callable[[UInt8[np.ndarray, "H W 3"]], np.ndarray]
-"""From an RGB image to its edges, nonzero on an edge."""
+"""Maps an RGB image to its edge map, which is nonzero on an edge."""
 
 
 def pairwise_edge_f1(
@@ -35,16 +35,16 @@ def pairwise_edge_f1(
     """Return the F1 (2) of every edge map against every condition.
 
     Args:
-        generated: Edges of the generated images.
-        condition: Edges asked for, of any images.
-        tolerance_px: r, how far off an edge may lie, in pixels.
+        generated: Edge maps of the generated images.
+        condition: Edge maps of the conditions, of any images.
+        tolerance_px: r, the largest distance of matching edges, in pixels.
     """
     g, c = _rows(generated), _rows(condition)
     near_g, near_c = (
         _rows(dilate(edges, tolerance_px)) for edges in (generated, condition)
     )
-    # Counting pixels common to every pair is a matrix product, exact in float32 for
-    # images of up to 2^24 pixels.
+    # A matrix product counts the common pixels of every pair. In float32 the counts are
+    # exact for images of up to 2^24 pixels.
     return _f1(
         hits_generated=g @ near_c.T,
         hits_condition=near_g @ c.T,
@@ -60,18 +60,18 @@ def edge_adherence(
     tolerance_px: int = 1,
     mask: Bool[np.ndarray, "b H W"] | None = None,
 ) -> dict[str, float]:
-    """Return how well images follow their edge conditions, beside the chance level.
+    """Return how well images follow their edge conditions, and the chance level.
 
     Args:
-        images: Generated images in [-1, 1], of 1 or 3 channels.
-        conditioning_image: Edges asked for, in [0, 1]: an edge is above one half.
-        canny: How edges are found in the images, as they were for the conditions: one
-            way for all, or one an image.
+        images: Generated images in [-1, 1], with 1 or 3 channels.
+        conditioning_image: Edge conditions in [0, 1]. Pixels above 0.5 are edges.
+        canny: Finds the edges of the images, as it did for the conditions. One function
+            for all images, or one for each image.
         tolerance_px: r, in pixels.
-        mask: False where an image was padded; edges there do not count.
+        mask: False where an image was padded. Edges there do not count.
 
     Returns:
-        ``edge_f1``, and ``edge_f1_chance``, which is NaN for a single image.
+        ``edge_f1`` and ``edge_f1_chance``. The latter is NaN for a single image.
     """
     pixels = np.broadcast_to(to_uint8(images), (*images.shape[:3], 3))
     ways = [canny] * len(pixels) if callable(canny) else canny
@@ -91,10 +91,10 @@ def edge_adherence(
 def dilate(
     edges: Bool[np.ndarray, "b H W"], radius_px: int
 ) -> Bool[np.ndarray, "b H W"]:
-    """Return the edges grown by `radius_px` pixels to each side, diagonals included."""
+    """Return edges grown by `radius_px` pixels to each side, including diagonals."""
     grown = edges
     for axis in (1, 2):
-        # A square is the sum of a row and a column, so one axis after the other.
+        # Growth along one axis after the other gives a square.
         line = grown.copy()
         for shift in range(1, min(radius_px, edges.shape[axis] - 1) + 1):
             near, far = [slice(None)] * 3, [slice(None)] * 3
@@ -115,7 +115,7 @@ def _f1(
     total_generated: np.ndarray,
     total_condition: np.ndarray,
 ) -> np.ndarray:
-    """Return (2) from the counts of (1), with its two empty cases."""
+    """Return (2) from the counts of (1), also for empty maps."""
     precision = hits_generated / np.maximum(total_generated, 1)
     recall = hits_condition / np.maximum(total_condition, 1)
     both = precision + recall

@@ -1,4 +1,4 @@
-"""From noise to image: the steps of a sampler as a strip and as an animated GIF."""
+"""Show the steps of a sampler from noise to image, as a strip or an animated GIF."""
 
 from pathlib import Path
 
@@ -9,20 +9,20 @@ from PIL import Image
 from medjax import storage
 from medjax.evaluation.grids import BACKGROUND, enlarged
 
-# Browsers show frames that last under 20 ms too slowly, and files grow with each frame.
+# Browsers slow down frames of less than 20 ms, and each frame makes the file larger.
 _FRAMES_PER_SECOND = 20
-# GIF counts time in these.
+# The unit of time in a GIF.
 _TICK_MS = 10
 
 
 def strip(
     frames: Float[np.ndarray, "n H W _"], count: int = 8
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Return evenly chosen frames side by side, the first and the last among them.
+    """Return evenly spaced frames side by side, including the first and the last.
 
     Args:
-        frames: In [-1, 1], of 1 or 3 channels, from noise to image.
-        count: How many to show, at most.
+        frames: Images from noise to result, in [-1, 1], with 1 or 3 channels.
+        count: Largest number of frames to show.
     """
     tiles = enlarged(frames[_evenly(len(frames), count)])
     _, height, width, _ = tiles.shape
@@ -42,17 +42,17 @@ def save_gif(
     hold_seconds: float = 1.5,
     comment: str = "",
 ) -> None:
-    """Write frames as a GIF that runs for ever, and the folder it goes to if need be.
+    """Write frames as a GIF that repeats forever. Create its folder if it is missing.
 
-    At most 20 frames a second are kept, evenly chosen. Gray images keep all their
-    levels; colours are reduced to each frame's best 256.
+    The GIF keeps at most 20 evenly spaced frames per second. Gray images keep all their
+    levels. In colour images, each frame keeps its best 256 colours.
 
     Args:
-        frames: In [-1, 1], of 1 or 3 channels, from noise to image.
-        path: Of the file.
-        seconds: From the first frame to the last.
-        hold_seconds: How long the last one stays.
-        comment: What the file says of itself.
+        frames: Images from noise to result, in [-1, 1], with 1 or 3 channels.
+        path: File to write.
+        seconds: Time from the first frame to the last.
+        hold_seconds: Time for which the last frame stays.
+        comment: Comment to store in the file.
     """
     most = max(2, round(seconds * _FRAMES_PER_SECOND) + 1)
     tiles = enlarged(frames[_evenly(len(frames), most)])
@@ -72,12 +72,12 @@ def save_gif(
 
 
 def _evenly(count: int, most: int) -> Int[np.ndarray, " _"]:
-    """Return at most `most` indices from 0 to count - 1, both among them."""
+    """Return at most `most` evenly spaced indices from 0 to count - 1, inclusive."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def _durations(count: int, seconds: float, hold_seconds: float) -> list[int]:
-    """Return how long each frame lasts, in ms; rounding does not add up."""
+    """Return the duration of each frame in ms. Rounding errors do not accumulate."""
     ends = np.linspace(0, seconds, count) * 1000 / _TICK_MS
     ticks = np.diff(ends.round()).astype(int).tolist()
     hold = max(1, round(hold_seconds * 1000 / _TICK_MS))

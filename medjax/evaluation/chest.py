@@ -1,8 +1,9 @@
-"""What an image of a chest phantom shows: heart width, effusions, pneumothoraces.
+"""Measure the findings in images of chest phantoms and compare them with captions.
 
-It tells from pixels alone whether a generated chest is what its caption says, and so
-whether a model of phantoms obeys its prompts. An image that is no chest gets some
-answer, too; so agreement stands beside its chance level, as edge adherence does.
+The findings are heart width, effusions and pneumothoraces, measured from pixels alone.
+They show whether a model of phantoms follows its prompts. An image that does not show a
+chest gets values, too. So agreement is reported with its chance level, as edge
+adherence is.
 """
 
 import dataclasses
@@ -24,17 +25,18 @@ _STATES = ("none", "left", "right", "both")
 
 @dataclasses.dataclass(frozen=True)
 class ChestMeasure:
-    """What b images show.
+    """Measured findings of b images.
 
     Attributes:
         heart_width_ratio: Cardiothoracic ratio.
-        is_ap: Whether the view is AP rather than PA, which decides the ratio's limit.
-        effusion_left_cm: Height of the fluid over the costophrenic sulcus on the
-            patient's left; about 0 where there is none.
-        effusion_right_cm: The same on the right.
-        pneumothorax_left_cm: Greatest width of the air outside the lung on the
-            patient's left; about 0 where there is none.
-        pneumothorax_right_cm: The same on the right.
+        is_ap: Whether the view is AP, not PA. The view decides the limit of the ratio.
+        effusion_left_cm: Height of the fluid above the costophrenic sulcus on the
+            patient's left, in cm; about 0 without fluid.
+        effusion_right_cm: Height of the fluid on the patient's right, likewise.
+        pneumothorax_left_cm: Largest width of the air outside the lung on the patient's
+            left, in cm; about 0 without such air.
+        pneumothorax_right_cm: Largest width of the air on the patient's right,
+            likewise.
     """
 
     heart_width_ratio: Float[np.ndarray, " b"]
@@ -46,22 +48,22 @@ class ChestMeasure:
 
     @property
     def cardiomegaly(self) -> Bool[np.ndarray, " b"]:
-        """Whether the heart is enlarged, for its view."""
+        """Whether the heart is enlarged, by the limit of its view."""
         ap, pa = CARDIOMEGALY_RATIO["AP"], CARDIOMEGALY_RATIO["PA"]
         return self.heart_width_ratio > np.where(self.is_ap, ap, pa)
 
     @property
     def effusion(self) -> Int[np.ndarray, " b"]:
-        """Which sides have fluid nearer to the least that is drawn than to none.
+        """Sides with fluid: 0 for none, 1 for left, 2 for right, 3 for both.
 
-        0 for none, 1 for the left, 2 for the right, 3 for both.
+        A side counts if its height is over half the smallest height in phantoms.
         """
         limit = _SMALLEST_EFFUSION_CM / 2
         return _sides(self.effusion_left_cm, self.effusion_right_cm, limit)
 
     @property
     def pneumothorax(self) -> Int[np.ndarray, " b"]:
-        """Which sides have air outside the lung, likewise."""
+        """Sides with air outside the lung, likewise."""
         limit = _SMALLEST_PNEUMOTHORAX_CM / 2
         return _sides(self.pneumothorax_left_cm, self.pneumothorax_right_cm, limit)
 
@@ -73,32 +75,32 @@ def _sides(
 
 
 def check_computed_chests(data: DataConfig) -> None:
-    """Check that a data set has chests whose findings can be measured.
+    """Check that a data set consists of chest phantoms, whose findings can be measured.
 
     Raises:
-        UserError: If it has no computed chests.
+        UserError: If it does not.
     """
     if data.phantoms is None or data.phantoms.kind != "chest":
         raise UserError(
-            "config.eval.chest_findings is True, but the data are no computed "
-            "chests; add --config.eval.chest_findings=False"
+            "config.eval.chest_findings=True requires chest phantoms, but the data "
+            "contain others; add --config.eval.chest_findings=False"
         )
 
 
 def measure_chest(images: Float[np.ndarray, "b H H c"]) -> ChestMeasure:
-    """Measure heart, effusions and pneumothoraces of chests, rendered or generated.
+    """Measure heart, effusions and pneumothoraces of rendered or generated chests.
 
-    The first call in a process fits the reader, which takes some ten seconds.
+    The first call in a process fits the reader, which takes about ten seconds.
 
     Args:
-        images: In [-1, 1], square; channels are averaged.
+        images: Square images in [-1, 1]. Their channels are averaged.
 
     Raises:
         UserError: If a pixel is not a finite number.
     """
     if not np.isfinite(images).all():
         raise UserError(
-            "cannot measure images with pixels that are not finite numbers; expected "
+            "cannot measure images: some pixels are not finite; expected values in "
             "[-1, 1]"
         )
     gray = np.clip(images.mean(-1, dtype=float), -1, 1)
@@ -111,31 +113,31 @@ def measure_chest(images: Float[np.ndarray, "b H H c"]) -> ChestMeasure:
 def findings(
     images: Float[np.ndarray, "b H H c"], texts: Sequence[str]
 ) -> dict[str, float]:
-    """Return `agreement` and `presence` together: all that is measured."""
+    """Return all measures: those of `agreement` and those of `presence`."""
     return agreement(images, texts) | presence(images, texts)
 
 
 def matches(
     images: Float[np.ndarray, "b H H c"], texts: Sequence[str]
 ) -> dict[str, Bool[np.ndarray, "b b"]]:
-    """Return whether each image (row) is as each caption (column) says.
+    """Return whether each image (row) agrees with each caption (column).
 
     Args:
-        images: Generated from the captions; see `measure_chest`.
-        texts: As `medjax.data.captions.caption` writes them. Where one tells no side of
-            a finding, either will do.
+        images: Images sampled from the captions; see `measure_chest`.
+        texts: Captions as `medjax.data.captions.caption` writes them. If a caption does
+            not name the side of a finding, either side agrees.
 
     Returns:
-        By what is compared: ``heart``, ``effusion`` and ``pneumothorax`` (none, left,
-        right or both sides), and ``caption`` (heart and effusion).
+        One array for each of ``heart``, ``effusion``, ``pneumothorax`` (none, left,
+        right or both sides) and ``caption`` (heart and effusion).
 
     Raises:
-        UserError: If a caption cannot be read or there is not one an image; or see
-            `measure_chest`.
+        UserError: If a caption cannot be read, if the numbers of captions and images
+            differ, or as `measure_chest`.
     """
     if len(images) != len(texts):
         raise UserError(
-            f"{len(images)} images, {len(texts)} captions: expected as many"
+            f"{len(images)} images, {len(texts)} captions: expected equal numbers"
         )
     measured = measure_chest(images)
     heart = measured.cardiomegaly[:, None] == _named(texts, "Cardiomegaly")[None, :]
@@ -152,12 +154,12 @@ def matches(
 def agreement(
     images: Float[np.ndarray, "b H H c"], texts: Sequence[str]
 ) -> dict[str, float]:
-    """Return how often images show what their captions say; see `matches`.
+    """Return how often images agree with their captions; see `matches`.
 
     Returns:
-        ``heart_agreement`` and so on, each a share of the images, and each with
-        ``_chance``: the mean share over the *other* images' captions, NaN for a single
-        image.
+        ``heart_agreement`` and likewise for the other keys: the share of images that
+        agree. For each also ``…_agreement_chance``: the mean share over the captions of
+        the *other* images, NaN for a single image.
     """
     scores = {}
     for name, agrees in matches(images, texts).items():
@@ -170,12 +172,12 @@ def agreement(
 def presence(
     images: Float[np.ndarray, "b H H c"], texts: Sequence[str]
 ) -> dict[str, float]:
-    """Return how often a finding is there, on any side, where it is asked for or not.
+    """Return how often images show a finding on any side, requested or not.
 
     Returns:
-        ``effusion_presence``: a share of the images whose caption names one, and
-        ``effusion_presence_unasked``: of the others; NaN of none. Likewise
-        ``pneumothorax_presence``.
+        ``effusion_presence``: share of images with an effusion, of those whose caption
+        names one. ``effusion_presence_unasked``: the same share of the other images.
+        Likewise for ``pneumothorax_presence``. NaN if a group has no images.
     """
     measured = measure_chest(images)
     shares = {}
@@ -198,7 +200,7 @@ def _named(texts: Sequence[str], finding: str) -> Bool[np.ndarray, " b"]:
 
 
 def _allowed(texts: Sequence[str], finding: str) -> Bool[np.ndarray, "b 4"]:
-    """Return in which states each caption allows the sides of a finding to be."""
+    """Return the states of a finding (none, left, right, both) that captions allow."""
     rows = []
     for text in texts:
         labels, sides = labels_of(text)

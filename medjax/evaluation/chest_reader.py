@@ -1,18 +1,19 @@
-"""Find pose, heart, fluid and air in an image of a chest phantom, by linear regression.
+"""Read pose, heart, fluid and air from an image of a chest phantom, by regression.
 
-Let f(I, p) be the gray values of image I at 32 × 32 places of the body, which pose p
-puts somewhere in the image, with mean 0 and variance 1. The pose is found in steps from
-the mean pose on, then heart, view, effusions and pneumothoraces are read off:
+Let f(I, p) be the gray values of image I at 32 × 32 places of the body, normalised to
+mean 0 and variance 1. Pose p gives the pixel of each place. The reader refines the pose
+in steps, beginning with the mean pose. Then it computes heart, view, effusions and
+pneumothoraces:
 
     p <- p + A_k f(I, p) + a_k,   k = 1 … 4                                        (1)
     (ratio, view, heights left and right, widths left and right) = B f(I, p) + b  (2)
 
-The coefficients are ridge regressions, on phantoms whose pose and findings are known,
-with every set of findings equally often.
+The coefficients come from ridge regressions on phantoms with known pose and findings.
+Every set of findings is equally frequent.
 
-Source: of (1), each step fitted from poses that are astray at random, Xiong & De la
-Torre, "Supervised descent method and its applications to face alignment", CVPR 2013,
-with gray values for features.
+Source of (1): Xiong & De la Torre, "Supervised descent method and its applications to
+face alignment", CVPR 2013. They also fit each step from poses with random errors. Our
+features are gray values.
 """
 
 import dataclasses
@@ -32,27 +33,29 @@ from medjax.data.phantoms import (
 )
 
 IMAGE_SIZE = 64
-"""Every image is brought to this many pixels a side."""
+"""Height and width in pixels to which every image is resized."""
 
 _PLACES, _REACH_CM = 32, 18.0
-"""Places a side that (1) and (2) look at, and how far out these reach."""
+"""Places per side that (1) and (2) read, and their reach from the body's origin."""
 
 _POSE_ERROR = np.array([0.007, 0.007, 0.08, 0.2])
-"""About what remains after (1) on other phantoms, in the units of `ChestReader.start`.
-Those that are fitted on would have less, so (2) is fitted that much astray."""
+"""Approximate error after (1) on unseen phantoms, in the units of `ChestReader.start`.
+The error on the phantoms of the fit is smaller, so (2) is fitted with this error added
+to their poses."""
 
 _STEPS = ((0.3, 0), (0.1, 8), (0.1, 4), (0.1, 2))
-"""Of each step of (1), penalty of the ridge regression, and how many times
-`_POSE_ERROR` the poses are astray. The features' variance is about 1."""
+"""For each step of (1): penalty of the ridge regression, and error of the poses as a
+multiple of `_POSE_ERROR`. The variance of the features is about 1."""
 
 _FINDINGS_PENALTY = 0.01
 
 _PHANTOMS, _LOOKS, _SEED = 512, 2, 1
-"""What is fitted on, and from how many poses each. No run has this seed, but 0."""
+"""Number of phantoms of the fit, poses of each, and seed. No run has this seed,
+because runs have seed 0."""
 
 _BLUR_PX, _NOISE = 0.7, 0.03
-"""How each phantom is degraded, beside itself, as an autoencoder would. Noise is in
-units of the range [-1, 1]."""
+"""Blur and noise of the degraded copy of each phantom, similar to those of an
+autoencoder. Noise is its standard deviation on the scale of [-1, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Linear:
     offset: Float[np.ndarray, " t"]
 
     def __call__(self, features: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n t"]:
-        """Apply it to n rows of features."""
+        """Apply the map to n rows of features."""
         return (features - self.centre) @ self.weights + self.offset
 
 
@@ -73,10 +76,10 @@ class ChestReader:
     """The coefficients of (1) and (2).
 
     Attributes:
-        start: Mean pose: cosine and sine times the pixels a cm, and the pixel (column,
-            row) of the body's origin, in an image of 64 × 64.
-        steps: A_k and a_k.
-        findings: B and b.
+        start: Mean pose in an image of 64 × 64 pixels: cosine and sine of the rotation
+            times the pixels per cm, and the pixel (column, row) of the body's origin.
+        steps: A_k and a_k of (1).
+        findings: B and b of (2).
     """
 
     start: Float[np.ndarray, "4"]
@@ -84,17 +87,17 @@ class ChestReader:
     findings: Linear
 
     def read(self, images: Float[np.ndarray, "n 64 64"]) -> Float[np.ndarray, "n 6"]:
-        """Return what (2) finds in images in [-1, 1], at the poses of (1).
+        """Return the findings (2) of images in [-1, 1], at the poses of (1).
 
         Returns:
-            Cardiothoracic ratio; view, positive where AP; heights of the effusions on
-            the patient's left and right, and widths of the pneumothoraces, in cm, about
-            0 where there is none.
+            Cardiothoracic ratio; view, positive if AP; heights of the effusions on the
+            patient's left and right, and widths of the pneumothoraces, in cm; about 0
+            without a finding.
         """
         return self.findings(_features(images, self.poses(images)))
 
     def poses(self, images: Float[np.ndarray, "n 64 64"]) -> Float[np.ndarray, "n 4"]:
-        """Return the poses that (1) ends with."""
+        """Return the poses after the last step of (1)."""
         poses = np.repeat(self.start[None], len(images), axis=0)
         for step in self.steps:
             poses = poses + step(_features(images, poses))
@@ -106,7 +109,7 @@ def fit_reader(phantoms: int = _PHANTOMS) -> ChestReader:
     """Fit (1) and (2).
 
     Args:
-        phantoms: How many to draw; each is used as it is, and degraded.
+        phantoms: Number of phantoms. The fit uses each both unchanged and degraded.
     """
     drawn = [draw_parameters(_SEED, i, _some_findings(i)) for i in range(phantoms)]
     clean = np.stack([render(chest, IMAGE_SIZE) for chest in drawn]) / 127.5 - 1
@@ -127,7 +130,7 @@ def fit_reader(phantoms: int = _PHANTOMS) -> ChestReader:
 
 
 def _some_findings(index: int) -> tuple[str, ...]:
-    """Return the findings whose bits are set, so that all sets follow each other."""
+    """Return the findings whose bits are set in `index`. All sets occur in turn."""
     return tuple(name for bit, name in enumerate(FINDINGS) if index >> bit & 1)
 
 
@@ -143,7 +146,7 @@ def _pose(chest: ChestParameters) -> tuple[float, ...]:
 
 
 def _findings(chest: ChestParameters) -> tuple[float, ...]:
-    """Return what (2) is fitted to."""
+    """Return the correct findings, the targets of (2)."""
     fluid, air, view = chest.effusion, chest.pneumothorax, chest.view == "AP"
     sides = ("left", "right")
     heights = [fluid.height_cm if fluid and fluid.side == s else 0.0 for s in sides]
@@ -165,7 +168,7 @@ def _features(
         to_image[:2, 2] = turn @ (first, first) + (x, y)
         shape = (_PLACES, _PLACES)
         seen = warp(image, to_image, output_shape=shape, mode="edge")
-        # Where all is one gray there is nothing to see.
+        # The standard deviation of a uniform image is 0.
         rows.append((seen - seen.mean()).ravel() / max(seen.std(), 1e-6))
     return np.stack(rows)
 
@@ -175,7 +178,7 @@ def _ridge(
     targets: Float[np.ndarray, "n t"],
     penalty: float,
 ) -> Linear:
-    """Return the map that minimises |targets - map|² / n + penalty |weights|²."""
+    """Return the map that minimises |targets − map|² / n + penalty · |weights|²."""
     centre, offset = features.mean(0), targets.mean(0)
     centred = features - centre
     covariance = centred.T @ centred / len(features)

@@ -1,9 +1,9 @@
-"""The curves of a run, from its ``metrics.csv``, on one page.
+"""Draw the curves of a run, from its ``metrics.csv``, on one page.
 
-Each metric has a panel: its values in training (as they are and smoothed), in
-validation, and beside them the levels to compare with (``val/edge_f1_chance`` with
-``val/edge_f1``). The loss comes first, then what is validated, and what steers the
-updates comes last.
+Each metric has a panel. It shows the training values (raw and smoothed), the validation
+values, and the levels to compare with (``val/edge_f1_chance`` with ``val/edge_f1``).
+The loss comes first, then the metrics of validation. The learning rate and the gradient
+norm come last.
 """
 
 import csv
@@ -20,9 +20,9 @@ from medjax import storage
 from medjax.errors import UserError
 
 _LOSS = "loss"
-# By their beginnings: a network may have a rate of its own.
+# Prefixes, because a network may have its own learning rate.
 _STEERING = ("learning_rate", "grad_norm")
-# Columns about time and place, not about what is learned.
+# Columns about time and memory, not about learning.
 _LEFT_OUT = (
     "step",
     "images_per_second",
@@ -34,19 +34,19 @@ _LEFT_OUT = (
 )
 _COMPARED = ("_chance", "_real")
 _TRAIN, _VALIDATION, _LEVEL = "#4c78a8", "#e4572e", "#8a8a8a"
-# A loss that falls by more than this factor is drawn on a logarithmic scale.
+# A loss or gradient norm with a larger ratio of maximum to minimum gets a log scale.
 _WIDE = 20.0
-# The mean is over this part of a curve to each side.
+# Half the width of the smoothing window, as a fraction of the curve.
 _SMOOTHING = 1 / 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One column of the table, where it has values.
+    """One column of the table, without the rows that have no value.
 
     Attributes:
-        steps: Updates done.
-        values: May hold NaN and infinities, where a run went wrong.
+        steps: Step of each value.
+        values: Values, with NaN and infinities if training diverged.
     """
 
     steps: Float[np.ndarray, " n"]
@@ -54,17 +54,17 @@ class Curve:
 
 
 def save_curves(metrics_csv: str | Path, png: str | Path) -> None:
-    """Draw the curves of a run, and make the folder they go to if need be.
+    """Draw the curves of a run as PNG. Create its folder if it is missing.
 
     Args:
-        metrics_csv: As `training.metrics` writes it, of a run that ended or goes on.
+        metrics_csv: Table of a finished or unfinished run, as training writes it.
         png: File to write.
 
     Raises:
         UserError: If the table cannot be read, or has no values.
     """
-    # Imported here: only drawing needs it. A Figure of its own leaves pyplot alone,
-    # which would look for a screen.
+    # Imported here, because only drawing needs it. A Figure without pyplot does not
+    # look for a screen.
     from matplotlib.figure import Figure
 
     curves = read_curves(metrics_csv)
@@ -86,7 +86,7 @@ def save_curves(metrics_csv: str | Path, png: str | Path) -> None:
 def read_curves(metrics_csv: str | Path) -> dict[str, Curve]:
     """Return the columns of a run's table that have values, by name.
 
-    A last line that is still being written is left out.
+    A last line without its newline is skipped, because the run is still writing it.
 
     Raises:
         UserError: If the table cannot be read, or has no values.
@@ -106,11 +106,11 @@ def read_curves(metrics_csv: str | Path) -> dict[str, Curve]:
                     points.setdefault(name, []).append(point)
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(
-            f"{path}, line {rows.line_num}: is no row of a run's metrics ({error}); "
+            f"{path}, line {rows.line_num}: not a row of a run's metrics ({error}); "
             "expected a column 'step', and numbers"
         ) from error
     if not points:
-        raise UserError(f"{path}: has no values yet; a run writes them as it goes")
+        raise UserError(f"{path}: has no values yet; a run writes them during training")
     return {
         name: Curve(*np.asarray(points[name], float).T)
         for name in rows.fieldnames or ()
@@ -119,7 +119,7 @@ def read_curves(metrics_csv: str | Path) -> dict[str, Curve]:
 
 
 def group(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return which curves share a panel, by the panel's name, in order."""
+    """Return the names of the curves of each panel, by the panel's name, in order."""
     panels: dict[str, list[str]] = {}
     for name in names:
         panels.setdefault(_panel(name), []).append(name)
@@ -134,8 +134,8 @@ def group(names: Iterable[str]) -> dict[str, list[str]]:
 def smooth(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Return centred means over a fortieth of the curve to each side.
 
-    At the ends they are over fewer values, of the same number on both sides, so that a
-    straight line stays one. What is not finite does not count.
+    Near the ends the window is shorter, but still symmetric, so that a straight line
+    stays straight. Values that are not finite do not count.
     """
     count = len(values)
     places = np.arange(count)
@@ -187,7 +187,7 @@ def _draw(axes: Any, panel: str, curves: Mapping[str, Curve]) -> None:
 
 
 def _best(curve: Curve) -> str:
-    """Return where the loss was lowest, in words."""
+    """Return the lowest loss and its step, as text for the legend."""
     finite = np.isfinite(curve.values)
     if not finite.any():
         return ""

@@ -1,9 +1,9 @@
-"""A map of images by class: features in two dimensions by UMAP, generated over real.
+"""Draw a map of image classes: features in two dimensions by UMAP.
 
-The map is made of the real images alone, and the generated ones are put into it, so
-that they cannot change it. They are put where their nearest real neighbours are: one
-that resembles nothing real still lands among them, so read `separation`'s numbers and a
-Fréchet distance with the picture. Distances between clusters mean little.
+UMAP is fitted to the real images only, so generated images cannot change the map. A
+generated image is placed near its nearest real neighbours, even if it resembles no real
+image. So read the measures of `separation` and a Fréchet distance together with the
+map. Distances between clusters mean little.
 
 Source: McInnes, Healy & Melville, "UMAP: Uniform manifold approximation and projection
 for dimension reduction", 2018.
@@ -20,10 +20,10 @@ from medjax import storage
 from medjax.errors import UserError
 
 _NEIGHBOURS = 15
-# Below this UMAP has no neighbourhoods to keep.
+# Neighbourhoods of fewer images have no structure that UMAP can preserve.
 _FEWEST = 5
-# Okabe and Ito's colours, which people who do not tell red from green tell apart; more
-# classes than that share them.
+# Colours of Okabe and Ito, which people with red-green colour blindness can
+# distinguish. With more classes, several share a colour.
 _COLOURS = (
     "#0072b2",
     "#e69f00",
@@ -41,14 +41,14 @@ def embed(
     generated: Float[np.ndarray, "m d"] | None = None,
     seed: int = 0,
 ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "m 2"] | None]:
-    """Return the places of real and generated images in a map of the real ones.
+    """Return the positions of real and generated images in a map of the real ones.
 
-    Dimensions are brought to mean 0 and variance 1 as the real ones have them.
+    Features are scaled so that those of the real images have mean 0 and variance 1.
 
     Args:
         real: Features of real images.
-        generated: Of generated ones.
-        seed: The map is a function of features and seed.
+        generated: Features of generated images. None means no such images.
+        seed: Seed of UMAP. Features and seed determine the map.
 
     Raises:
         UserError: If there are fewer than five real images, or UMAP is not installed.
@@ -56,7 +56,7 @@ def embed(
     check_embeddable(len(real))
     umap, scaler = _libraries()
     scaler.fit(real)
-    # One thread: with several, sums are in another order each time.
+    # One thread, because several threads add in a different order each time.
     reducer = umap.UMAP(
         n_neighbors=min(_NEIGHBOURS, len(real) - 1),
         random_state=seed,
@@ -70,13 +70,13 @@ def embed(
 
 
 def check_embeddable(count: int) -> None:
-    """Check, before images are drawn, that so many real ones can be mapped.
+    """Check, before sampling starts, that UMAP can map `count` real images.
 
     Raises:
         UserError: As `embed`.
     """
     if count < _FEWEST:
-        raise UserError(f"UMAP needs at least {_FEWEST} real images, got {count}")
+        raise UserError(f"UMAP requires at least {_FEWEST} real images, got {count}")
     _libraries()
 
 
@@ -90,23 +90,23 @@ def save_umap_page(
     seed: int = 0,
     measures: Mapping[str, float] | None = None,
 ) -> None:
-    """Draw the map: real images as dots, generated ones as crosses, a colour a class.
+    """Draw the map: real images as dots, generated ones as crosses, in class colours.
 
     Args:
         real: Features of real images.
-        real_labels: Their classes, as indices of `class_names`.
-        generated: Of generated ones; None draws the real ones alone.
-        generated_labels: Theirs.
-        class_names: What the classes are called.
-        png: File to write; its folder is made if need be.
-        seed: Of the map.
-        measures: Numbers to say below it, by name; see `separation`.
+        real_labels: Classes of the real images, as indices of `class_names`.
+        generated: Features of generated images. None draws only the real ones.
+        generated_labels: Classes of the generated images.
+        class_names: Names of the classes.
+        png: File to write. Its folder is created if it is missing.
+        seed: Seed of the map.
+        measures: Numbers to print below the map, by name; see `separation`.
 
     Raises:
         UserError: As `embed`.
     """
-    # Imported here: only drawing needs it. A Figure of its own leaves pyplot alone,
-    # which would look for a screen.
+    # Imported here, because only drawing needs it. A Figure without pyplot does not
+    # look for a screen.
     from matplotlib.figure import Figure
 
     real_places, generated_places = embed(real, generated, seed)
@@ -119,7 +119,7 @@ def save_umap_page(
         for number, name in enumerate(class_names):
             places = generated_places[generated_labels == number]
             axes.scatter(*places.T, label=f"{name}, generated", **_crosses(number))
-    axes.set_title("UMAP of the real images, generated ones put into it", fontsize=11)
+    axes.set_title("UMAP fitted to real images, with generated images", fontsize=11)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel(_sentence(measures or {}), fontsize=9)
@@ -130,7 +130,7 @@ def save_umap_page(
 
 
 def _dots(number: int, count: int) -> dict[str, Any]:
-    """Return how real images of a class look: the more, the smaller."""
+    """Return the style of real images of a class. More images get smaller dots."""
     size = float(np.clip(6000 / count, 5, 30))
     return {"s": size, "color": _colour(number), "alpha": 0.45, "linewidths": 0}
 
@@ -145,7 +145,7 @@ def _colour(number: int) -> str:
 
 
 def _sentence(measures: Mapping[str, float]) -> str:
-    """Return numbers in words, three a line."""
+    """Return measures as text, three per line."""
     parts = [
         f"{name.replace('_', ' ')} {value:.2f}" for name, value in measures.items()
     ]
@@ -154,12 +154,12 @@ def _sentence(measures: Mapping[str, float]) -> str:
 
 
 def _libraries() -> tuple[Any, Any]:
-    # Imported here: only this needs them, and numba takes seconds.
+    # Imported here, because only the map needs them, and numba takes seconds.
     try:
         import umap
         from sklearn.preprocessing import StandardScaler
     except ModuleNotFoundError as error:
         raise UserError(
-            'UMAP needs umap-learn: pip install "medjax[evaluation]"'
+            'UMAP requires umap-learn: pip install "medjax[evaluation]"'
         ) from error
     return umap, StandardScaler()

@@ -1,9 +1,9 @@
-"""How far apart are two sets of images, as Gaussians in a space of features?
+"""Compute the Fréchet distance of two sets of images, as Gaussians of their features.
 
     d² = |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½)                                  (1)
 
-0 for equal sets. It is biased upwards for few images, the more so the fewer there are:
-compare only distances of as many images, measured against the same real ones.
+It is 0 for equal sets. It is biased upwards, more so with fewer images. So compare only
+distances of equal numbers of images, measured against the same real images.
 
 Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local
 Nash Equilibrium", 2017, eq. 6.
@@ -21,11 +21,11 @@ def frechet_distance(
     """Return d² of eq. 1.
 
     Args:
-        real: Features of at least two images.
-        generated: The same of others.
+        real: Features of at least two real images.
+        generated: Features of at least two generated images.
 
     Raises:
-        UserError: If there are too few, or a feature is not a finite number.
+        UserError: If a set has fewer than two images, or a feature is not finite.
     """
     for name, features in {"real": real, "generated": generated}.items():
         if len(features) < 2:
@@ -36,8 +36,8 @@ def frechet_distance(
         x.astype(np.float64) - x.mean(0, dtype=np.float64) for x in (real, generated)
     ]
     apart = real.mean(0, dtype=np.float64) - generated.mean(0, dtype=np.float64)
-    # Σ = AᵀA, so that tr (Σ₁ Σ₂)^½ is the sum of the singular values of A₁ A₂ᵀ: exact,
-    # and no root of a singular matrix.
+    # Because Σ = AᵀA, tr (Σ₁ Σ₂)^½ is the sum of the singular values of A₁ A₂ᵀ. This is
+    # exact and avoids the root of a singular matrix.
     first, second = (x / np.sqrt(len(x) - 1) for x in centred)
     overlap = np.linalg.svd(first @ second.T, compute_uv=False).sum()
     spread = np.square(first).sum() + np.square(second).sum()

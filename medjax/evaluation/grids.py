@@ -1,4 +1,4 @@
-"""Pages of samples: what was asked for, what was made, what was there."""
+"""Draw pages of samples: condition, generated image and real image side by side."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ _CAPTION_LINES = 2
 _INK, _FAINT_INK = (236, 236, 236), (170, 170, 176)
 
 BACKGROUND = (22, 22, 26)
-"""Of pages and strips, as RGB."""
+"""Background colour of pages and strips, as RGB."""
 
 
 def to_uint8(images: Float[np.ndarray, "*b H W c"]) -> UInt8[np.ndarray, "*b H W c"]:
-    """Return images in [-1, 1] as 0 to 255, rounded; what is outside is clipped."""
+    """Return images in [-1, 1] as 0 to 255, rounded. Values outside are clipped."""
     scaled = (np.asarray(images, np.float32) + 1) * 127.5
     return np.clip(np.nan_to_num(scaled).round(), 0, 255).astype(np.uint8)
 
@@ -29,9 +29,10 @@ def to_uint8(images: Float[np.ndarray, "*b H W c"]) -> UInt8[np.ndarray, "*b H W
 def enlarged(
     images: Float[np.ndarray, "b H W _"],
 ) -> UInt8[np.ndarray, "b height width 3"]:
-    """Return images in [-1, 1], of 1 or 3 channels, as RGB that is large enough to see.
+    """Return images in [-1, 1], with 1 or 3 channels, as RGB of a visible size.
 
-    Small ones grow by a whole factor without smoothing, so that each pixel shows.
+    Small images are enlarged by a whole factor without smoothing, so that each pixel
+    stays visible.
     """
     factor = -(-_SMALLEST_TILE_PX // max(images.shape[1:3]))
     pixels = np.broadcast_to(to_uint8(images), (*images.shape[:3], 3))
@@ -42,13 +43,14 @@ def image_page(
     columns: Mapping[str, Float[np.ndarray, "b H W _"]],
     captions: Sequence[str] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Return a page of images, with the columns' names above them.
+    """Return a page of images, with the names of the columns above them.
 
-    What would be much higher than wide goes on beside itself, so that it can be seen.
+    A page that would be much higher than wide is divided into blocks side by side.
 
     Args:
-        columns: By name; in [-1, 1], of 1 or 3 channels, all of one number and size.
-        captions: One text a row, wrapped under it and cut where it is too long.
+        columns: Images in [-1, 1] with 1 or 3 channels, by column name. All columns
+            have equal numbers and sizes of images.
+        captions: One text per row, wrapped below it, and cut if it is too long.
     """
     tiles = {name: enlarged(images) for name, images in columns.items()}
     rows, height, width = next(iter(tiles.values())).shape[:3]
@@ -84,7 +86,7 @@ def image_page(
 def canvas(
     images: Float[np.ndarray, "b H W _"], wide: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Return images in rows of `wide`, of which there are whole ones."""
+    """Return images in rows of `wide`. Their number is a multiple of `wide`."""
     return image_page({str(n + 1): images[n::wide] for n in range(wide)})
 
 
@@ -93,12 +95,12 @@ def save_png(
     image: UInt8[np.ndarray, "H W 3"],
     about: Mapping[str, str] | None = None,
 ) -> None:
-    """Write an image as PNG, and the folder it goes to if need be.
+    """Write an image as PNG. Create its folder if it is missing.
 
     Args:
-        path: Of the file.
-        image: RGB.
-        about: Texts to keep in the file, by their keywords.
+        path: File to write.
+        image: RGB image.
+        about: Texts to store in the file, by keyword.
     """
     texts = PngImagePlugin.PngInfo()
     for keyword, text in (about or {}).items():

@@ -1,24 +1,23 @@
-"""Do the classes of generated images stand apart as those of real ones do?
+"""Measure whether the classes of generated images are as separate as real classes.
 
-Two answers, in a space of features (latents, or what a network sees in an image) whose
-dimensions are brought to mean 0 and variance 1 as the real ones have them:
+Features are latents, or outputs of a network. They are scaled so that those of the real
+images have mean 0 and variance 1. Two measures use them:
 
-- the silhouette, the mean over images of (b − a) / max(a, b), where a is the mean
-  distance to the others of the image's class, and b to those of the nearest other: from
-  −1 to 1, and 0 where classes mix. It sees clouds; classes that a plane divides may
-  have one near 0;
-- the accuracy on generated images of a linear classifier that learned on real ones,
-  beside its accuracy on held-out real ones, which is what perfect images would reach,
-  and the level of chance. Accuracies are means over the classes, so that chance is one
-  over their number, however many images each has.
+- The silhouette: the mean over images of (b − a) / max(a, b). Here a is the mean
+  distance to the other images of the class, and b that to the images of the nearest
+  other class. It is in [−1, 1], and 0 if classes mix. It measures clusters: classes
+  that a plane divides may have a silhouette near 0.
+- The accuracy on generated images of a linear classifier trained on real images. It is
+  reported with the accuracy on held-out real images, which perfect images would reach,
+  and with the chance level. Accuracies are means over the classes. So the chance level
+  is one over the number of classes, for any number of images per class.
 
-Neither sees whether images look real. An accuracy above that on real images means
-classes that are more typical than real ones.
+Neither measures whether images look real. If the accuracy is above that on real images,
+the generated classes are more typical than the real ones.
 
-Source: Rousseeuw, "Silhouettes: a graphical aid to the interpretation and validation of
-cluster analysis", 1987; Ravuri & Vinyals, "Classification accuracy score for
-conditional generative models", NeurIPS 2019, with the roles of real and generated
-exchanged.
+Sources: Rousseeuw, "Silhouettes: a graphical aid to the interpretation and validation
+of cluster analysis", 1987; Ravuri & Vinyals, "Classification accuracy score for
+conditional generative models", NeurIPS 2019, with real and generated exchanged.
 """
 
 from collections.abc import Sequence
@@ -43,13 +42,13 @@ def silhouettes(
 
     Args:
         real: Features of real images.
-        real_labels: Their classes.
-        generated: Of generated ones, measured where the real ones' scale puts them.
-        generated_labels: Theirs.
+        real_labels: Classes of the real images.
+        generated: Features of generated images. None means no such images.
+        generated_labels: Classes of the generated images.
 
     Returns:
-        ``silhouette_real`` and, where there are generated ones, ``silhouette``; NaN
-        for fewer than two classes, or where each image has its own.
+        ``silhouette_real`` and, with generated images, ``silhouette``. NaN if there
+        are fewer than two classes, or if each image has its own class.
     """
     scaler = _sklearn("preprocessing").StandardScaler().fit(real)
     measures = {"silhouette_real": _silhouette(scaler.transform(real), real_labels)}
@@ -67,19 +66,20 @@ def classifier_accuracy(
     real_groups: Sequence[str] | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Return how well a classifier that learned on real images knows generated ones.
+    """Return how well a classifier trained on real images recognises generated ones.
 
-    A fifth of the real images at a time is held out, and what learned on the others
-    classifies it and all generated images; the accuracies are the means.
+    The real images are divided into five folds, or fewer if a class has fewer groups.
+    For each fold, a classifier trains on the other folds, then classifies the fold and
+    all generated images. The accuracies are means over the folds.
 
     Args:
         real: Features of real images, a few thousand at most.
-        real_labels: Their classes.
+        real_labels: Classes of the real images.
         generated: Features of generated images.
-        generated_labels: The classes they were asked for.
-        real_groups: What must not be both learned and held out: patients. None: each
-            image is on its own.
-        seed: Of the division.
+        generated_labels: Requested classes of the generated images.
+        real_groups: Group of each real image, usually the patient. All images of a
+            group are in one fold. None means that each image is its own group.
+        seed: Seed of the division into folds.
 
     Returns:
         ``classifier_accuracy``, ``classifier_accuracy_real`` and
@@ -87,7 +87,7 @@ def classifier_accuracy(
 
     Raises:
         UserError: If there are fewer than two classes, one has fewer than two groups,
-            or a generated image is of a class that no real one has.
+            or a generated image has a class that no real image has.
     """
     selection = _sklearn("model_selection")
     groups = np.arange(len(real)) if real_groups is None else np.asarray(real_groups)
@@ -110,7 +110,7 @@ def check_separable(
     generated_labels: Int[np.ndarray, " m"],
     real_groups: Sequence[str],
 ) -> None:
-    """Check, before images are drawn, that the measures can be taken of them.
+    """Check, before sampling starts, that the measures can be computed.
 
     Raises:
         UserError: As `classifier_accuracy`, or if scikit-learn is not installed.
@@ -128,17 +128,18 @@ def _silhouette(features: np.ndarray, labels: np.ndarray) -> float:
 def _folds(
     labels: Int[np.ndarray, " n"], generated: Int[np.ndarray, " m"], groups: np.ndarray
 ) -> int:
-    """Return into how many parts the real images can be divided."""
+    """Return the number of folds into which the real images can be divided."""
     classes = np.unique(labels)
     if strange := set(generated.tolist()) - set(classes.tolist()):
         raise UserError(
-            f"generated images have the classes {sorted(strange)}, but no real one has"
+            f"generated images have the classes {sorted(strange)}, but no real image "
+            "has them"
         )
     counts = {int(c): len(set(groups[labels == c].tolist())) for c in classes}
     if len(counts) < 2 or min(counts.values()) < 2:
         raise UserError(
-            f"a classifier needs two classes of at least two groups each, got {counts} "
-            "(groups by class)"
+            "a classifier requires two classes of at least two groups each, got "
+            f"{counts} (groups by class)"
         )
     return min(_FOLDS, *counts.values())
 
@@ -150,19 +151,19 @@ def _classifier() -> Any:
 
 
 def _accuracy(model: Any, features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean over classes of the share that is recognised."""
+    """Return the mean over classes of the fraction classified correctly."""
     return float(
         _sklearn("metrics").balanced_accuracy_score(labels, model.predict(features))
     )
 
 
 def _sklearn(module: str) -> Any:
-    # Imported here: only evaluation needs it, and it takes a second.
+    # Imported here, because only evaluation needs it, and it takes a second.
     import importlib
 
     try:
         return importlib.import_module(f"sklearn.{module}")
     except ModuleNotFoundError as error:
         raise UserError(
-            'this measure needs scikit-learn: pip install "medjax[evaluation]"'
+            'this measure requires scikit-learn: pip install "medjax[evaluation]"'
         ) from error

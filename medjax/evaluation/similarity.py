@@ -1,7 +1,7 @@
-"""How like its original an image is: mean squared error, PSNR and SSIM.
+"""Compare images with their originals: mean squared error, PSNR and SSIM.
 
 Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural
-Similarity", 2004, with its Gaussian window (SSIM, by scikit-image).
+Similarity", 2004, with its Gaussian window (SSIM, computed by scikit-image).
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 # Images are in [-1, 1].
 _RANGE = 2.0
-# Half the width of the window: 3.5 times its sigma.
+# The margin is half the width of the window: 3.5 times its sigma.
 _SIGMA, _MARGIN = 1.5, 5
 
 Images = Float[np.ndarray, "b H W c"]
@@ -20,20 +20,20 @@ Each = Float[np.ndarray, " b"]
 def likeness(
     original: Images, image: Images, mask: Mask | None = None
 ) -> dict[str, Each]:
-    """Return each image's ``mse``, ``psnr_db`` and ``ssim``, at most 1.
+    """Return ``mse``, ``psnr_db`` and ``ssim`` (at most 1) of each image.
 
     Args:
-        original: In [-1, 1], at least 11 pixels high and wide.
-        image: The same.
-        mask: 1 where the original is an image, 0 where it was padded, which does not
-            count. None counts everything.
+        original: Original images in [-1, 1], at least 11 pixels high and wide.
+        image: Images to compare, likewise.
+        mask: 1 on the image, 0 on padding, which does not count. None counts all
+            pixels.
     """
     mse = _mean(np.square(original - image), mask)
     return {"mse": mse, "psnr_db": _decibels(mse), "ssim": _ssim(original, image, mask)}
 
 
 def psnr(original: Images, image: Images) -> Each:
-    """Return each image's peak signal-to-noise ratio in dB; both in [-1, 1]."""
+    """Return each image's peak signal-to-noise ratio in dB. Images are in [-1, 1]."""
     return _decibels(_mean(np.square(original - image), None))
 
 
@@ -63,6 +63,6 @@ def _ssim(original: Images, image: Images, mask: Mask | None) -> Each:
         )[1]
         for a, b in zip(original, image, strict=True)
     ]
-    # Where the window is wholly in the image, as scikit-image's own mean has it.
+    # Keep pixels whose window is entirely in the image, as scikit-image's mean does.
     inside = np.s_[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
     return _mean(np.stack(maps)[inside], None if mask is None else mask[inside])

@@ -56,8 +56,8 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("step,train/loss\n1,0.5\n2,low\n", "line 3: is no row of a run's metrics"),
-        ("step,train/loss\n1,0.5,7\n", "line 2: is no row"),
+        ("step,train/loss\n1,0.5\n2,low\n", "line 3: not a row of a run's metrics"),
+        ("step,train/loss\n1,0.5,7\n", "line 2: not a row"),
         ("epoch,loss\n1,0.5\n", "expected a column 'step'"),
         ("step,train/loss\n", "has no values yet"),
         ("", "has no values yet"),

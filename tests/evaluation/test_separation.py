@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_numbers():
     [
         ([0, 0, 0, 1], [0, 1], "two classes of at least two groups"),
         ([0, 0, 0, 0], [0, 0], "two classes of at least two groups"),
-        ([0, 0, 1, 1], [0, 7], r"classes \[7\], but no real one"),
+        ([0, 0, 1, 1], [0, 7], r"classes \[7\], but no real image"),
     ],
 )
 def test_what_cannot_be_divided_is_an_error(labels, generated, message):

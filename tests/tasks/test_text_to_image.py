@@ -205,7 +205,7 @@ def test_findings_are_of_computed_chests_alone(setting):
     config.eval.chest_findings = True
     parse(config)
     config.data.update_from_flattened_dict(setting)
-    with pytest.raises(UserError, match=r"config\.eval\.chest_findings is True, but"):
+    with pytest.raises(UserError, match=r"config\.eval\.chest_findings=True requires"):
         parse(config)
 
 
