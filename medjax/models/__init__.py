@@ -1,1 +1,1 @@
-"""Networks as Flax Linen modules: diffusers' parameter names, torch's numbers."""
+"""Define networks as Flax Linen modules, with diffusers' names and torch's numbers."""

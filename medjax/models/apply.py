@@ -1,4 +1,4 @@
-"""Networks and their weights together."""
+"""Apply networks to inputs, with their adapters."""
 
 from typing import Any
 
@@ -10,13 +10,14 @@ from medjax.models import lora
 
 
 def apply(module: nn.Module, params: Params, *inputs: Any, **options: Any) -> Any:
-    """Return what a network makes of its inputs.
+    """Return the output of a network.
 
     Args:
         module: The network.
-        params: Its parameters, and its adapters' beside them; see `models.lora`.
-        inputs: Of its method.
-        options: Of the same, and of `flax.linen.Module.apply`, as ``method``.
+        params: Its parameters, which may include adapters; see `models.lora`.
+        inputs: Positional arguments of its method.
+        options: Keyword arguments of its method and of `flax.linen.Module.apply`, such
+            as ``method``.
     """
     adapters, own = trees.split(params, lora.is_adapter)
     variables = {"params": own, **({lora.COLLECTION: adapters} if adapters else {})}

@@ -1,9 +1,9 @@
-"""Stable Diffusion's autoencoder: images to the mean and log-variance of latents.
+"""Define Stable Diffusion's autoencoder, which gives mean and log-variance of latents.
 
     q(z | x) = N(mean(x), exp(logvar(x)))                                        (1)
 
-Source: Rombach et al., 2022, section 3.1; parameter names are those of diffusers'
-`FlaxAutoencoderKL`, numbers those of its torch `AutoencoderKL`.
+Source: Rombach et al., 2022, section 3.1. Parameter names are those of diffusers'
+`FlaxAutoencoderKL`, numbers are those of its torch `AutoencoderKL`.
 """
 
 from collections.abc import Mapping
@@ -30,15 +30,15 @@ FIXED = {
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
-# Advice to other programs, and the block types, which are all of one kind.
+# Hints for other programs, and the block types, which have only one possible value.
 IGNORED = ("sample_size", "force_upcast", "down_block_types", "up_block_types")
 
 
 class AutoencoderKL(nn.Module):
-    """Encode images to a diagonal Gaussian over latents (eq. 1), and decode.
+    """Encode images to a diagonal Gaussian over latents (eq. 1), and decode latents.
 
-    Attributes have diffusers' names. Latents are *not* scaled here: diffusion runs on
-    ``scaling_factor * z``.
+    Attributes have the names of diffusers. The module does *not* scale latents.
+    Diffusion uses ``scaling_factor * z``.
     """
 
     in_channels: int = 3
@@ -52,10 +52,10 @@ class AutoencoderKL(nn.Module):
 
     @classmethod
     def from_config(cls: type[M], config: Mapping[str, Any], **overrides: Any) -> M:
-        """Build from a diffusers `config.json`; `overrides` may give `dtype`.
+        """Build from a diffusers `config.json`; `overrides` may set `dtype`.
 
         Raises:
-            UserError: If the configuration asks for what this network does not have.
+            UserError: If the network does not support the configuration.
         """
         defaults = {"block_out_channels": (64,), "layers_per_block": 1}
         fields = module_fields(
@@ -65,7 +65,7 @@ class AutoencoderKL(nn.Module):
 
     @property
     def downsampling(self) -> int:
-        """Pixels of an image for one of its latents."""
+        """Height and width in pixels of the image region of one latent."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def param_shapes(self) -> Params:
@@ -74,11 +74,11 @@ class AutoencoderKL(nn.Module):
         return param_shapes(self, jnp.zeros((1, side, side, self.in_channels)))
 
     def init_params(self, key: Array) -> Params:
-        """Return freshly drawn parameters (float32)."""
+        """Return random initial parameters (float32)."""
         return draw_params(self.param_shapes(), key)
 
     def setup(self) -> None:
-        """Name the four parts."""
+        """Create the four parts."""
         self.encoder = _Encoder(
             2 * self.latent_channels,
             self.block_out_channels,
@@ -99,22 +99,22 @@ class AutoencoderKL(nn.Module):
     def encode(
         self, images: Float[Array, "b H W c"]
     ) -> tuple[Float[Array, "b h w d"], Float[Array, "b h w d"]]:
-        """Return mean and log-variance of unscaled latents; `images` in [-1, 1]."""
+        """Return mean and log-variance of unscaled latents. `images` are in [-1, 1]."""
         moments = self.quant_conv(self.encoder(images)).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, latents: Float[Array, "b h w d"]) -> Float[Array, "b H W c"]:
-        """Return images, about in [-1, 1], from unscaled latents."""
+        """Return images, approximately in [-1, 1], of unscaled latents."""
         return self.decoder(self.post_quant_conv(latents))
 
     def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b H W c"]:
-        """Encode to the mean, and decode."""
+        """Encode images to the mean of their latents, and decode it."""
         return self.decode(self.encode(images)[0])
 
 
 class _SelfAttention(nn.Module):
-    """One-head attention over all pixels, normed and residual."""
+    """Attention with one head over all pixels, with norm and residual connection."""
 
     norm_groups: int
     dtype: Any
@@ -155,7 +155,7 @@ class _MidBlock(nn.Module):
 
 
 class _Down(nn.Module):
-    """Halve the resolution, padded below and to the right only, as in the original."""
+    """Halve the resolution. Pad only below and to the right, as the original does."""
 
     dtype: Any
 
@@ -173,7 +173,7 @@ class _Down(nn.Module):
 
 
 class _Level(nn.Module):
-    """Residual blocks, then half or twice the resolution, or the same."""
+    """Residual blocks, then optionally half or twice the resolution."""
 
     features: int
     layers: int

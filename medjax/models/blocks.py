@@ -1,8 +1,8 @@
-"""Residual blocks and the levels that U-Nets are made of.
+"""Define residual blocks, and the levels of a U-Net.
 
-A level is a few residual blocks, each followed, where the level attends, by a
-transformer, or without a text by attention to itself; and then a change of resolution.
-Names are diffusers'.
+A level has several residual blocks, then a change of resolution. In a level with
+attention, each residual block is followed by a transformer, or by self-attention if the
+network has no text. Names are those of diffusers.
 """
 
 from typing import Any
@@ -18,14 +18,14 @@ from medjax.models.layers import GroupNorm, conv, dense, resize_nearest
 
 
 class ResnetBlock(nn.Module):
-    """norm–SiLU–conv twice around the time embedding, plus a shortcut.
+    """Apply norm–SiLU–conv twice, add the time embedding between, and add a shortcut.
 
     Attributes:
-        features: Output channels; another width than the input's adds a 1×1
-            convolution to the shortcut.
-        norm_groups: Groups of both norms.
-        epsilon: Of both norms.
-        dtype: Of the computation.
+        features: Number of output channels. If it differs from that of the input, the
+            shortcut has a 1×1 convolution.
+        norm_groups: Number of groups of both norms.
+        epsilon: Number that both norms add to the variance.
+        dtype: Dtype of the computation.
 
     Source: He et al., 2016 (residual); Ho et al., 2020, appendix B (time embedding).
     """
@@ -39,7 +39,7 @@ class ResnetBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], temb: Float[Array, "b d"] | None = None
     ) -> Float[Array, "b h w f"]:
-        """Transform; `temb` is None in autoencoders, which have no time."""
+        """Apply the block. `temb` is None in autoencoders, which have no timestep."""
 
         def normed(name: str, y: Array) -> Array:
             norm = GroupNorm(self.norm_groups, self.epsilon, self.dtype, name=name)
@@ -56,7 +56,7 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the resolution by a strided convolution; odd sizes round up."""
+    """Halve the resolution by a strided convolution. Odd sizes round up."""
 
     dtype: Any = jnp.float32
 
@@ -81,19 +81,19 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """What the levels of a U-Net share: their widths and how they attend.
+    """Base of the levels of a U-Net: their settings, residual blocks and attention.
 
     Attributes:
-        features: Channels of every block.
+        features: Number of channels of every block.
         layers: Number of residual blocks.
-        heads: Attention heads; None where the level does not attend.
-        depth: Transformer blocks after each residual block.
+        heads: Number of attention heads. None means no attention.
+        depth: Number of transformer blocks after each residual block.
         linear_projection: See `Transformer2D`.
-        norm_groups: Groups of every norm.
-        epsilon: Of the residual blocks' norms.
-        resample: Whether the resolution changes at the end.
-        remat: Whether activations are computed again for the gradient.
-        dtype: Of the computation.
+        norm_groups: Number of groups of every norm.
+        epsilon: Number that the norms of the residual blocks add to the variance.
+        resample: Whether the resolution changes at the end of the level.
+        remat: Whether the backward pass computes activations again to save memory.
+        dtype: Dtype of the computation.
     """
 
     features: int
@@ -119,7 +119,7 @@ class Level(nn.Module):
         )(x, temb)
 
     def attend(self, i: int, x: Array, text_embeddings: Array | None) -> Array:
-        """Apply attention `i`, where the level attends; without a text, to itself."""
+        """Apply attention `i` if the level has attention: to the text, or to itself."""
         if self.heads is None:
             return x
         if text_embeddings is None:
@@ -151,7 +151,7 @@ class DownLevel(Level):
         temb: Float[Array, "b d"],
         text_embeddings: Float[Array, "b l e"] | None,
     ) -> tuple[Float[Array, "b ..."], list[Float[Array, "b ..."]]]:
-        """Return the last feature map, and all of them for the decoder."""
+        """Return the last feature map, and all feature maps for the decoder."""
         skips = []
         for i in range(self.layers):
             x = self.attend(i, self.resnet(i, x, temb), text_embeddings)
@@ -163,7 +163,7 @@ class DownLevel(Level):
 
 
 class MidLevel(Level):
-    """The lowest level: a residual block, then `layers` times attention and another."""
+    """The lowest level: a residual block, then `layers` times attention and a block."""
 
     @nn.compact
     def __call__(
@@ -172,7 +172,7 @@ class MidLevel(Level):
         temb: Float[Array, "b d"],
         text_embeddings: Float[Array, "b l e"] | None,
     ) -> Float[Array, "b h w c"]:
-        """Transform at the lowest resolution."""
+        """Apply the level, at the lowest resolution."""
         x = self.resnet(0, x, temb)
         for i in range(self.layers):
             x = self.attend(i, x, text_embeddings)
@@ -192,9 +192,9 @@ class UpLevel(Level):
         text_embeddings: Float[Array, "b l e"] | None,
         size: tuple[int, int] | None,
     ) -> Float[Array, "b H W f"]:
-        """Return the feature map, enlarged to `size` where that is not None.
+        """Return the feature map, enlarged to `size` unless that is None.
 
-        `skips` are the encoder's maps in its own order; the last is used first.
+        `skips` are the encoder's feature maps in its order. The last one is used first.
         """
         for i, skip in enumerate(reversed(skips)):
             x = self.resnet(i, jnp.concatenate([x, skip], axis=-1), temb)

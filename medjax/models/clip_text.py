@@ -1,7 +1,7 @@
-"""CLIP's text encoder: token ids to the hidden states that the U-Net attends to.
+"""Define CLIP's text encoder, from token ids to the hidden states for the U-Net.
 
 Source: Radford et al., "Learning Transferable Visual Models From Natural Language
-Supervision", 2021, section 2.4; parameter names and numbers are those of transformers'
+Supervision", 2021, section 2.4. Parameter names and numbers are those of transformers'
 `CLIPTextModel`.
 """
 
@@ -28,8 +28,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": partial(jax.nn.gelu, approximate=False),
 }
-# Keys of transformers' files that change nothing in the hidden states, among them those
-# of text generation that older versions put into every file.
+# Keys of transformers' files that do not change the hidden states. Some belong to text
+# generation, which older versions wrote into every file.
 IGNORED = (
     "architectures bos_token_id eos_token_id pad_token_id model_type torch_dtype dtype "
     "transformers_version initializer_factor initializer_range projection_dim "
@@ -40,7 +40,7 @@ IGNORED = (
 
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig:
-    """Sizes of the text encoder; names and defaults are transformers'."""
+    """Sizes of the text encoder. Names and defaults are those of transformers."""
 
     vocab_size: int = 49408
     hidden_size: int = 512
@@ -60,16 +60,16 @@ class CLIPText(nn.Module):
 
     @classmethod
     def from_config(cls: type[M], config: Mapping[str, Any], **overrides: Any) -> M:
-        """Build from a transformers `config.json`; `overrides` may give `dtype`.
+        """Build from a transformers `config.json`; `overrides` may set `dtype`.
 
         Raises:
-            UserError: If the configuration asks for what this network does not have.
+            UserError: If the network does not support the configuration.
         """
         names = {field.name for field in dataclasses.fields(CLIPTextConfig)}
         fields = module_fields(cls.__name__, config, names - {"dtype"}, ignored=IGNORED)
         if (act := fields.get("hidden_act", "quick_gelu")) not in ACTIVATIONS:
             raise UserError(
-                f"CLIPText has no hidden_act '{act}'; "
+                f"CLIPText does not support hidden_act='{act}'; "
                 f"expected one of {', '.join(ACTIVATIONS)}"
             )
         return cls(CLIPTextConfig(**fields, **overrides))
@@ -79,7 +79,7 @@ class CLIPText(nn.Module):
         return param_shapes(self, jnp.zeros((1, 2), jnp.int32))
 
     def init_params(self, key: Array) -> Params:
-        """Return freshly drawn parameters (float32)."""
+        """Return random initial parameters (float32)."""
         return draw_params(self.param_shapes(), key)
 
     @nn.compact

@@ -1,18 +1,20 @@
-"""A codebook that follows its latents, in place of learning by gradient.
+"""Update a codebook by moving averages of its latents, without gradients.
 
-With n_j the share of a batch's latents nearest to entry j, m_j their sum over the
-number of all of them, and γ the decay,
+Let n_j be the share of a batch's latents whose nearest entry is j, m_j the sum of these
+latents over the number of all latents, and γ the decay. Then
 
     N_j ← γ N_j + (1 − γ) n_j,   M_j ← γ M_j + (1 − γ) m_j,   e_j = M_j / N_j       (1)
     perplexity = exp(−Σ_j n_j log n_j)                                            (2)
 
-An entry that hardly any latent is near to is dead: N_j < δ / k. It is put where a busy
-one is, with noise as far as latents lie from their entries, and so takes a share of
+An entry is dead if it is nearest to hardly any latent: N_j < δ / k. It moves to the
+place of a frequent entry, with noise as large as the distance of latents from their
+entries. So it takes over a share of these latents.
+
+Shares and sums are means over the batch, so that devices and microbatches can average
 them.
 
 Sources: van den Oord et al., 2017, appendix A.1 (1); Linde, Buzo and Gray, "An
-Algorithm for Vector Quantizer Design", 1980, section V (splitting). Shares and sums are
-means over the batch, so that devices and microbatches average them.
+Algorithm for Vector Quantizer Design", 1980, section V (splitting).
 """
 
 import jax
@@ -23,7 +25,7 @@ from medjax.arrays import Array, Params
 
 
 def init_codebook(key: Key[Array, ""], size: int, channels: int) -> Params:
-    """Return a codebook of `size` entries drawn from a standard normal distribution.
+    """Return a codebook of `size` entries from a standard normal distribution.
 
     Returns:
         ``codes`` (k d), ``share`` (k), which is N, and ``sums`` (k d), which is M.
@@ -38,12 +40,12 @@ def observe(
     numbers: Int[Array, " *n"],
     codes: Float[Array, "k d"],
 ) -> Params:
-    """Return what a batch says of a codebook.
+    """Return the statistics of a batch that the codebook's update needs.
 
     Args:
-        latents: Not quantised.
-        numbers: Of their nearest entries.
-        codes: The entries.
+        latents: Latents before quantisation.
+        numbers: Index of the nearest entry of each latent.
+        codes: Entries of the codebook.
 
     Returns:
         ``share`` (k), which is n, ``sums`` (k d), which is m, and ``error`` (d), the
@@ -61,7 +63,7 @@ def observe(
 
 
 def usage(share: Float[Array, " k"]) -> dict[str, Float[Array, ""]]:
-    """Return the perplexity (eq. 2) of shares that sum to 1, and how many are above 0.
+    """Return the perplexity (eq. 2) of shares that sum to 1, and the fraction above 0.
 
     Returns:
         ``perplexity``, from 1 to k, and ``codebook_usage``, a fraction of k.
@@ -80,20 +82,19 @@ def follow(
     decay: float,
     dead_below: float,
 ) -> Params:
-    """Return a codebook after a batch (eq. 1), its dead entries revived.
+    """Return a codebook after a batch (eq. 1), with dead entries moved.
 
     Args:
-        codebook: Before it, as `init_codebook` has it.
-        observed: What `observe` returned.
-        key: Decides where the dead go.
+        codebook: The codebook before the batch, as `init_codebook` returns it.
+        observed: The batch's statistics, as `observe` returns them.
+        key: Random key for the new places of dead entries.
         decay: γ, in [0, 1).
-        dead_below: δ, as a fraction of the share that each would have if all were
-            equal; 0 revives none.
+        dead_below: δ, as a fraction of the equal share 1 / k. 0 moves no entries.
     """
     share = decay * codebook["share"] + (1 - decay) * observed["share"]
     sums = decay * codebook["sums"] + (1 - decay) * observed["sums"]
     size = share.shape[0]
-    # What no latent has been near to for very long keeps its place.
+    # An entry without latents for very long keeps its place: N_j is about 0 there.
     seen = share > jnp.finfo(jnp.float32).tiny
     codes = jnp.where(
         seen[:, None], sums / jnp.where(seen, share, 1.0)[:, None], codebook["codes"]
@@ -104,7 +105,7 @@ def follow(
         noise = jax.random.normal(jitter, codes.shape) * jnp.sqrt(observed["error"])
         dead = share < dead_below / size
         codes = jnp.where(dead[:, None], codes[busy] + noise, codes)
-        # As if it had its share, so that it has time to find latents.
+        # The equal share gives a moved entry time to find latents.
         share = jnp.where(dead, 1 / size, share)
         sums = jnp.where(dead[:, None], codes / size, sums)
     return {"codes": codes, "share": share, "sums": sums}

@@ -1,7 +1,7 @@
 """Read a diffusers or transformers `config.json` into a module's fields, strictly.
 
-A key that changes the numbers and that we do not compute is an error, never ignored:
-a network that loads silently and is wrong costs its user a week.
+A key that changes the numbers but is not supported is an error. It is never ignored,
+because a network that loads silently and is wrong costs its user a week.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,18 +23,18 @@ def module_fields(
     """Select a module's fields from a configuration.
 
     Args:
-        name: The network's name, for errors.
+        name: Name of the network, for errors.
         config: Content of `config.json`. Keys that start with ``_`` are notes.
-        fields: Keys that the module takes.
-        fixed: Keys with the one value that the module computes.
-        ignored: Keys that change nothing in the forward pass.
+        fields: Keys that the module reads.
+        fixed: Keys for which the module supports one value, with this value.
+        ignored: Keys that do not change the forward pass.
 
     Returns:
-        The fields that the configuration gives, lists turned to tuples.
+        The fields that the configuration sets. Lists become tuples.
 
     Raises:
-        UserError: If a key has a value that the module does not compute. An unknown
-            key is accepted only at a value that switches its feature off.
+        UserError: If the module does not support the value of a key. An unknown key is
+            accepted only with a value that switches its feature off.
     """
     fields, ignored, fixed = set(fields), set(ignored), fixed or {}
     chosen = {}
@@ -46,26 +46,29 @@ def module_fields(
             if value != fixed[key]:
                 raise _unsupported(name, key, value, fixed[key])
         elif not (key.startswith("_") or key in ignored or _switches_off(value)):
-            raise _unsupported(name, key, value, "that it is absent")
+            raise _unsupported(name, key, value, "no such key")
     return chosen
 
 
 def _switches_off(value: Any) -> bool:
-    # True == 1, and it switches something on.
+    # True equals 1, but switches a feature on.
     return value is not True and value in _NEUTRAL
 
 
 def per_level(value: Any, levels: int) -> tuple[Any, ...]:
-    """Return one value a level: a scalar repeated, or a sequence of that length."""
+    """Return one value per level: a repeated scalar, or a sequence of this length."""
     if isinstance(value, (tuple, list)):
         if len(value) != levels:
-            raise UserError(f"got {len(value)} values {value} for {levels} levels")
+            raise UserError(
+                f"got {len(value)} values {value} for {levels} levels; expected one "
+                "per level"
+            )
         return tuple(value)
     return (value,) * levels
 
 
 def _unsupported(name: str, key: str, value: Any, expected: Any) -> UserError:
     return UserError(
-        f"{name} cannot compute {key}={value!r} (expected {expected!r}); "
-        "medjax runs the SD1.x and SD2.x networks"
+        f"{name} does not support {key}={value!r}; expected {expected!r}. "
+        "medjax supports the SD1.x and SD2.x networks"
     )

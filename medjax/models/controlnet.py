@@ -1,11 +1,12 @@
-"""ControlNet: a trainable copy of the U-Net's encoder that reads a picture.
+"""Define ControlNet, a trainable copy of the U-Net's encoder that reads a condition.
 
     y = F(x; Θ) + Z(F(x + Z(c; Θz1); Θc); Θz2)                                   (1)
 
-Z are convolutions that start at zero, so that training starts from the base exactly.
+c is the conditioning image. Z are convolutions that start at zero, so that training
+starts exactly from the base model.
 
 Source: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models",
-2023, eq. 2 (1); parameter names and numbers are those of diffusers' `ControlNetModel`.
+2023, eq. 2 (1). Parameter names and numbers are those of diffusers' `ControlNetModel`.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from medjax.models.initial import draw_params, param_shapes
 from medjax.models.layers import conv
 from medjax.models.unet_encoder import UNetEncoder
 
-# The parts of a U-Net that a ControlNet begins as a copy of.
+# The parts of a U-Net that initialise a ControlNet.
 COPIED = ("conv_in", "time_embedding", "down_blocks_", "mid_block")
 # The convolutions that start at zero: Z of eq. 1.
 CONNECTIONS = (
@@ -32,17 +33,17 @@ CONNECTIONS = (
     "controlnet_down_blocks_",
     "controlnet_mid_block",
 )
-# Channels of the picture's embedding, from full size to an eighth.
+# Channels of the conditioning image's embedding, from full size to an eighth.
 EMBEDDING_WIDTHS = (16, 32, 96, 256)
 
 
 class ConditioningEmbedding(nn.Module):
-    """Convolutions that bring a picture to the latents' size and the U-Net's width.
+    """Convolutions that embed a conditioning image at the size of the latents.
 
     Attributes:
-        features: Channels of the result.
-        widths: Channels of each level; each level after the first halves the size.
-        dtype: Of the computation.
+        features: Number of output channels, equal to the first width of the U-Net.
+        widths: Channels of each level. Each level after the first halves the size.
+        dtype: Dtype of the computation.
     """
 
     features: int
@@ -51,7 +52,7 @@ class ConditioningEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w f"]:
-        """Embed a picture in [0, 1]."""
+        """Embed a conditioning image in [0, 1]."""
         x = nn.silu(conv(self.widths[0], name="conv_in", dtype=self.dtype)(x))
         for i, (before, after) in enumerate(
             zip(self.widths[:-1], self.widths[1:], strict=True)
@@ -68,15 +69,18 @@ def config_from_unet(
     """Return the configuration of a ControlNet for this U-Net.
 
     Args:
-        unet_config: Of the U-Net, as in its `config.json`.
-        downsampling: Pixels of an image for one of its latents: 8, or a lower power
-            of 2.
+        unet_config: Configuration of the U-Net, as in its `config.json`.
+        downsampling: Height and width in pixels of the image region of one latent: 1,
+            2, 4 or 8.
+
+    Raises:
+        UserError: If `downsampling` has another value.
     """
     levels = int(downsampling).bit_length()
     if not 1 <= levels <= len(EMBEDDING_WIDTHS) or 2 ** (levels - 1) != downsampling:
         raise UserError(
-            f"no ControlNet for an autoencoder that shrinks images {downsampling}×; "
-            "expected 1, 2, 4 or 8"
+            f"ControlNet does not support an autoencoder with {downsampling}× "
+            "downsampling; expected 1, 2, 4 or 8"
         )
     own = ControlNet.__dataclass_fields__
     config = {key: value for key, value in unet_config.items() if key in own}
@@ -88,7 +92,7 @@ def config_from_unet(
     }
 
 
-# What a ControlNet and its U-Net must have in common to exchange feature maps.
+# Fields that must be equal in a ControlNet and its U-Net.
 SHARED = (
     "in_channels",
     "down_block_types",
@@ -99,11 +103,11 @@ SHARED = (
 
 
 class ControlNet(UNetEncoder):
-    """Residuals for a U-Net's encoder from a picture (eq. 1).
+    """Compute residuals for a U-Net's encoder from a conditioning image (eq. 1).
 
-    Attributes: those of `UNetEncoder`; `conditioning_channels` of the picture;
-    `conditioning_embedding_out_channels`, one level more than the autoencoder has
-    halvings; `controlnet_conditioning_channel_order` "rgb" or "bgr".
+    Attributes: those of `UNetEncoder`; `conditioning_channels` of the conditioning
+    image; `conditioning_embedding_out_channels`, one level more than the autoencoder
+    has halvings; `controlnet_conditioning_channel_order`, "rgb" or "bgr".
     """
 
     conditioning_channels: int = 3
@@ -111,33 +115,33 @@ class ControlNet(UNetEncoder):
     controlnet_conditioning_channel_order: str = "rgb"
 
     def check(self) -> None:
-        """Raise UserError for fields that this network cannot compute."""
+        """Raise UserError if this network does not support its fields."""
         super().check()
         order = self.controlnet_conditioning_channel_order
         if order not in ("rgb", "bgr"):
             raise UserError(
-                f"controlnet_conditioning_channel_order is '{order}'; expected rgb, bgr"
+                f"controlnet_conditioning_channel_order='{order}': expected rgb or bgr"
             )
 
     def check_fits(self, unet: UNetEncoder, downsampling: int) -> None:
-        """Raise UserError if this was made for another base.
+        """Raise UserError if this ControlNet was made for another base model.
 
         Args:
-            unet: The base's U-Net.
-            downsampling: Of the base's autoencoder.
+            unet: U-Net of the base model.
+            downsampling: Downsampling of the base model's autoencoder.
         """
         pairs = {name: (getattr(self, name), getattr(unet, name)) for name in SHARED}
         pairs["downsampling"] = (self.downsampling, downsampling)
         wrong = [f"{name} {a}, not {b}" for name, (a, b) in pairs.items() if a != b]
         if wrong:
             raise UserError(
-                "the ControlNet (config.model.controlnet) was made for another base "
-                f"than config.model.pretrained: it has {'; '.join(wrong)}"
+                "config.model.controlnet was made for another base model than "
+                f"config.model.pretrained: it has {'; '.join(wrong)}"
             )
 
     @property
     def downsampling(self) -> int:
-        """Pixels of the picture for one of the latents."""
+        """Height and width in pixels of the conditioning image's region of a latent."""
         return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
 
     def param_shapes(self) -> Params:
@@ -153,10 +157,10 @@ class ControlNet(UNetEncoder):
         )
 
     def init_from_unet(self, unet_params: Params, key: Array) -> Params:
-        """Return parameters that are the U-Net's encoder, with connections at zero.
+        """Return a copy of the parameters of the U-Net's encoder, and zero connections.
 
-        Only the picture's embedding is drawn from `key`. At these parameters all
-        residuals are exactly zero.
+        Only the embedding of the conditioning image is random, from `key`. With these
+        parameters, all residuals are exactly zero.
         """
         params = dict(self.init_params(key))
         for name in params:
@@ -165,7 +169,7 @@ class ControlNet(UNetEncoder):
         return params
 
     def init_params(self, key: Array) -> Params:
-        """Return freshly drawn parameters (float32), connections zero."""
+        """Return random initial parameters (float32), with connections at zero."""
         drawn = draw_params(self.param_shapes(), key)
         connections, rest = trees.split(
             drawn, lambda path: path.startswith(CONNECTIONS)
@@ -181,14 +185,15 @@ class ControlNet(UNetEncoder):
         conditioning_image: Float[Array, "b H W k"],
         conditioning_scale: float | Float[Array, "*b"] = 1.0,
     ) -> tuple[list[Float[Array, "b ..."]], Float[Array, "b ..."]]:
-        """Return the residuals of the U-Net's feature maps, and of its middle.
+        """Return the residuals for the U-Net's feature maps and for its middle.
 
         Args:
-            noisy_latents: Those that the U-Net gets.
-            timesteps: In [0, T).
-            text_embeddings: The text encoder's last hidden states.
-            conditioning_image: In [0, 1], `downsampling` times the latents' size.
-            conditioning_scale: Multiplies every residual; a number or one each image.
+            noisy_latents: Input of the U-Net.
+            timesteps: Timesteps in [0, T).
+            text_embeddings: Last hidden states of the text encoder.
+            conditioning_image: Images in [0, 1], `downsampling` times as large as the
+                latents.
+            conditioning_scale: Factor on every residual; one number, or one per image.
         """
         if self.controlnet_conditioning_channel_order == "bgr":
             conditioning_image = conditioning_image[..., ::-1]

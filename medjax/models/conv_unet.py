@@ -1,11 +1,11 @@
-"""The U-Net of plain convolutions that the published knee and brain models have.
+"""Define the U-Net of plain convolutions of the published knee and brain models.
 
-A block is conv–BatchNorm–ReLU twice, with ReLU(Linear(time)) added between. Where it
-is residual, its input is added before the last ReLU.
+A block is conv–BatchNorm–ReLU twice, with ReLU(Linear(time)) added between. A residual
+block adds its input before the last ReLU.
 
-Batch normalisation learns from whole batches and samples from running averages. Those
-are no parameters: they lie in the collection ``batch_stats``, which training returns
-anew (``mutable=["batch_stats"]``) and everything else reads.
+Batch normalisation uses the whole batch in training and running averages in sampling.
+The averages are not parameters. They are in the collection ``batch_stats``: training
+returns new ones (``mutable=["batch_stats"]``), all other code reads them.
 
 Source: Ronneberger et al., "U-Net", 2015, section 2; Ioffe and Szegedy, "Batch
 Normalization", 2015, algorithms 1 and 2.
@@ -24,7 +24,7 @@ from medjax.models.initial import draw_params
 from medjax.models.layers import conv, dense, timestep_embedding
 
 TIME_CHANNELS = 32
-# Of the running averages, an update; torch calls 0.1 what flax calls 0.9.
+# Part of the running averages that a step keeps. Torch's momentum is 1 minus this, 0.1.
 _KEPT = 0.9
 
 
@@ -32,12 +32,14 @@ class ConvUNet(nn.Module):
     """Predict noise, velocity or clean images from noisy ones.
 
     Attributes:
-        channels: Of what goes in and out.
-        block_out_channels: Of the levels; the last is the bottleneck, of one block.
-        layers_per_block: Blocks of every other level.
-        residual: Whether blocks are residual; a norm then comes before the output.
-        num_classes: Classes, beside which there is one for "none"; 0 is unconditional.
-        dtype: Of the computation.
+        channels: Number of input and output channels.
+        block_out_channels: Channels of each level. The last level is the bottleneck and
+            has one block.
+        layers_per_block: Number of blocks of every other level.
+        residual: Whether blocks are residual. If so, a norm precedes the output.
+        num_classes: Number of classes, without the additional class "none". 0 means
+            unconditional.
+        dtype: Dtype of the computation.
     """
 
     channels: int = 1
@@ -49,11 +51,11 @@ class ConvUNet(nn.Module):
 
     @property
     def downsampling(self) -> int:
-        """How often in all the resolution is halved, as a factor."""
+        """Height and width of the input over those of the bottleneck."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def init_variables(self, key: Array) -> tuple[Params, Params]:
-        """Return freshly drawn parameters, and running averages to begin with."""
+        """Return random initial parameters, and initial running averages."""
         side = self.downsampling
         images = jnp.zeros((1, side, side, self.channels))
         labels = jnp.zeros(1, jnp.int32) if self.num_classes else None
@@ -74,13 +76,14 @@ class ConvUNet(nn.Module):
         labels: Int[Array, " b"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b h w c"]:
-        """Return ε, v or z_0, whichever the schedule's `prediction_type` says.
+        """Return ε, v or z_0, depending on the schedule's `prediction_type`.
 
         Args:
-            noisy_images: Height and width that `downsampling` divides.
-            timesteps: In [0, T).
-            labels: Classes; `num_classes` is none of them.
-            train: Whether to normalise by this batch, and to note its statistics.
+            noisy_images: Noisy images. Height and width are multiples of
+                `downsampling`.
+            timesteps: Timesteps in [0, T).
+            labels: Classes; `num_classes` means "none".
+            train: Whether to normalise by this batch, and to update the averages.
         """
         temb = timestep_embedding(timesteps, TIME_CHANNELS)
         temb = dense(TIME_CHANNELS, name="time_embedding", dtype=self.dtype)(temb)
@@ -147,7 +150,7 @@ def _batch_norm(name: str, x: Array, train: bool, dtype: Any) -> Array:
         use_running_average=not train,
         momentum=_KEPT,
         dtype=dtype,
-        # One pass of E[x²] − E[x]² loses what two keep.
+        # E[x²] − E[x]² in one pass loses precision. Two passes keep it.
         use_fast_variance=False,
         name=name,
     )

@@ -1,11 +1,12 @@
-"""First parameters, drawn leaf by leaf from their shapes.
+"""Initialise the parameters of a network, leaf by leaf, from their shapes.
 
-Flax's own `init` unrolls one generator a leaf into a program that takes longer to
-compile than to train a small network. Here only shapes are traced; the numbers are
-NumPy's, the same on every machine, each leaf's from its own path.
+Flax's own `init` compiles one random generator per leaf. For a small network, that
+takes longer than its training. This module traces only shapes. The random numbers come
+from NumPy and are the same on every machine. The path of a leaf seeds its generator.
 
 Kernels are normal with variance 1/fan-in (LeCun et al., "Efficient BackProp", 1998,
-section 4.6), embeddings normal with deviation 0.02, scales one, everything else zero.
+section 4.6). Embeddings are normal with standard deviation 0.02. Scales are 1, and all
+other parameters are 0.
 """
 
 import functools
@@ -27,8 +28,8 @@ def param_shapes(module: nn.Module, *inputs: Any, **options: Any) -> Params:
     """Return the tree of the module's parameters as `jax.ShapeDtypeStruct`s.
 
     Args:
-        module: Its fields are hashable, so that its shapes are traced only once.
-        inputs: Arrays or None. Only their shapes and types matter.
+        module: The network. Its fields are hashable, so that it is traced only once.
+        inputs: Arrays or None. Only their shapes and dtypes matter.
         options: Further arguments of the module, hashable.
     """
     kinds = tuple(
@@ -52,7 +53,7 @@ def _shapes(
 
 
 def draw_params(shapes: Params, key: Array) -> Params:
-    """Return float32 parameters of these shapes."""
+    """Return random float32 parameters of these shapes."""
     seed = np.asarray(jax.random.key_data(key)).tolist()
     return trees.unflatten(
         {path: _draw(path, s.shape, seed) for path, s in trees.flatten(shapes).items()}

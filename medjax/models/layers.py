@@ -1,6 +1,6 @@
-"""Layers that all networks share: dense, convolution, norm, time embedding, resizing.
+"""Define the layers of all networks: dense, convolution, norm, time embedding, resize.
 
-Everything is NHWC. Statistics of norms are computed in float32 whatever `dtype` is.
+All layouts are NHWC. Norms compute their statistics in float32 for every `dtype`.
 """
 
 import math
@@ -17,12 +17,12 @@ from medjax.models import contractions, lora
 
 
 class Dense(nn.Module):
-    """`flax.linen.Dense`, and what an adapter of it adds; see `lora`.
+    """`flax.linen.Dense` with an optional adapter; see `lora`.
 
     Attributes:
-        features: Output channels.
-        use_bias: Whether something is added.
-        dtype: Of the computation.
+        features: Number of output channels.
+        use_bias: Whether to add a bias.
+        dtype: Dtype of the computation.
     """
 
     features: int
@@ -31,7 +31,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
-        """Multiply over the last axis."""
+        """Apply the layer over the last axis."""
 
         def product(x: Array, kernel: Array) -> Array:
             return contractions.dot_general(x, kernel, None)
@@ -40,14 +40,15 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """A square `flax.linen.Conv`, and what an adapter of it adds; see `lora`.
+    """`flax.linen.Conv` with a square kernel and an optional adapter; see `lora`.
 
     Attributes:
-        features: Output channels.
-        kernel_size: Side of the kernel; half of it is padded all round.
-        stride: Step in both axes.
-        use_bias: Whether something is added.
-        dtype: Of the computation.
+        features: Number of output channels.
+        kernel_size: Height and width of the kernel. The padding is half of it on all
+            sides.
+        stride: Stride in both axes.
+        use_bias: Whether to add a bias.
+        dtype: Dtype of the computation.
     """
 
     features: int
@@ -58,7 +59,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
-        """Convolve."""
+        """Apply the convolution."""
         size, strides = (self.kernel_size, self.kernel_size), (self.stride, self.stride)
         padding = [(side // 2, side // 2) for side in size]
 
@@ -74,7 +75,7 @@ def _weighted(
     fan_in: tuple[int, ...],
     product: Callable[[Array, Array], Array],
 ) -> Array:
-    """Return the product with a layer's kernel, its bias and its adapter's added."""
+    """Return a layer's output: product with the kernel, plus bias, plus adapter."""
     shape = (*fan_in, layer.features)
     kernel = layer.param("kernel", nn.initializers.lecun_normal(), shape)
     bias = None
@@ -95,14 +96,14 @@ def conv(
     stride: int = 1,
     dtype: Any = jnp.float32,
 ) -> Conv:
-    """Return a square convolution, padded by ``kernel // 2`` all round as in torch.
+    """Return a square convolution with padding ``kernel // 2`` on all sides, as torch.
 
     Args:
-        features: Output channels.
-        kernel: Side of the kernel.
-        name: The last part of its parameters' path.
-        stride: Step in both axes.
-        dtype: Of the computation.
+        features: Number of output channels.
+        kernel: Height and width of the kernel.
+        name: Last part of the path of its parameters.
+        stride: Stride in both axes.
+        dtype: Dtype of the computation.
     """
     return Conv(features, kernel, stride, dtype=dtype, name=name)
 
@@ -113,21 +114,21 @@ def dense(
     """Return a dense layer over the last axis.
 
     Args:
-        features: Output channels.
-        name: The last part of its parameters' path.
-        use_bias: Whether something is added.
-        dtype: Of the computation.
+        features: Number of output channels.
+        name: Last part of the path of its parameters.
+        use_bias: Whether to add a bias.
+        dtype: Dtype of the computation.
     """
     return Dense(features, use_bias=use_bias, dtype=dtype, name=name)
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over (H, W, channels of the group), then scale and bias.
+    """Normalise over (H, W, channels of a group), then apply scale and bias.
 
     Attributes:
-        groups: Number of groups; divides the channels.
-        epsilon: Added to the variance.
-        dtype: Of the result.
+        groups: Number of groups; a divisor of the number of channels.
+        epsilon: Number to add to the variance.
+        dtype: Dtype of the result.
 
     Source: Wu and He, "Group Normalization", 2018, eq. 1–6.
     """
@@ -138,7 +139,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *hw c"]) -> Float[Array, "b *hw c"]:
-        """Normalise; the shape is kept."""
+        """Normalise `x`. The shape stays the same."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
@@ -159,16 +160,16 @@ def timestep_embedding(
     flip_sin_to_cos: bool = True,
     freq_shift: float = 0,
 ) -> Float[Array, "b c"]:
-    """Embed timesteps in sines and cosines of geometrically spaced frequencies.
+    """Embed timesteps as sines and cosines of geometrically spaced frequencies.
 
     Args:
-        timesteps: In [0, T); fractions are allowed.
-        channels: Even width of the embedding.
+        timesteps: Timesteps in [0, T), not necessarily whole.
+        channels: Number of channels of the embedding, even.
         flip_sin_to_cos: Whether the cosines come first.
-        freq_shift: Taken from the number of frequencies when spacing them.
+        freq_shift: Number to subtract from the number of frequencies in their spacing.
 
-    Source: Vaswani et al., "Attention is all you need", 2017, section 3.5; the two
-    options are diffusers'.
+    Source: Vaswani et al., "Attention is all you need", 2017, section 3.5. The last two
+    options come from diffusers.
     """
     half = channels // 2
     exponent = -math.log(10000) * jnp.arange(half, dtype=jnp.float32)
@@ -180,14 +181,14 @@ def timestep_embedding(
 
 
 class TimestepEmbedding(nn.Module):
-    """Two dense layers with SiLU between, from sinusoids to the blocks' embedding."""
+    """Map sinusoids to the embedding of the blocks: two dense layers, SiLU between."""
 
     features: int
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b d"]:
-        """Embed; `x` comes from `timestep_embedding`."""
+        """Return the embedding of `x`, the output of `timestep_embedding`."""
         x = dense(self.features, dtype=self.dtype, name="linear_1")(x)
         return dense(self.features, dtype=self.dtype, name="linear_2")(nn.silu(x))
 
@@ -195,10 +196,10 @@ class TimestepEmbedding(nn.Module):
 def resize_nearest(
     x: Float[Array, "b h w c"], height: int, width: int
 ) -> Float[Array, "b H W c"]:
-    """Enlarge by nearest neighbour; output row i reads input row ``floor(i·h/height)``.
+    """Enlarge by nearest neighbour. Output row i is input row ``floor(i·h/height)``.
 
-    This is torch's rule. `jax.image.resize` rounds at pixel centres instead, which
-    differs wherever the factor is no whole number.
+    This is the rule of torch. `jax.image.resize` rounds at pixel centres, which gives
+    another result if the factor is not a whole number.
     """
     for axis, size in ((1, height), (2, width)):
         factor, rest = divmod(size, x.shape[axis])

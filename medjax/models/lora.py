@@ -1,15 +1,15 @@
-"""Low-rank adapters (LoRA): what is added to a layer that itself stays as it is.
+"""Apply low-rank adapters (LoRA), which add a term to the output of a frozen layer.
 
     y = W x + b + s B A d(x),   s = α / r                                          (1)
 
-with A of r rows, B of r columns, and d a dropout. Of a convolution, A is one with the
-same kernel and stride, and B one of 1 × 1.
+A has r rows, B has r columns, and d is a dropout. For a convolution, A is a convolution
+with the same kernel size and stride, and B is a 1 × 1 convolution.
 
-A layer of ours adds this where the variable collection ``lora`` has arrays at its path,
-``module.apply({"params": base, "lora": adapters}, …)``: ``lora_a`` and ``lora_b``,
-which are A and B, and ``lora_scale``, s; in training perhaps ``lora_keys``, one an
-example, and ``lora_rate``, of its dropout. In `Params` they lie beside the kernel, and
-their names tell them from it.
+Our layers add this term if the variable collection ``lora`` has arrays at their path:
+``module.apply({"params": base, "lora": adapters}, …)``. The arrays are ``lora_a`` (A),
+``lora_b`` (B) and ``lora_scale`` (s). With dropout, training adds ``lora_keys``, one
+per example, and ``lora_rate``. In `Params` they are next to the kernel, and their names
+distinguish them from it.
 
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, eq. 3.
 """
@@ -32,7 +32,7 @@ A, B, SCALE, KEYS, RATE = (
 
 
 def is_adapter(path: str) -> bool:
-    """Tell whether what lies at a path is part of an adapter."""
+    """Return whether the array at a path is part of an adapter."""
     return path.rpartition("/")[2].startswith(f"{COLLECTION}_")
 
 
@@ -42,13 +42,15 @@ def adapted(
     y: Float[Array, "b ..."],
     product: Callable[[Array, Array], Array],
 ) -> Float[Array, "b ..."]:
-    """Return a layer's output with its adapter's (eq. 1), where it has one.
+    """Return a layer's output with the term of its adapter (eq. 1), if it has one.
 
     Args:
-        layer: While it is applied.
-        x: Its input, in the dtype to compute in; the first axis is the example.
-        y: Its output without.
-        product: From an input and a kernel to what that makes of it, of any width.
+        layer: The layer, while it is applied.
+        x: Input of the layer, in the dtype of the computation. The first axis is the
+            example.
+        y: Output of the layer without its adapter.
+        product: Returns the layer's product of an input and a kernel with any number of
+            output channels.
     """
     if not layer.has_variable(COLLECTION, A):
         return y
@@ -59,7 +61,7 @@ def adapted(
     if own(KEYS) is not None:
         x = dropped_out(x, own(KEYS), own(RATE))
     low = product(x, jnp.asarray(own(A), x.dtype))
-    # Scaled in float32, where nothing is rounded yet.
+    # Scale in float32, before the conversion to the dtype of `x` rounds.
     up = jnp.asarray(own(SCALE) * own(B), x.dtype)
     return y + contractions.dot_general(low, up, None)
 
@@ -67,12 +69,12 @@ def adapted(
 def dropped_out(
     x: Float[Array, "b ..."], keys: Key[Array, " b"], rate: Float[Array, ""] | float
 ) -> Float[Array, "b ..."]:
-    """Return `x` with a fraction of its values zero, the rest as much larger.
+    """Return `x` with dropout: some values become 0, the others are scaled up.
 
     Args:
         x: Values.
-        keys: One an example.
-        rate: The fraction, in [0, 1).
+        keys: Random key of each example.
+        rate: Probability of 0, in [0, 1). The others are divided by 1 − rate.
     """
     draw = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))
     return jnp.where(draw(keys) < rate, 0, x / (1 - rate)).astype(x.dtype)

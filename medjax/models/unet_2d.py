@@ -1,9 +1,9 @@
-"""The U-Net of pixels or latents: unconditional, or given a class.
+"""Define the U-Net of pixels or latents, unconditional or conditioned on a class.
 
 Source: Ho et al., "Denoising Diffusion Probabilistic Models", 2020, appendix B;
 Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021, appendix
-A (classes, by adding their embedding to time's). Parameter names and numbers are those
-of diffusers' `UNet2DModel`.
+A (the class embedding is added to the time embedding). Parameter names and numbers are
+those of diffusers' `UNet2DModel`.
 """
 
 from typing import Any
@@ -28,16 +28,17 @@ class UNet2D(nn.Module):
     """Predict noise, velocity or clean images from noisy ones.
 
     Attributes:
-        channels: Of what goes in and out.
-        block_out_channels: Of the levels.
-        layers_per_block: Residual blocks of a level.
-        attention_levels: Numbers of the levels that attend to themselves, 0 being the
-            finest. Where any does the middle does, too; () is without attention.
-        attention_head_dim: Channels of an attention head.
-        norm_num_groups: Of every norm.
-        num_classes: Classes, beside which there is one for "none"; 0 is unconditional.
-        remat: Whether activations are computed again for the gradient.
-        dtype: Of the computation.
+        channels: Number of input and output channels.
+        block_out_channels: Channels of each level.
+        layers_per_block: Number of residual blocks of each level.
+        attention_levels: Indices of the levels with self-attention; 0 is the finest.
+            If any level has it, the middle has it, too. () means no attention.
+        attention_head_dim: Number of channels of an attention head.
+        norm_num_groups: Number of groups of every norm.
+        num_classes: Number of classes, without the additional class "none". 0 means
+            unconditional.
+        remat: Whether the backward pass computes activations again to save memory.
+        dtype: Dtype of the computation.
     """
 
     channels: int = 1
@@ -51,7 +52,7 @@ class UNet2D(nn.Module):
     dtype: Any = jnp.float32
 
     def check(self) -> None:
-        """Raise UserError for widths, groups, heads or levels that do not fit."""
+        """Raise UserError if widths, groups, heads or levels do not fit together."""
         heads = self.attention_head_dim if self.attention_levels else 1
         for width in self.block_out_channels:
             if width % self.norm_num_groups or width % heads:
@@ -63,17 +64,17 @@ class UNet2D(nn.Module):
         for level in self.attention_levels:
             if not 0 <= level < len(self.block_out_channels):
                 raise UserError(
-                    f"attention_levels has {level}, expected levels from 0 to "
+                    f"attention_levels contains {level}; expected levels from 0 to "
                     f"{len(self.block_out_channels) - 1}"
                 )
 
     @property
     def downsampling(self) -> int:
-        """How often in all the resolution is halved, as a factor."""
+        """Height and width of the input over those of the coarsest level."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def init_variables(self, key: Array) -> tuple[Params, Params]:
-        """Return freshly drawn parameters; there are no running averages."""
+        """Return random initial parameters, and {} because it has no averages."""
         side = self.downsampling
         images = jnp.zeros((1, side, side, self.channels))
         labels = jnp.zeros(1, jnp.int32) if self.num_classes else None
@@ -86,12 +87,13 @@ class UNet2D(nn.Module):
         timesteps: Num[Array, " b"],
         labels: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
-        """Return ε, v or z_0, whichever the schedule's `prediction_type` says.
+        """Return ε, v or z_0, depending on the schedule's `prediction_type`.
 
         Args:
-            noisy_images: Height and width that `downsampling` divides.
-            timesteps: In [0, T).
-            labels: Classes; `num_classes` is none of them.
+            noisy_images: Noisy images. Height and width are multiples of
+                `downsampling`.
+            timesteps: Timesteps in [0, T).
+            labels: Classes; `num_classes` means "none".
         """
         temb = self._embed(timesteps, labels)
         x = conv(self.block_out_channels[0], name="conv_in", dtype=self.dtype)(

@@ -1,7 +1,7 @@
-"""Stable Diffusion's U-Net: what noise is in these latents, given the text?
+"""Define Stable Diffusion's U-Net, which predicts the noise in latents, given a text.
 
 Source: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion
-Models", 2022, section 3.3; parameter names and numbers are those of diffusers'
+Models", 2022, section 3.3. Parameter names and numbers are those of diffusers'
 `UNet2DConditionModel`.
 """
 
@@ -34,11 +34,11 @@ class UNet2DCondition(UNetEncoder):
     )
 
     def check(self) -> None:
-        """Raise UserError for fields that this network cannot compute."""
+        """Raise UserError if this network does not support its fields."""
         super().check()
         for kind in per_level(self.up_block_types, len(self.block_out_channels)):
             if kind not in ("CrossAttnUpBlock2D", "UpBlock2D"):
-                raise UserError(f"UNet2DCondition has no block '{kind}'")
+                raise UserError(f"UNet2DCondition does not support block '{kind}'")
 
     def param_shapes(self) -> Params:
         """Return the shapes of the parameters."""
@@ -48,7 +48,7 @@ class UNet2DCondition(UNetEncoder):
         return param_shapes(self, latents, jnp.zeros(1), text)
 
     def init_params(self, key: Array) -> Params:
-        """Return freshly drawn parameters (float32)."""
+        """Return random initial parameters (float32)."""
         return draw_params(self.param_shapes(), key)
 
     @nn.compact
@@ -60,15 +60,16 @@ class UNet2DCondition(UNetEncoder):
         down_residuals: list[Float[Array, "b ..."]] | None = None,
         mid_residual: Float[Array, "b ..."] | None = None,
     ) -> Float[Array, "b h w o"]:
-        """Return ε, v or z_0, whichever the schedule's `prediction_type` says.
+        """Return ε, v or z_0, depending on the schedule's `prediction_type`.
 
         Args:
-            noisy_latents: Any height and width.
-            timesteps: In [0, T).
-            text_embeddings: The text encoder's last hidden states.
-            down_residuals: ControlNet's, one for each of the encoder's feature maps,
-                or None.
-            mid_residual: ControlNet's for the middle, or None.
+            noisy_latents: Noisy latents of any height and width.
+            timesteps: Timesteps in [0, T).
+            text_embeddings: Last hidden states of the text encoder.
+            down_residuals: Residuals of a ControlNet for each feature map of the
+                encoder. None means no ControlNet.
+            mid_residual: Residual of a ControlNet for the middle. None means no
+                ControlNet.
         """
         temb = self.embed_time(timesteps)
         skips, x = self.encode(noisy_latents, temb, text_embeddings)

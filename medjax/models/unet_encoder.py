@@ -1,4 +1,4 @@
-"""The half of Stable Diffusion's U-Net that ControlNet copies: input to middle."""
+"""Define the half of Stable Diffusion's U-Net that a ControlNet copies."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from medjax.models.layers import TimestepEmbedding, conv, timestep_embedding
 
 M = TypeVar("M", bound="UNetEncoder")
 
-# What every SD1.x and SD2.x configuration says, and the only thing we compute.
+# Values of all SD1.x and SD2.x configurations. No other values are supported.
 FIXED = {
     "act_fn": "silu",
     "mid_block_type": "UNetMidBlock2DCrossAttn",
@@ -25,17 +25,18 @@ FIXED = {
     "dropout": 0.0,
     "encoder_hid_dim_type": None,
 }
-# Read only where another key, which we refuse, is set; scores are float32 anyway.
+# The first key is a hint. The second matters only with a key that is refused. The third
+# makes no difference, because attention scores are always float32.
 IGNORED = ("sample_size", "addition_embed_type_num_heads", "upcast_attention")
 
 
 class UNetEncoder(nn.Module):
     """Fields and encoder that `UNet2DCondition` and `ControlNet` have in common.
 
-    Attributes have the names and meanings of diffusers' `UNet2DConditionModel`;
-    `attention_head_dim` is the *number* of heads, as there, one for all levels or one
-    a level. `remat` computes activations again for the gradient; `dtype` is that of
-    the computation.
+    Attributes have the names and meanings of diffusers' `UNet2DConditionModel`. As
+    there, `attention_head_dim` is the *number* of heads: one number for all levels, or
+    one per level. With `remat`, the backward pass computes activations again to save
+    memory. `dtype` is the dtype of the computation.
     """
 
     in_channels: int = 4
@@ -61,10 +62,10 @@ class UNetEncoder(nn.Module):
 
     @classmethod
     def from_config(cls: type[M], config: Mapping[str, Any], **overrides: Any) -> M:
-        """Build from a diffusers `config.json`; `overrides` are `remat` and `dtype`.
+        """Build from a diffusers `config.json`; `overrides` may set `remat`, `dtype`.
 
         Raises:
-            UserError: If the configuration asks for what this network does not have.
+            UserError: If the network does not support the configuration.
         """
         fields = module_fields(
             cls.__name__, config, cls.__dataclass_fields__, fixed=FIXED, ignored=IGNORED
@@ -74,11 +75,13 @@ class UNetEncoder(nn.Module):
         return module
 
     def check(self) -> None:
-        """Raise UserError for widths that do not fit together, or unknown blocks."""
+        """Raise UserError if widths do not fit together or a block is unknown."""
         levels = len(self.block_out_channels)
         for kind in per_level(self.down_block_types, levels):
             if kind not in ("CrossAttnDownBlock2D", "DownBlock2D"):
-                raise UserError(f"{type(self).__name__} has no block '{kind}'")
+                raise UserError(
+                    f"{type(self).__name__} does not support block '{kind}'"
+                )
         for width, heads in zip(self.block_out_channels, self.heads(), strict=True):
             if width % self.norm_num_groups or width % heads:
                 raise UserError(
@@ -93,7 +96,7 @@ class UNetEncoder(nn.Module):
         return per_level(heads, len(self.block_out_channels))
 
     def level(self, i: int) -> dict[str, Any]:
-        """Return the fields of `Level` at level `i`, 0 being the finest."""
+        """Return the fields of `Level` at level `i`. Level 0 is the finest."""
         depths = per_level(
             self.transformer_layers_per_block, len(self.block_out_channels)
         )
@@ -126,9 +129,9 @@ class UNetEncoder(nn.Module):
         text_embeddings: Float[Array, "b l e"],
         hint: Float[Array, "b h w f"] | None = None,
     ) -> tuple[list[Float[Array, "b ..."]], Float[Array, "b ..."]]:
-        """Return the feature maps for the decoder, and the middle's.
+        """Return the feature maps for the decoder, and that of the middle.
 
-        `hint` is added after the first convolution: ControlNet's way in.
+        `hint` is added after the first convolution. ControlNet's condition enters here.
         """
         x = conv(self.block_out_channels[0], name="conv_in", dtype=self.dtype)(
             noisy_latents

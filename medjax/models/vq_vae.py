@@ -1,11 +1,11 @@
-"""VQ-VAE: an autoencoder whose latents are entries of a learned codebook.
+"""Define VQ-VAE, an autoencoder whose latents are entries of a learned codebook.
 
     k(z) = argmin_j ‖z − e_j‖²                                                   (1)
     z_q = z + sg[e_k − z]                                                        (2)
     L = d(x, D(z_q)) + w ‖sg[z] − e_k‖² + β ‖z − sg[e_k]‖²                       (3)
 
-with sg the identity that passes no gradient, so that the decoder's gradient reaches the
-encoder straight through (2).
+where sg is the identity without a gradient. So by (2), the decoder's gradient passes
+unchanged to the encoder.
 
 Source: van den Oord et al., "Neural Discrete Representation Learning", 2017, eq. 1–3.
 """
@@ -29,17 +29,19 @@ EPSILON = 1e-6
 class VQVAE(nn.Module):
     """Encode images to latents, and decode entries of a codebook.
 
-    The codebook is no part of the parameters; who quantises has it.
+    The parameters do not include the codebook. The caller has it and quantises.
 
     Attributes:
-        channels: Of images, 1 or 3.
-        block_out_channels: Of the levels; each but the last halves the resolution.
-        layers_per_block: Residual blocks of a level.
-        latent_channels: Of latents and of the codebook's entries.
-        mid_layers: Residual blocks in the middle, with self-attention between them.
-        attention_heads: Of the self-attention.
-        norm_num_groups: Of every norm.
-        dtype: Of the computation.
+        channels: Number of channels of images, 1 or 3.
+        block_out_channels: Channels of each level. Each level except the last halves
+            the resolution.
+        layers_per_block: Number of residual blocks of each level.
+        latent_channels: Number of channels of latents and of codebook entries.
+        mid_layers: Number of residual blocks in the middle, with self-attention between
+            them.
+        attention_heads: Number of heads of the self-attention.
+        norm_num_groups: Number of groups of every norm.
+        dtype: Dtype of the computation.
     """
 
     channels: int = 3
@@ -53,17 +55,17 @@ class VQVAE(nn.Module):
 
     @property
     def downsampling(self) -> int:
-        """Pixels of an image for one of its latents."""
+        """Height and width in pixels of the image region of one latent."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def init_params(self, key: Array) -> Params:
-        """Return freshly drawn parameters (float32)."""
+        """Return random initial parameters (float32)."""
         side = 2 * self.downsampling
         images = jnp.zeros((1, side, side, self.channels))
         return draw_params(param_shapes(self, images), key)
 
     def setup(self) -> None:
-        """Name the two halves."""
+        """Create the two halves."""
         shared = {
             "layers": self.layers_per_block,
             "mid_layers": self.mid_layers,
@@ -76,22 +78,22 @@ class VQVAE(nn.Module):
         self.decoder = _Decoder(self.channels, widths[::-1], **shared)
 
     def encode(self, images: Float[Array, "b H W c"]) -> Float[Array, "b h w d"]:
-        """Return latents that are not quantised yet; `images` in [-1, 1]."""
+        """Return latents before quantisation. `images` are in [-1, 1]."""
         return self.encoder(images).astype(jnp.float32)
 
     def decode(self, latents: Float[Array, "b h w d"]) -> Float[Array, "b H W c"]:
-        """Return images, about in [-1, 1], of quantised latents."""
+        """Return images, approximately in [-1, 1], of quantised latents."""
         return self.decoder(latents)
 
     def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b H W c"]:
-        """Encode and decode, without quantising."""
+        """Encode and decode images, without quantisation."""
         return self.decode(self.encode(images))
 
 
 def nearest_codes(
     latents: Float[Array, "*n d"], codebook: Float[Array, "k d"]
 ) -> Int[Array, " *n"]:
-    """Return the number of each latent's nearest entry (eq. 1)."""
+    """Return the index of each latent's nearest entry (eq. 1)."""
     # ‖z‖² is the same for all entries.
     highest = jax.lax.Precision.HIGHEST
     products = jnp.matmul(latents, codebook.T, precision=highest)
@@ -106,7 +108,7 @@ def straight_through(
 
 
 class _Block(nn.Module):
-    """norm–SiLU–conv twice, plus a 1×1 convolution, always."""
+    """Apply norm–SiLU–conv twice, and always add a 1×1 convolution of the input."""
 
     features: int
     norm_groups: int
@@ -123,7 +125,7 @@ class _Block(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    """Attention over all pixels, normed and residual."""
+    """Attention over all pixels, with a norm and a residual connection."""
 
     heads: int
     norm_groups: int
@@ -144,7 +146,7 @@ class _SelfAttention(nn.Module):
 
 
 class _Half(nn.Module):
-    """What encoder and decoder share."""
+    """Base of encoder and decoder."""
 
     features: int
     widths: tuple[int, ...]
@@ -172,7 +174,7 @@ class _Half(nn.Module):
         return x
 
     def out(self, x: Array) -> Array:
-        """Norm, SiLU, and a convolution to the channels that go out."""
+        """Apply a norm, SiLU, and a convolution to the output channels."""
         x = GroupNorm(self.norm_groups, EPSILON, self.dtype, name="conv_norm_out")(x)
         return conv(self.features, name="conv_out", dtype=self.dtype)(nn.silu(x))
 

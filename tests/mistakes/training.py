@@ -266,7 +266,7 @@ MISTAKES = [
     train(
         "ControlNet of another base",
         "--config.model.controlnet={dir}/controlnet",
-        says=("config.model.controlnet", "another base", "cross_attention_dim 16"),
+        says=("config.model.controlnet", "base model", "cross_attention_dim 16"),
         setup=save_controlnet,
     ),
     train(

@@ -129,7 +129,7 @@ def test_a_class_changes_the_output(conv_unet):
     ("fields", "said"),
     [
         ({"norm_num_groups": 3}, "not divisible by norm_num_groups=3"),
-        ({"attention_levels": (2,)}, "attention_levels has 2, expected levels .* to 1"),
+        ({"attention_levels": (2,)}, "levels contains 2; expected levels .* to 1"),
     ],
 )
 def test_widths_that_do_not_fit_are_told(fields, said):
