@@ -1,1 +1,1 @@
-"""What medjax takes, measured: each file is a command, see `bench/README.md`."""
+"""Measure time and memory of medjax. `bench/README.md` lists the commands."""

@@ -1,6 +1,6 @@
-r"""Measure what a training step on the CPU spends its time on, ours beside torch's.
+r"""Measure which operations take the time of a training step on the CPU.
 
-Both take the steps of `bench.step`, under their own profilers, in turns.
+medjax and torch take turns with the steps of `bench.step`, under their own profilers.
 
     python -m bench.breakdown                             ten minutes, 13 GiB
     python -m bench.breakdown --network=tiny --size=64    a minute, to try it out
@@ -23,8 +23,8 @@ from bench.report import Row, Spread
 from bench.workers import WARM_UP
 from medjax.errors import UserError
 
-# What an operation does, by the first pattern that is found in what it is called: ours
-# by the path of the modules that it comes from, torch's by the operator.
+# Kind of an operation, by the first pattern found in its name. The name is the module
+# path for medjax, and the operator for torch.
 PRODUCTS, ATTENTION, OTHER = "products with kernels", "attention", "other"
 NORMS, UPDATE = "normalization", "clipping and AdamW"
 OURS = {
@@ -42,36 +42,37 @@ IDLE = "none of these"
 KINDS = (PRODUCTS, ATTENTION, NORMS, UPDATE, OTHER, IDLE)
 PACKAGES = ("jax", "jaxlib", "diffusers", "torch", "numpy")
 ABOUT = """
-What the seconds of one update of a ControlNet go to, on the CPU: the steps that
-`bench.step` races, here under each library's own profiler, which slows them a little.
+The time of each kind of operation in a training step of a ControlNet, on the CPU. The
+steps are those of `bench.step`, here under the profiler of each library, which slows
+them down a little.
 
-* **medjax**, **torch**: seconds; of all steps the median (least–largest). Where several
-  operations run at once, as XLA's do, each is given its part of the time.
-* **products with kernels**: of dense layers and convolutions, forward and backward,
-  with what is fused into them. **attention**: its two products, the softmax between
-  them, and where torch has one operator for it, that. **none of these**: no operation
-  ran; Python, and waiting.
-* **gap**: how much longer ours takes.
+* **medjax**, **torch**: seconds, as median (smallest–largest) of all steps. If several
+  operations run at the same time, as in XLA, they share the time equally.
+* **products with kernels**: dense layers and convolutions, forward and backward, with
+  the operations fused into them. **attention**: its two products and the softmax
+  between them, or torch's single operator. **none of these**: no operation ran; this is
+  Python and waiting.
+* **gap**: seconds of medjax minus seconds of torch.
 """
-# Start and end in nanoseconds, and what ran.
+# Start and end in nanoseconds, and name of the operation.
 Event = tuple[float, float, str]
 
 
 def shared(threads: Iterable[Iterable[Event]]) -> dict[str, float]:
-    """Return each operation's part of the time, where several may run at once.
+    """Return each operation's part of the time. Several may run at the same time.
 
     Args:
-        threads: Events; those of one thread are within each other or apart. The
-            innermost is what runs.
+        threads: Events of each thread. Two events of a thread are nested or disjoint.
+            The innermost event is the operation that runs.
 
     Returns:
-        Seconds by operation. They add up to the time in which any ran.
+        Seconds by operation. Their sum is the time in which any operation ran.
     """
     changes = []
     for number, events in enumerate(threads):
         for start, end, name in events:
             if end > start:
-                # At the same instant ends come first, then the longest begins.
+                # At the same time, ends come first, and longer events begin first.
                 changes += [(end, 0, 0.0, number, name), (start, 1, -end, number, name)]
     running: dict[int, list[str]] = defaultdict(list)
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -89,10 +90,10 @@ def shared(threads: Iterable[Iterable[Event]]) -> dict[str, float]:
 
 
 def kinds_of_instructions(hlo: str) -> dict[str, str]:
-    """Return what each instruction of a compiled module does, by its name.
+    """Return the kind of each instruction of a compiled module, by its name.
 
-    A fusion with a product in it is a product; all else is of where its last operation
-    comes from.
+    A fusion that contains a product is a product. The origin of the last operation
+    decides the kind of all other instructions.
     """
     computations: dict[str, str] = {}
     for header, body in re.findall(r"^(\S[^\n]*) \{\n(.*?)^\}", hlo, re.M | re.S):
@@ -122,9 +123,9 @@ def _kind(name: str, patterns: Mapping[str, str]) -> str:
 
 
 def trace_medjax(settings: Settings, steps: int) -> list[dict[str, float]]:
-    """Return the seconds of each kind, and IDLE, in each of our steps.
+    """Return the seconds of each kind, and of IDLE, in each step of medjax.
 
-    For a process of its own, in which jax has not computed yet.
+    It requires a new process, in which jax has not computed yet.
     """
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XLA_FLAGS"] = (
@@ -133,7 +134,7 @@ def trace_medjax(settings: Settings, steps: int) -> list[dict[str, float]]:
         )
         import jax
 
-        # What was compiled before is not written out.
+        # XLA does not dump programs that it loads from the cache.
         jax.config.update("jax_enable_compilation_cache", False)
         step = make_medjax(settings)
         for _ in range(WARM_UP):
@@ -171,7 +172,7 @@ def _by_kind(
 
 
 def trace_torch(settings: Settings, steps: int) -> list[dict[str, float]]:
-    """Return the same of torch's steps, one operator of which runs at a time."""
+    """Return the same for the steps of torch, which runs one operator at a time."""
     from torch.profiler import ProfilerActivity, profile
 
     step = make_torch(settings)
@@ -192,7 +193,7 @@ def trace_torch(settings: Settings, steps: int) -> list[dict[str, float]]:
 
 
 def _whole(seconds: Mapping[str, float], wall: float) -> dict[str, float]:
-    """Return the seconds of all kinds, with what is left of the step."""
+    """Return the seconds of all kinds. IDLE gets the rest of the step."""
     return {kind: seconds.get(kind, 0.0) for kind in KINDS if kind != IDLE} | {
         IDLE: wall - sum(seconds.values())
     }
@@ -219,11 +220,11 @@ def measure(settings: Settings, steps: int, turns: int) -> list[Row]:
 
 
 def main() -> Path:
-    """Measure as the flags say; return the page that is written."""
+    """Measure as the flags say, and return the page that it writes."""
     flags = report.parser(__doc__)
     flags.add_argument("--network", choices=sorted(UNETS), default="sd15")
-    flags.add_argument("--size", type=int, default=256, help="of images (%(default)s)")
-    flags.add_argument("--steps", type=int, default=2, help="of a turn (%(default)s)")
+    flags.add_argument("--size", type=int, default=256, help="pixels (%(default)s)")
+    flags.add_argument("--steps", type=int, default=2, help="per turn (%(default)s)")
     flags.add_argument("--turns", type=int, default=3, help="of each (%(default)s)")
     given = flags.parse_args()
     report.check_counts(given, "size", "steps", "turns")
@@ -231,7 +232,7 @@ def main() -> Path:
     report.need(("torch", "diffusers"), "the comparison")
     on = report.machine()
     if on.accelerated:
-        raise UserError("this is about the CPU; JAX_PLATFORMS=cpu makes jax use it")
+        raise UserError("bench.breakdown measures only the CPU; set JAX_PLATFORMS=cpu")
     tables = {}
     for dtype in DTYPES:
         settings = Settings(given.network, given.size, batch=1, dtype=dtype)
@@ -239,7 +240,7 @@ def main() -> Path:
         tables[caption] = measure(settings, given.steps, given.turns)
     return report.write_results(
         "breakdown" if given.network == "sd15" else f"breakdown-{given.network}",
-        "What the time of a training step goes to",
+        "Operations of a training step",
         ABOUT,
         tables,
         on,

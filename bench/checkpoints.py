@@ -1,10 +1,11 @@
-"""Measure what checkpoints cost: how long training stands still, and writing takes.
+"""Measure the cost of checkpoints: how long training waits, and how long writing takes.
 
     python -m bench.checkpoints --folder=DISK      a ControlNet's state, 5.8 GB
     python -m bench.checkpoints --network=tiny --step_seconds=0.02
 
-The share of a run needs the seconds of a step: `--step_seconds`, or else the result of
-`python -m bench.step` for this machine. `--folder` needs room for two checkpoints.
+The share of a run requires the seconds of a step. They come from `--step_seconds`, or
+from the result of `python -m bench.step` on this device. `--folder` needs space for two
+checkpoints.
 """
 
 import json
@@ -24,21 +25,21 @@ from medjax.errors import UserError
 
 PACKAGES = ("jax", "orbax-checkpoint", "tensorstore", "numpy")
 ABOUT = """
-A checkpoint holds the trained weights, their average (as in the recommended config) and
-AdamW's two moments, float32. Saving is asynchronous: training stands still while the
-arrays are copied from the device, and goes on while they are written.
+A checkpoint contains the trained weights, their average (as in the recommended config)
+and the two moments of AdamW, all in float32. Saving is asynchronous: training waits
+while the arrays are copied from the device, and continues while they are written.
 
-* **stall**: seconds in which `Checkpoints.save` does not return.
-* **until on disk**: seconds from the call until the checkpoint is complete, checksums
-  included, with nothing else to do.
-* **share of the run**: the stall, by the time from one checkpoint to the next at the
-  default `train.checkpoint_every`. **at most** counts all of the writing too, as if no
-  step were taken meanwhile; with cores to spare the truth is near the former.
+* **stall**: seconds until `Checkpoints.save` returns.
+* **until on disk**: seconds from the call until the checkpoint is complete, including
+  checksums, while the machine does nothing else.
+* **share of the run**: the stall, over the time from one checkpoint to the next with
+  the default `train.checkpoint_every`. **at most** also counts all of the writing, as
+  if training waited for it. With free cores, the real share is near the former.
 """
 
 
 def make_state(settings: Settings) -> Any:
-    """Return a `TrainState` of drawn numbers, for zeros would compress to nothing."""
+    """Return a `TrainState` of random numbers, because zeros compress to nothing."""
     import jax
 
     from medjax.meshes import MeshConfig, make_mesh
@@ -63,13 +64,13 @@ def make_state(settings: Settings) -> Any:
 
 
 def measure(state: Any, folder: Path, repeats: int) -> tuple[Spread, Spread]:
-    """Return the seconds of the stall, and those until all is on disk."""
+    """Return the seconds of the stall, and those until the checkpoint is on disk."""
     from medjax.runs.checkpoints import Checkpoints
 
     about = {"bench": {"source": "drawn", "fingerprint": "0"}}
     stalls, totals = [], []
     with Checkpoints(folder, {}, about, keep_last=1, keep_best=0) as checkpoints:
-        # The first one starts orbax's threads; it does not count.
+        # The first save does not count, because it starts orbax's threads.
         for step in range(repeats + 1):
             print(f"checkpoint {step} of {repeats} …", file=sys.stderr, flush=True)
             start = time.perf_counter()
@@ -86,11 +87,11 @@ def cost(
     """Return the row of the table.
 
     Args:
-        stall: Seconds in which `save` does not return.
-        total: Seconds until all is on disk.
-        size: Of a checkpoint, in GiB.
-        every: Updates between two checkpoints.
-        step_seconds: Of one update.
+        stall: Seconds until `save` returns.
+        total: Seconds until the checkpoint is on disk.
+        size: Size of a checkpoint, in GiB.
+        every: Steps between two checkpoints.
+        step_seconds: Seconds of one step.
     """
     interval = every * step_seconds
     return {
@@ -105,16 +106,16 @@ def cost(
 
 
 def known_step_seconds(folder: Path, network: str, device: str) -> float:
-    """Return the fastest median that `bench.step` has found for medjax here.
+    """Return the smallest median of medjax's seconds per step from `bench.step`.
 
     Raises:
-        UserError: If there is no such result.
+        UserError: If the result is missing.
     """
     name = "step" if network == "sd15" else f"step-{network}"
     file = folder / f"{name}-{device}.json"
     if not file.is_file():
         raise UserError(
-            f"{file} does not exist; give --step_seconds, or measure first: "
+            f"{file} does not exist; set --step_seconds, or measure it first: "
             f"python -m bench.step --network={network}"
         )
     tables = json.loads(file.read_text(encoding="utf-8"))["tables"]
@@ -125,19 +126,21 @@ def known_step_seconds(folder: Path, network: str, device: str) -> float:
         if row["competitor"] == "medjax"
     ]
     if not medians:
-        raise UserError(f"{file} has no row of medjax; give --step_seconds")
+        raise UserError(f"{file} has no row for medjax; set --step_seconds")
     return min(medians)
 
 
 def main() -> Path:
-    """Measure as the flags say; return the page that is written."""
+    """Measure as the flags say, and return the page that it writes."""
     flags = report.parser(__doc__)
     flags.add_argument("--network", choices=sorted(UNETS), default="sd15")
     flags.add_argument(
-        "--folder", type=Path, help="on the disk to measure (the temporary folder)"
+        "--folder",
+        type=Path,
+        help="folder on the disk to measure (the temporary folder)",
     )
-    flags.add_argument("--step_seconds", type=float, help="of one update")
-    flags.add_argument("--repeats", type=int, default=3, help="(%(default)s)")
+    flags.add_argument("--step_seconds", type=float, help="seconds of a training step")
+    flags.add_argument("--repeats", type=int, default=3, help="saves (%(default)s)")
     given = flags.parse_args()
     if given.folder is not None and not given.folder.is_dir():
         raise UserError(f"--folder={given.folder}: no such folder")
@@ -150,7 +153,7 @@ def main() -> Path:
 
     from medjax.runs.sections import TrainConfig
 
-    # orbax warns that it is waited for, which is what is measured.
+    # Hide orbax's warning about waiting, because this measures the waiting.
     logging.getLogger("absl").setLevel(logging.ERROR)
     state = make_state(Settings(given.network))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / GIB
@@ -160,7 +163,7 @@ def main() -> Path:
     row = cost(stall, total, size, every, step_seconds)
     return report.write_results(
         "checkpoints" if given.network == "sd15" else f"checkpoints-{given.network}",
-        "What checkpoints cost",
+        "Cost of checkpoints",
         ABOUT,
         {f"A ControlNet of {given.network}, {given.repeats} repeats": [row]},
         on,

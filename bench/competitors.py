@@ -1,15 +1,15 @@
-"""Three trainers of one ControlNet: medjax, diffusers' Flax modules, torch diffusers.
+"""Define the competitors that train a ControlNet: medjax, diffusers' Flax, and torch.
 
     L = mean (noise − U(z_t, t, text, ControlNet(z_t, t, text, image)))²             (1)
 
-The U-Net is frozen. An update is the loss, its gradient, clipping at norm 1, and AdamW
-(learning rate 1e-5, betas 0.9 and 0.999, decay 1e-2), as diffusers' own two scripts
-`train_controlnet.py` and `train_controlnet_flax.py` do it by default. Trained weights
-and the optimiser are float32; the frozen ones and the activations are of the dtype that
-is asked for.
+The U-Net is frozen. A step consists of the loss, its gradient, clipping at norm 1, and
+AdamW (learning rate 1e-5, betas 0.9 and 0.999, weight decay 1e-2). These are defaults
+of the two scripts of diffusers, `train_controlnet.py` and `train_controlnet_flax.py`.
+Trained weights and the optimiser are float32. `Settings.dtype` is the dtype of frozen
+weights and activations.
 
-Each trainer is made by a function of `Settings`, and is itself a function that does one
-update, waits until it is done, and returns the loss before it.
+A function of `Settings` makes each trainer. The trainer is a function that takes one
+step, waits until it is done, and returns the loss before the step.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ INPUTS = ("noisy_latents", "timesteps", "text_embeddings")
 
 
 def make_medjax(settings: Settings) -> Step:
-    """Return our own training step, by our own loss, optimiser and mesh."""
+    """Return medjax's training step, with its own loss, optimiser and mesh."""
     import jax.numpy as jnp
 
     from medjax.models.controlnet import ControlNet
@@ -45,13 +45,13 @@ def make_medjax(settings: Settings) -> Step:
 
 
 def medjax_step(task: Any, params: Any, frozen: Any, settings: Settings) -> Step:
-    """Return our own training step of a task, by our own optimiser and mesh.
+    """Return medjax's training step of a task, with its own optimiser and mesh.
 
     Args:
-        task: With a loss.
-        params: What trains.
-        frozen: What does not.
-        settings: Of the batch.
+        task: Object with a loss.
+        params: Trained weights.
+        frozen: Frozen weights.
+        settings: Settings of the batch.
     """
     import jax
     import jax.numpy as jnp
@@ -88,17 +88,17 @@ def medjax_step(task: Any, params: Any, frozen: Any, settings: Settings) -> Step
 
 
 class LatentsGiven:
-    """`medjax.tasks.Task` but for its loss: latents and embeddings are given."""
+    """`medjax.tasks.Task` without a loss, for batches of latents and embeddings."""
 
     def follow(self, statistics: Any, observed: Any, key: Any) -> Any:
-        """Return the statistics as they are, of which there are none."""
+        """Return the statistics unchanged; they are empty."""
         del observed, key
         return statistics, {}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Controlled(LatentsGiven):
-    """Eq. 1."""
+    """The loss of eq. 1."""
 
     unet: Any
     controlnet: Any
@@ -119,7 +119,7 @@ class _Controlled(LatentsGiven):
 
 
 def make_flax(settings: Settings) -> Step:
-    """Return diffusers' Flax modules in a jitted step on optax."""
+    """Return a jitted training step of diffusers' Flax modules with optax."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -129,7 +129,7 @@ def make_flax(settings: Settings) -> Step:
     dtype = jnp.dtype(settings.dtype)
     unet: Any = FlaxUNet2DConditionModel(**settings.unet_config, dtype=dtype)
     controlnet: Any = FlaxControlNetModel(**settings.controlnet_config, dtype=dtype)
-    # Our trees have their names: weights go in as they are.
+    # Our trees use the same names, so the weights need no conversion.
     frozen = jax.device_put(trees.cast(draw_unet(settings), dtype))
     optimizer = optax.chain(
         optax.clip_by_global_norm(CLIP_NORM),
@@ -177,12 +177,12 @@ def make_flax(settings: Settings) -> Step:
 
 
 def make_torch(settings: Settings) -> Step:
-    """Return torch diffusers' modules with AdamW.
+    """Return a training step of torch diffusers' modules with AdamW.
 
-    bfloat16 is autocast's, the frozen weights are stored in it. Attention is torch's
-    `scaled_dot_product_attention`, diffusers' default; the optimiser is the fused one.
-    On a GPU both networks are compiled, channels come last, and matrix products of
-    float32 may be TF32, as jax has them there.
+    In bfloat16 the step uses autocast, and the frozen weights are stored in bfloat16.
+    Attention is torch's `scaled_dot_product_attention`, the default of diffusers. The
+    optimiser is the fused one. On a GPU both networks are compiled, and channels come
+    last. There, float32 matrix products may use TF32, as in jax.
     """
     import torch
     from diffusers import ControlNetModel, UNet2DConditionModel
@@ -219,12 +219,12 @@ def make_torch(settings: Settings) -> Step:
 def torch_step(
     predict: Callable[[Any], Any], parameters: Iterable[Any], settings: Settings
 ) -> Step:
-    """Return torch's training step, by the fused AdamW, autocast where it is bfloat16.
+    """Return torch's training step, with the fused AdamW, and autocast in bfloat16.
 
     Args:
-        predict: From a batch to what the U-Net says.
-        parameters: What trains.
-        settings: Of the batch.
+        predict: Returns the output of the U-Net for a batch.
+        parameters: Trained weights.
+        settings: Settings of the batch.
     """
     import torch
 
@@ -254,7 +254,7 @@ def torch_step(
 
 
 def load_torch(module: Any, params: Any) -> None:
-    """Put our tree into a torch module, every weight of it."""
+    """Load all weights of our tree into a torch module."""
     import torch
 
     from medjax.pretrained.names import to_torch, torch_names
@@ -269,11 +269,11 @@ def load_torch(module: Any, params: Any) -> None:
 
 
 def channels_first(x: np.ndarray) -> np.ndarray:
-    """Return images as torch has them, b c h w; other arrays as they are."""
+    """Return images in torch's layout, b c h w, and other arrays unchanged."""
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x
 
 
-# How each is made, and what has to be installed for it.
+# By name: the function that makes the trainer, and the packages that it requires.
 Competitors = dict[str, tuple[Callable[[Settings], Step], tuple[str, ...]]]
 COMPETITORS: Competitors = {
     "medjax": (make_medjax, ()),

@@ -1,10 +1,10 @@
-r"""Train the demos on phantoms, and measure what they are worth.
+r"""Train the demos on phantoms, and measure how good their images are.
 
     python -m bench.demos                                 all of them, in two hours
     python -m bench.demos --only=knee --workdirs=DIR      one, in minutes
 
-A demo that is trained already in --workdirs is taken as it is, and one that is not goes
-on from its last checkpoint. Pages of what they draw go beside the results.
+A demo that is already trained in --workdirs is not trained again. An unfinished demo
+resumes from its last checkpoint. Pages of samples are written next to the results.
 """
 
 import dataclasses
@@ -37,48 +37,48 @@ from medjax.tasks.drawing import Request
 from medjax.training.two_stages import train_stages
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
-_EACH = "Trained on phantoms of 64 × 64 pixels, and measured on held-out ones.\n"
+_EACH = "Trained on phantoms of 64 × 64 pixels, measured on held-out phantoms.\n"
 ABOUT = {
     "knee": """
-Fréchet distance, on EfficientNet-Lite0's features, of as many generated images to
-held-out phantoms; *real* is that of training phantoms. Time of an image in batches of
-16. The published system took 20 s (256 × 256, 1000 steps, on the GPU of its authors).
+Fréchet distance between generated images and equally many held-out phantoms, with
+features of EfficientNet-Lite0; *real* is that of training phantoms. Time per image in
+batches of 16. The published system took 20 s (256 × 256, 1000 steps, its authors' GPU).
 """,
     "brain": """
-PSNR of the VQ-VAE's reconstructions, and the share of its codebook in use; of the
-latent diffusion upon it, the share of images, given their class, whose ventricles'
-measured area is on the class's side of the midpoint: chance is a half.
+PSNR of the VQ-VAE's reconstructions, and the used share of its codebook. For the latent
+diffusion on its latents: the share of images whose measured ventricle area is on the
+side of the midpoint that belongs to their class. Chance is 50%.
 """,
     "phantom-sd": """
-The share of images, drawn for held-out captions, whose heart and pleural effusions, as
-measured, are what the caption says, and (chance) what those of other images say. It
-comes with medjax; `configs/phantom_sd.py` tells how it was trained.
+Share of images sampled from held-out captions whose measured heart and pleural
+effusions agree with their captions; in parentheses (chance), with the captions of other
+images. medjax contains this model; `configs/phantom_sd.py` describes its training.
 """,
     "controlnet": """
-F1 of the edges of images with those asked for, less that with those of other images: of
-phantom-SD given the caption alone; with the demo's ControlNet; and of what its
-autoencoder makes of the real images, which is as near as it can come. Beside it the
-share whose heart and effusions are as captioned, and (chance) as other captions say.
+F1 of the images' edges with their conditions, minus that with the conditions of other
+images: for phantom-SD with captions only; with the demo's ControlNet; and for the real
+images after the autoencoder, the best possible. Then the share of images whose heart
+and effusions agree with their captions and, in parentheses (chance), with others.
 """,
     "lora": """
-How often there is a pneumothorax where the caption asks for one, and where it does not;
-and how often hearts and effusions are right where it does not. Of phantom-SD, which has
-never seen one, and of the demo's adapters upon it, each fold's.
+Share of images with a pneumothorax, if the caption names one and if it does not. Then
+the share whose hearts and effusions are right, if it does not. For phantom-SD, which
+was trained without any pneumothorax, and with the demo's adapters of each fold.
 """,
 }
-# By name, steps and η, the share of fresh noise in the steps of DDIM.
+# Name, number of steps, and η, the amount of fresh noise in the steps of DDIM.
 SAMPLERS = (("ddim", 50, 0.0), ("ddim", 50, 1.0), ("ddpm", 1000, 0.0))
 FOLD_IMAGES = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What the flags say.
+    """Values of the flags.
 
     Attributes:
-        workdirs: Of the demos' runs.
-        images: How many are drawn for each measure.
-        out: Of the pages.
+        workdirs: Folder of the demos' runs.
+        images: Number of images to sample for each measure.
+        out: Folder of the pages.
     """
 
     workdirs: Path
@@ -87,7 +87,7 @@ class Asked:
 
 
 def knee(asked: Asked) -> list[Row]:
-    """Draw knees by DDIM and by DDPM."""
+    """Sample knees with DDIM and with DDPM."""
     run = _trained("configs/knee_ddpm.py:demo", asked.workdirs / "knee")
     real = efficientnet_features(drawing.held_out(run.config, asked.images))
     rows: list[Row] = []
@@ -114,7 +114,7 @@ def knee(asked: Asked) -> list[Row]:
 
 
 def brain(asked: Asked) -> list[Row]:
-    """Reconstruct brains, and draw them of each class."""
+    """Reconstruct brains, and sample brains of each class."""
     run = _trained("configs/brain_ldm.py:demo", asked.workdirs / "brain")
     first = load_run(asked.workdirs / "brain" / "autoencoder")
     real = drawing.held_out(run.config, asked.images)
@@ -128,7 +128,7 @@ def brain(asked: Asked) -> list[Row]:
     images, seconds = drawing.draw(run.model, requests, sampling, run.config)
     share = ventricle_share(images)
     large = np.array(classes)[labels] == "AD"
-    # Where there is no head, or no ventricle, neither is right.
+    # An image without a head or a ventricle is wrong for both classes.
     right = (share > 0) & ((share > VENTRICLE_MIDPOINT) == large)
     drawing.show(images, asked.out / "demos-brain.png")
     return [
@@ -143,7 +143,7 @@ def brain(asked: Asked) -> list[Row]:
 
 
 def phantom_sd(asked: Asked) -> list[Row]:
-    """Draw chests for captions that phantom-SD has not seen."""
+    """Sample chests from captions that phantom-SD was not trained on."""
     config = parse(load_config("config", "configs/phantom_sd.py"))
     texts = [record["text"] for record in drawing.records(config, asked.images)]
     requests = [Request(i, prompt=text) for i, text in enumerate(texts)]
@@ -160,7 +160,7 @@ def phantom_sd(asked: Asked) -> list[Row]:
 
 
 def controlnet(asked: Asked) -> list[Row]:
-    """Draw chests for captions and edges, and for captions alone."""
+    """Sample chests from captions and edges, and from captions only."""
     run = _trained("configs/cxr_controlnet.py:demo", asked.workdirs / "controlnet")
     config = run.config
     sd: Any = run.model
@@ -207,7 +207,7 @@ def controlnet(asked: Asked) -> list[Row]:
 
 
 def lora(asked: Asked) -> list[Row]:
-    """Draw chests with pneumothoraces and without, before and after adapters."""
+    """Sample chests with and without pneumothoraces, with and without adapters."""
     config = parse(load_config("config", "configs/cxr_lora.py:demo"))
     workdir = asked.workdirs / "lora"
     scores = cross_validate(config, workdir, FOLD_IMAGES)
@@ -257,22 +257,22 @@ def _beside_chance(scores: Mapping[str, float], name: str) -> str:
 
 
 def _trained(config_file: str, workdir: Path) -> Run:
-    """Return a demo's run, trained to its end."""
+    """Return a demo's run after the last step of its training."""
     train_stages(parse(load_config("config", config_file)), workdir)
     return load_run(workdir)
 
 
 def main() -> list[Path]:
-    """Measure as the flags say; return the pages, one a demo."""
+    """Measure as the flags say, and return one page per demo."""
     parser = report.parser(__doc__)
     parser.add_argument(
-        "--only", default=",".join(DEMOS), help="which, by commas (%(default)s)"
+        "--only", default=",".join(DEMOS), help="demos, by commas (%(default)s)"
     )
     parser.add_argument(
         "--workdirs", type=Path, default=Path("workdirs/demos"), help="(%(default)s)"
     )
     parser.add_argument(
-        "--images", type=int, default=200, help="drawn for each measure (%(default)s)"
+        "--images", type=int, default=200, help="for each measure (%(default)s)"
     )
     flags = parser.parse_args()
     if flags.images <= drawing.BATCH:
@@ -290,7 +290,7 @@ def main() -> list[Path]:
     for name in wanted:
         rows = DEMOS[name](asked)
         print(name, rows, file=sys.stderr, flush=True)
-        title, about = f"What the demo *{name}* is worth", _EACH + ABOUT[name]
+        title, about = f"Results of the demo *{name}*", _EACH + ABOUT[name]
         given = f"demos-{name}", title, about, {name: rows}, on, PACKAGES, flags.out
         pages.append(report.write_results(*given))
     return pages

@@ -1,4 +1,4 @@
-"""Held-out examples of a demo, and images drawn by it, timed."""
+"""Read held-out examples of a demo, sample images from it, and time the sampling."""
 
 import dataclasses
 import time
@@ -22,7 +22,7 @@ from medjax.tasks.drawing import Request
 from medjax.tasks.latent_scaling import decode, encode_mean
 
 BATCH = 16
-"""Images that are drawn at a time; only those after the first such are timed."""
+"""Images per batch of sampling. The first batch is not timed, because it compiles."""
 
 _SHOWN = 16
 _PHANTOMS_OF_ONE_HELD_OUT = 8
@@ -34,8 +34,8 @@ def held_out(config: RunConfig, count: int) -> np.ndarray:
 
 
 def records(config: RunConfig, count: int, split: str = "test") -> list[Any]:
-    """Return the first examples of a split, of which there are as many as wanted."""
-    # More phantoms leave the first ones as they are, and none is in two splits.
+    """Return the first `count` examples of a split, of more phantoms if necessary."""
+    # A larger number of phantoms does not change the first ones or their splits.
     data = config.data
     if data.phantoms is not None:
         many = max(data.phantoms.count, _PHANTOMS_OF_ONE_HELD_OUT * count)
@@ -57,7 +57,7 @@ def draw(
     sampling: SamplingConfig,
     config: RunConfig,
 ) -> tuple[np.ndarray, float]:
-    """Return images, and the seconds of each once it is compiled."""
+    """Return images, and the seconds per image after compilation."""
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices())
     size = (config.data.image_size,) * 2
     drawn: Iterator[np.ndarray] = generate(
@@ -73,7 +73,7 @@ def draw(
 def rebuilt(
     module: VQVAE | AutoencoderKL, weights: Params, images: np.ndarray
 ) -> np.ndarray:
-    """Return what an autoencoder makes of images."""
+    """Return images after an autoencoder's encoder and decoder."""
 
     @jax.jit
     def rebuild(weights: Params, some: Any) -> Any:
@@ -84,5 +84,5 @@ def rebuilt(
 
 
 def show(images: np.ndarray, page: Path) -> None:
-    """Write a page of the first of them."""
+    """Write a page of the first images."""
     save_png(page, canvas(images[:_SHOWN], _SHOWN // 2))

@@ -1,8 +1,8 @@
-r"""Measure the input pipeline: images a second, against a torch DataLoader.
+r"""Measure the input pipeline in images per second, against a torch DataLoader.
 
-Both turn the same grayscale PNG files of 1024² into batches of 512²: decode, resize,
-find edges, tokenise, stack. medjax reads them from what `medjax.prepare` wrote, the
-DataLoader from the folder of files. One after the other, in turns.
+Both convert the same grayscale PNG files of 1024² to batches of 512²: they decode,
+resize, find edges, tokenise and stack. medjax reads the output of `medjax.prepare`, the
+DataLoader reads the folder of files. They take turns.
 
     python -m bench.input                          two worker processes each
     python -m bench.input --workers=8 --images=512 --batch=16
@@ -26,27 +26,30 @@ from medjax.errors import UserError
 
 PACKAGES = ("grain", "array-record", "torch", "pillow", "opencv-python-headless")
 ABOUT = """
-Images a second of the input pipeline, without a network that uses them. Both do the
-same work on the same files: Pillow decodes, OpenCV resizes by area and finds edges, one
-CLIP tokenizer makes 77 ids. That the batches are equal was checked.
+Images per second of the input pipeline, without a network that uses them. Both
+pipelines do the same work on the same files. Pillow decodes, OpenCV resizes by area and
+finds edges, and one CLIP tokenizer returns 77 ids. The command checked that the batches
+are equal.
 
-* **images/s**: median (least–largest) of the turns. A turn starts the pipeline, leaves
-  out its first batches, and times the others.
-* **first batch**: seconds until the workers run and gave the first one; once a run.
-* **medjax / it**: our rate divided by this one's; above 1 means that medjax is faster.
-* **waited**: the share of the time spent waiting for batches when each is followed by
-  so many seconds of matrix products on all cores, as by a short step on the CPU. The
-  goal is under 1%.
-* **read**: the share of that time in which a batch that is there is read once, as its
-  copy to a device would read it.
+* **images/s**: median (smallest–largest) of the turns. A turn starts the pipeline,
+  skips its first batches, and times the others.
+* **first batch**: seconds until the workers run and the first batch arrives. A run
+  waits for it once.
+* **medjax / it**: rate of medjax divided by the rate of this row. Above 1, medjax is
+  faster.
+* **waited**: share of time spent waiting for batches. Each batch is followed by the
+  stated seconds of matrix products on all cores, which imitate a short step on the CPU.
+  The goal is under 1%.
+* **read**: share of that time spent reading an available batch once, as its copy to a
+  device does.
 
-Training waits for data only where this rate is below the images a second of its step
-(see `step-*.md`), and more workers raise it as long as there are cores.
+Training waits for data only if this rate is below the images per second of its step
+(see `step-*.md`). More workers raise the rate until all cores are busy.
 """
 
 
 def check_equal(pipelines: Pipelines) -> None:
-    """Raise UserError unless both give the same first batches, in stored order."""
+    """Raise UserError unless the first two batches are equal, in stored order."""
     with (
         contextlib.closing(pipelines.medjax(shuffle=False)) as ours,
         contextlib.closing(pipelines.torch(shuffle=False)) as theirs,
@@ -62,8 +65,8 @@ def one_turn(
 ) -> tuple[float, float]:
     """Return the seconds to the first batch, and those of `count` batches after `skip`.
 
-    What the workers hold ready when the clock starts is the more of a share, the fewer
-    batches are timed: `count` should be several times as large.
+    Some batches are ready before the clock starts. So `count` should be several times
+    their number.
     """
     start = time.perf_counter()
     with contextlib.closing(make(True)) as stream:
@@ -82,9 +85,9 @@ def waited(
 
     Args:
         make: Starts the pipeline.
-        count: Batches that count; several times what the workers hold ready.
-        skip: Batches before these, which do not count.
-        seconds: What is computed before each takes.
+        count: Number of timed batches; several times the number that workers prefetch.
+        skip: Number of batches before these, which are not timed.
+        seconds: Seconds of computation before each batch.
     """
     matrix = np.ones((512, 512), np.float32)
     waiting = reading = 0.0
@@ -115,7 +118,7 @@ def _read(batch: Batch) -> None:
 
 
 def measure(pipelines: Pipelines, repeats: int, seconds: float) -> list[Row]:
-    """Return one row a pipeline; `seconds` is what a step takes."""
+    """Return one row per pipeline. `seconds` is the duration of a step."""
     skip = READY * max(pipelines.workers, 1)
     count = 8 * skip
     makers = {"medjax": pipelines.medjax, "torch": pipelines.torch}
@@ -150,25 +153,25 @@ def measure(pipelines: Pipelines, repeats: int, seconds: float) -> list[Row]:
 
 
 def main() -> Path:
-    """Measure as the flags say; return the page that is written."""
+    """Measure as the flags say, and return the page that it writes."""
     flags = report.parser(__doc__)
     for name, default, text in (
         ("images", 64, "files in the data set"),
-        ("source_size", 1024, "height and width of the files"),
-        ("size", 512, "height and width of the batches"),
-        ("batch", 4, "images of a batch"),
-        ("workers", 2, "processes of each pipeline; 0 is none"),
+        ("source_size", 1024, "height and width of the files, in pixels"),
+        ("size", 512, "height and width of the batches, in pixels"),
+        ("batch", 4, "images per batch"),
+        ("workers", 2, "worker processes of each pipeline; 0 for none"),
         ("repeats", 5, "turns of each"),
     ):
         help_ = f"{text} (%(default)s)"
         flags.add_argument(f"--{name}", type=int, default=default, help=help_)
     flags.add_argument(
-        "--step_seconds", type=float, default=0.5, help="of a step (%(default)s)"
+        "--step_seconds", type=float, default=0.5, help="per step (%(default)s)"
     )
     given = flags.parse_args()
     report.need(("torch",), "the DataLoader")
     if given.images < given.batch:
-        raise UserError(f"--images={given.images}: expected at least one --batch")
+        raise UserError(f"--images={given.images}: expected at least --batch")
     on = report.machine()
     with tempfile.TemporaryDirectory() as folder:
         pipelines = make_pipelines(

@@ -1,9 +1,10 @@
-"""Two trainers of one U-Net's adapters (LoRA): medjax, and torch diffusers with peft.
+"""Define the competitors that train adapters (LoRA): medjax, and diffusers with peft.
 
     L = mean (noise − U(z_t, t, text))²                                              (1)
 
-Every projection of attention has an adapter of rank 16, which alone trains, as in
-diffusers' own script `train_text_to_image_lora.py`; all else is as in `competitors`.
+Every projection of attention has an adapter of rank 16, and only adapters train, as in
+diffusers' script `train_text_to_image_lora.py`. The rest is the same as in
+`competitors`.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ ADAPTERS = AdapterConfig(rank=RANK, alpha=float(ALPHA))
 
 
 def draw_lora(unet: Params) -> Params:
-    """Return adapters whose B is drawn too, so that the loss depends on all of them."""
+    """Return adapters with a random B, so that the loss depends on all of them."""
     adapters = draw_adapters("unet", unet, ADAPTERS, jax.random.key(4))
     random = np.random.default_rng(4)
     drawn = {
@@ -45,7 +46,7 @@ def draw_lora(unet: Params) -> Params:
 
 
 def make_medjax(settings: Settings) -> Step:
-    """Return our own training step, by our own loss, optimiser and mesh."""
+    """Return medjax's training step, with its own loss, optimiser and mesh."""
     import jax.numpy as jnp
 
     from medjax.models.unet_2d_condition import UNet2DCondition
@@ -58,7 +59,7 @@ def make_medjax(settings: Settings) -> Step:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Adapted(LatentsGiven):
-    """Eq. 1."""
+    """The loss of eq. 1."""
 
     unet: Any
 
@@ -76,10 +77,10 @@ class _Adapted(LatentsGiven):
 
 
 def make_torch(settings: Settings) -> Step:
-    """Return torch diffusers' U-Net with peft's adapters, as `competitors.make_torch`.
+    """Return a training step of torch diffusers' U-Net with peft's adapters.
 
-    The adapters are float32 whatever the frozen weights are, as diffusers' script has
-    them.
+    It is like `competitors.make_torch`. The adapters are float32 for every dtype of the
+    frozen weights, as in diffusers' script.
     """
     import torch
     from diffusers import UNet2DConditionModel
@@ -110,7 +111,7 @@ def make_torch(settings: Settings) -> Step:
 
 
 def _load_lora(unet: Any, adapters: Params) -> None:
-    """Put our adapters in the place of peft's, in float32."""
+    """Replace peft's adapters by ours, in float32."""
     import torch
 
     from medjax.pretrained.names import torch_names
@@ -125,7 +126,7 @@ def _load_lora(unet: Any, adapters: Params) -> None:
         module.weight = torch.nn.Parameter(weight.to(module.weight.device))
 
 
-# What trains, and who trains it.
+# Competitors by the trained part.
 CONTESTS: dict[str, Competitors] = {
     "controlnet": COMPETITORS,
     "lora": {

@@ -1,8 +1,8 @@
-"""The networks that all competitors train, with drawn weights, and what they are fed.
+"""Define the networks that all competitors train, their random weights and inputs.
 
-Nothing is downloaded: a step takes the same time whatever the weights are. Everyone
-gets the same numbers, drawn from fixed seeds by NumPy, so that everyone's loss is the
-same too.
+Nothing is downloaded, because the time of a step does not depend on the weights. All
+competitors get the same numbers, from NumPy with fixed seeds, so that their losses are
+equal.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from medjax.models.controlnet import ControlNet
 from medjax.models.initial import draw_params
 from medjax.models.unet_2d_condition import UNet2DCondition
 
-# In diffusers' words, which are everyone's; `attention_head_dim` counts the heads.
+# With the names of diffusers, where `attention_head_dim` is the number of heads.
 UNETS: dict[str, dict[str, Any]] = {
     "sd15": {
         "block_out_channels": (320, 640, 1280, 1280),
@@ -29,7 +29,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "attention_head_dim": 8,
         "cross_attention_dim": 768,
     },
-    # As small as diffusers' Flax classes go: they have 32 groups, always.
+    # The smallest that diffusers' Flax classes support, because they have 32 groups.
     "tiny": {
         "block_out_channels": (32, 64),
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -55,7 +55,7 @@ VAES: dict[str, dict[str, Any]] = {
         "latent_channels": 4,
     },
 }
-# Pixels of an image for one latent, and CLIP's tokens.
+# Height and width in pixels of the image region of one latent; number of CLIP tokens.
 DOWNSAMPLING = 8
 DTYPES = ("float32", "bfloat16")
 TOKENS = 77
@@ -63,14 +63,14 @@ TOKENS = 77
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is trained, and how.
+    """Network, sizes and trained part of a measurement.
 
     Attributes:
         network: Key of `UNETS`.
         size: Height and width of the images, in pixels.
-        batch: Examples of one update.
-        dtype: Of activations and of the frozen U-Net: "float32" or "bfloat16".
-        trains: "controlnet" or "lora": a ControlNet, or adapters of the U-Net.
+        batch: Number of examples of one step.
+        dtype: Dtype of activations and of the frozen U-Net: "float32" or "bfloat16".
+        trains: Trained part: "controlnet", or "lora" for adapters of the U-Net.
     """
 
     network: str = "sd15"
@@ -81,46 +81,46 @@ class Settings:
 
     @property
     def unet_config(self) -> dict[str, Any]:
-        """Of diffusers' `UNet2DConditionModel`."""
+        """Configuration of diffusers' `UNet2DConditionModel`."""
         return UNETS[self.network]
 
     @property
     def vae_config(self) -> dict[str, Any]:
-        """Of diffusers' `AutoencoderKL`."""
+        """Configuration of diffusers' `AutoencoderKL`."""
         return VAES[self.network]
 
     @property
     def controlnet_config(self) -> dict[str, Any]:
-        """Of diffusers' `ControlNetModel`."""
+        """Configuration of diffusers' `ControlNetModel`."""
         config = dict(self.unet_config)
         del config["up_block_types"]
         return config
 
 
 def draw_unet(settings: Settings) -> Params:
-    """Return the frozen weights, float32."""
+    """Return random weights of the frozen U-Net, float32."""
     module = UNet2DCondition.from_config(settings.unet_config)
     return draw_params(module.param_shapes(), jax.random.key(0))
 
 
 def draw_controlnet(settings: Settings) -> Params:
-    """Return the weights that train, float32.
+    """Return random weights of the trained ControlNet, float32.
 
-    Those that a ControlNet begins with at zero are drawn too: the loss then depends on
-    every weight, and gradients reach all of them from the first step on.
+    The connections are random, too, although a ControlNet normally starts them at zero.
+    So the loss depends on every weight, and all get gradients from the first step.
     """
     module = ControlNet.from_config(settings.controlnet_config)
     return draw_params(module.param_shapes(), jax.random.key(1))
 
 
 def draw_vae(settings: Settings) -> Params:
-    """Return the autoencoder's weights, float32."""
+    """Return random weights of the autoencoder, float32."""
     module = AutoencoderKL.from_config(settings.vae_config)
     return draw_params(module.param_shapes(), jax.random.key(3))
 
 
 def draw_batch(settings: Settings) -> dict[str, np.ndarray]:
-    """Return what the networks are given, b h w c, float32 but for the timesteps."""
+    """Return the inputs of the networks, b h w c, float32 except for the timesteps."""
     random = np.random.default_rng(2)
     b, side = settings.batch, settings.size // DOWNSAMPLING
     latents = (b, side, side, 4)
@@ -137,7 +137,7 @@ def draw_batch(settings: Settings) -> dict[str, np.ndarray]:
 
 
 def check_choices(network: str, size: int, dtypes: Iterable[str]) -> None:
-    """Raise UserError unless a network takes images of this size in these dtypes."""
+    """Raise UserError unless a network supports this image size and these dtypes."""
     step = DOWNSAMPLING * 2 ** (len(UNETS[network]["block_out_channels"]) - 1)
     if size < step or size % step:
         raise UserError(f"--size={size}: expected a multiple of {step}")

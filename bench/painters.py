@@ -1,10 +1,10 @@
-"""Two that draw images with one ControlNet: medjax, and torch diffusers.
+"""Define the competitors that sample with one ControlNet: medjax and torch diffusers.
 
-Given are text embeddings, edges and the first noise; 20 steps of DDIM with guidance,
-each of which takes the U-Net and the ControlNet twice, and the decoder at the end.
+Both get the same text embeddings, edges and initial noise. They take 20 steps of DDIM
+with guidance, each with two evaluations of the U-Net and the ControlNet, then decode.
 
-Each is made by a function of `Settings`, and is itself a function that draws a batch,
-waits until it is done, and returns the mean of the images, in [0, 1].
+A function of `Settings` makes each competitor. The competitor is a function that
+samples a batch, waits until it is done, and returns the mean of the images, in [0, 1].
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from bench.workers import Make
 from medjax import trees
 
 STEPS, GUIDANCE = 20, 7.5
-# Stable Diffusion 1.5's.
+# The schedule of Stable Diffusion 1.5.
 SCHEDULE: dict[str, Any] = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -35,12 +35,12 @@ SCHEDULE: dict[str, Any] = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-# Not used, for what it would give is given.
+# Not used, because the text embeddings are given.
 TEXT = {"vocab_size": 1, "hidden_size": 8, "num_attention_heads": 1}
 
 
 def make_medjax(settings: Settings) -> Callable[[], float]:
-    """Return our sampling, as `python -m medjax.sample` does it."""
+    """Return medjax's sampling, as `python -m medjax.sample` does it."""
     import jax
     import jax.numpy as jnp
 
@@ -53,7 +53,7 @@ def make_medjax(settings: Settings) -> Callable[[], float]:
     from medjax.tasks.latent_diffusion import LatentDiffusion
 
     class TextGiven(LatentDiffusion):
-        """Ids are rows of a table of embeddings."""
+        """Latent diffusion whose text ids are rows of a table of embeddings."""
 
         def embed_text(self, nets: Any, text_ids: Any) -> Any:
             return nets["text"][text_ids[:, 0]]
@@ -95,7 +95,7 @@ def make_medjax(settings: Settings) -> Callable[[], float]:
 
 
 def make_torch(settings: Settings) -> Callable[[], float]:
-    """Return diffusers' pipeline; on a GPU compiled, with channels last."""
+    """Return the sampling of diffusers' pipeline; compiled, channels last on a GPU."""
     import torch
     from diffusers import (
         AutoencoderKL,
@@ -158,7 +158,7 @@ def make_torch(settings: Settings) -> Callable[[], float]:
 
 @dataclasses.dataclass(frozen=True)
 class Painter:
-    """One who draws, and what has to be installed for it."""
+    """A competitor of sampling, and the packages that it requires."""
 
     make: Make
     packages: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
-"""Two input pipelines over the same files: medjax's, and a torch DataLoader.
+"""Define two input pipelines over the same files: medjax's, and a torch DataLoader.
 
 Both decode with Pillow, resize by area and find edges with OpenCV, and tokenise with
-one CLIP tokenizer. medjax reads what `medjax.prepare` stored, the DataLoader the files.
+one CLIP tokenizer. medjax reads the output of `medjax.prepare`, the DataLoader reads
+the files.
 """
 
 import csv
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-# Batches that each worker holds ready, in both pipelines.
+# Batches that each worker prefetches, in both pipelines.
 READY = 2
-# Examples in what the DataLoader takes for an epoch.
+# Number of examples in an epoch of the DataLoader.
 ENDLESS = 10**9
 
 Batch = dict[str, np.ndarray]
@@ -25,9 +26,9 @@ def write_files(folder: Path, count: int, size: int) -> None:
     """Write computed radiographs as grayscale PNG files, with their captions.
 
     Args:
-        folder: Gets the images and `metadata.csv`.
-        count: How many.
-        size: Height and width in pixels.
+        folder: Folder for the images and `metadata.csv`.
+        count: Number of images.
+        size: Height and width of the images, in pixels.
     """
     from PIL import Image
 
@@ -46,12 +47,12 @@ def write_files(folder: Path, count: int, size: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class TorchDataset:
-    """A map-style dataset for a DataLoader, written as one would without medjax.
+    """A map-style dataset for a DataLoader, as one writes it without medjax.
 
     Attributes:
         examples: File and caption of each example.
         tokenizer: A CLIP tokenizer.
-        size: Height and width that images are brought to.
+        size: Height and width of resized images, in pixels.
     """
 
     examples: tuple[tuple[Path, str], ...]
@@ -89,11 +90,11 @@ class Pipelines:
     """Both pipelines over one set of files.
 
     Attributes:
-        root: What `medjax.prepare` wrote.
-        files: The folder of files that it was made from.
-        size: Height and width of the batches' images.
-        batch: Images of a batch.
-        workers: Processes of each pipeline.
+        root: Folder that `medjax.prepare` wrote.
+        files: Folder of the original files.
+        size: Height and width of the images in batches, in pixels.
+        batch: Number of images per batch.
+        workers: Number of worker processes of each pipeline.
     """
 
     root: Path
@@ -103,7 +104,7 @@ class Pipelines:
     workers: int
 
     def medjax(self, shuffle: bool) -> Stream:
-        """Return our batches, for ever."""
+        """Return medjax's batches, without end."""
         from medjax.data.pipeline import make_batches
         from medjax.pretrained.tiny import tiny_tokenizer
 
@@ -112,13 +113,13 @@ class Pipelines:
         )
 
     def torch(self, shuffle: bool) -> Stream:
-        """Return the DataLoader's batches: with `shuffle` for ever, else one epoch."""
+        """Return the DataLoader's batches: endless with `shuffle`, or one epoch."""
         from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
         from medjax.pretrained.tiny import tiny_tokenizer
 
         dataset: Any = TorchDataset(self._examples(), tiny_tokenizer(), self.size)
-        # One long epoch, of many orders: a loader runs dry at the end of each.
+        # One epoch without end, because prefetching stops at the end of an epoch.
         endless = RandomSampler(dataset, num_samples=ENDLESS)
         yield from DataLoader(
             dataset,
@@ -126,7 +127,7 @@ class Pipelines:
             sampler=endless if shuffle else SequentialSampler(dataset),
             num_workers=self.workers,
             prefetch_factor=READY if self.workers else None,
-            # As grain's: a process with threads must not be forked.
+            # As grain does, because a process with threads must not be forked.
             multiprocessing_context="spawn" if self.workers else None,
         )
 
@@ -146,7 +147,7 @@ class Pipelines:
         return open_dataset(self._config(), "train")
 
     def _examples(self) -> tuple[tuple[Path, str], ...]:
-        """Return files and captions in the order in which `prepare` stored them."""
+        """Return files and captions in the order of the prepared data."""
         source = self._source()
         records = [source[i] for i in range(len(source))]
         return tuple((self.files / r["id"], r["text"]) for r in records)

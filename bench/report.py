@@ -1,7 +1,7 @@
-"""What every benchmark shares: the machine, statistics, and how results are written.
+"""Describe the machine, compute statistics, and write the results of a benchmark.
 
-A result is a Markdown page to read and a JSON file to compute with, of one content:
-tables, the machine that they were measured on, and the versions of what ran.
+A result is a Markdown page to read and a JSON file to compute with. Both have the same
+content: tables, the machine of the measurement, and the versions of the packages.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from medjax.errors import UserError
 
 RESULTS = Path(__file__).parent / "results"
 GIB = 2**30
-# More processes than this, at first, or fewer repeats leave a page in doubt.
+# With more processes at the start, or fewer repeats, the page says not to rely on it.
 MOST_LOAD = 0.5
 LEAST_REPEATS = 3
-# Asked of a process of its own: whoever imports jax holds a GPU's memory.
+# It runs in another process, because importing jax reserves the memory of a GPU.
 _ASK_JAX = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep=':')"
 _USER_ERROR_EXIT_CODE = 2
 
@@ -42,18 +42,18 @@ class Spread:
     """Repeated measurements of one thing.
 
     Attributes:
-        values: As measured, in their order; at least one.
+        values: Measurements in their order, at least one.
     """
 
     values: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle one, which one slow repeat does not move."""
+        """The median, which one slow repeat does not change."""
         return statistics.median(self.values)
 
     def __truediv__(self, other: "Spread") -> "Spread":
-        """Return the ratio in each turn, which noise that hits both leaves alone."""
+        """Return the ratio of each turn, so that noise that affects both cancels."""
         pairs = zip(self.values, other.values, strict=True)
         return Spread(tuple(a / b for a, b in pairs))
 
@@ -62,7 +62,7 @@ class Spread:
         return f"{number(self.median)} ({low}–{high})"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the statistics, and the values that they are of."""
+        """Return the statistics and their values."""
         return {
             "median": self.median,
             "min": min(self.values),
@@ -73,14 +73,13 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What the benchmark ran on.
+    """Machine of the benchmark.
 
     Attributes:
-        device: What jax computes on, as it stands in file names: ``cpu`` or the kind
-            of the accelerator.
-        accelerated: Whether that is no CPU.
-        described: All there is to say, by what it is.
-        load: Processes that wanted to run in the minute before.
+        device: Device of jax, as in file names: ``cpu``, or the kind of accelerator.
+        accelerated: Whether the device is an accelerator, not a CPU.
+        described: Properties of the machine, by name.
+        load: Average number of runnable processes in the minute before.
     """
 
     device: str
@@ -90,7 +89,7 @@ class Machine:
 
 
 def machine() -> Machine:
-    """Describe this machine, as it is now: the load shows whether it was quiet."""
+    """Describe this machine and its present load, which shows whether it was idle."""
     said = subprocess.run(
         [sys.executable, "-c", _ASK_JAX], capture_output=True, text=True, check=True
     )
@@ -102,7 +101,7 @@ def machine() -> Machine:
         "cores for this process": str(len(os.sched_getaffinity(0))),
         "memory": f"{_memory_bytes() / GIB:.1f} GiB",
         "accelerator": device if accelerated else "none",
-        "load when it began": f"{load:.1f} processes in the last minute",
+        "load at the start": f"{load:.1f} processes in the last minute",
         "system": platform.platform(),
         "date": datetime.date.today().isoformat(),
     }
@@ -127,7 +126,7 @@ def _memory_bytes() -> int:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return Python's version and those of the packages that are installed."""
+    """Return the versions of Python and of the installed packages."""
     found = {"python": platform.python_version()}
     for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -136,13 +135,13 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def number(value: float) -> str:
-    """Return a number with three digits that count."""
+    """Return a number with three significant digits."""
     digits = f"{value:.3g}"
     return f"{value:.0f}" if "e+" in digits else digits
 
 
 def percent(share: float) -> str:
-    """Return a share as it is read: 0.0123 is "1.23%"."""
+    """Return a fraction as a percentage: 0.0123 as "1.23%"."""
     return f"{number(100 * share)}%"
 
 
@@ -158,14 +157,14 @@ def write_results(
     """Write ``<name>-<device>.md`` and ``.json``; return the page's path.
 
     Args:
-        name: Of the benchmark.
-        title: Of the page.
-        about: What was measured and how to read it, in Markdown.
-        tables: Rows by the tables' captions; a table's rows have the same columns. A
-            `Spread` is shown by its median, least and largest value.
-        on: Where it was measured.
-        packages: Whose versions to note.
-        folder: Where to write.
+        name: Name of the benchmark.
+        title: Title of the page.
+        about: Explanation of the measurement and its numbers, in Markdown.
+        tables: Rows by the captions of the tables. All rows of a table have the same
+            columns. A `Spread` shows its median, smallest and largest value.
+        on: Machine of the measurement.
+        packages: Packages whose versions to write.
+        folder: Folder to write to.
     """
     content = {
         "title": title,
@@ -183,15 +182,15 @@ def write_results(
 
 
 def _doubts(tables: Mapping[str, Sequence[Row]], load: float) -> list[str]:
-    """Return why nobody should rely on these figures; nothing where one may."""
+    """Return the reasons not to rely on these numbers; empty if they are reliable."""
     cells = [cell for rows in tables.values() for row in rows for cell in row.values()]
     repeats = [len(cell.values) for cell in cells if isinstance(cell, Spread)]
     fewest = min(repeats, default=LEAST_REPEATS)
     doubts = []
     if fewest < LEAST_REPEATS:
-        doubts.append(f"repeats: {fewest}, where {LEAST_REPEATS} are the least")
+        doubts.append(f"repeats: {fewest}, expected at least {LEAST_REPEATS}")
     if load > MOST_LOAD:
-        doubts.append(f"load when it began: {load:.1f}, where {MOST_LOAD} is the most")
+        doubts.append(f"load at the start: {load:.1f}, expected at most {MOST_LOAD}")
     return doubts
 
 
@@ -220,17 +219,17 @@ def _cell(value: Any) -> str:
 
 
 def need(packages: Sequence[str], what: str) -> None:
-    """Raise UserError if one of the packages that `what` needs is not installed."""
+    """Raise UserError if a package that `what` requires is not installed."""
     for name in packages:
         if importlib.util.find_spec(name) is None:
             raise UserError(
-                f"{what} needs {name}, which is not installed: pip install -e "
-                "'.[flax-pipelines,dev]', or leave it out (see --help)"
+                f"{what} requires {name}, which is not installed: pip install -e "
+                "'.[flax-pipelines,dev]', or measure without it (see --help)"
             )
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help is a module's docstring, with the common flags."""
+    """Return a parser with the common flags, and a module's docstring as its help."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -241,14 +240,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def check_counts(flags: argparse.Namespace, *names: str) -> None:
-    """Raise UserError if one of the flags of these names is below 1."""
+    """Raise UserError if a flag with one of these names is below 1."""
     for name in names:
         if getattr(flags, name) < 1:
             raise UserError(f"--{name}={getattr(flags, name)}: expected at least 1")
 
 
 def run(main: Callable[[], Path | list[Path]]) -> None:
-    """Show the pages that `main` writes; mistakes are one line, and exit code 2."""
+    """Run `main` and print its pages. A `UserError` is one line, with exit code 2."""
     try:
         pages = main()
         for page in [pages] if isinstance(pages, Path) else pages:

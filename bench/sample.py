@@ -1,7 +1,8 @@
 r"""Measure the time of an image with guidance and a ControlNet: medjax against torch.
 
-20 steps of DDIM, with the same weights and noise, in turns. On the CPU that is 256² in
-float32, one at a time; on an accelerator 512² in bfloat16.
+They take turns, each with 20 steps of DDIM, the same weights and the same noise. By
+default they sample one image of 256² in float32 at a time on the CPU, and 512² in
+bfloat16 on an accelerator.
 
     python -m bench.sample                           all of it
     python -m bench.sample --network=tiny --size=64  a minute, to try it out
@@ -20,35 +21,36 @@ from bench.report import Row, Spread
 from bench.workers import Turn, take_turn
 from medjax.errors import UserError
 
-# How far the images' means, in [0, 1], may lie apart.
+# Largest difference of the images' means, in [0, 1].
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 PACKAGES = ("jax", "jaxlib", "flax", "diffusers", "torch", "numpy")
 ABOUT = """
 The time of an image: 20 steps of DDIM with guidance, each with the U-Net and the
-ControlNet at twice the batch, and the decoder. Text embeddings, edges and noise are
-given. Both have the same weights and inputs, which was checked by their images' mean.
-They take turns, A B A B …, each turn a process of its own that draws once to compile
-and to fill caches, and then some batches that count.
+ControlNet at twice the batch, then the decoder. Text embeddings, edges and noise are
+given. Both competitors have the same weights and inputs. The command checked this with
+the mean of their images. They take turns, A B A B …, and each turn is a new process. It
+samples once to compile and to fill caches, and then some batches that count.
 
-* **seconds per image**: median (least–largest) over all turns.
-* **medjax / it**: our time divided by this one's, each the median of its turn; of the
-  turns the median (least–largest). Below 1 means that medjax is faster.
-* **first**: the first batch of the first turn, with its compilation.
-* **torch** is `StableDiffusionControlNetPipeline`, on an accelerator compiled and with
-  channels last.
+* **seconds per image**: median (smallest–largest) over all turns.
+* **medjax / it**: time of medjax divided by the time of this row. Each turn gives the
+  ratio of two medians; this is the median (smallest–largest) of the turns. Below 1,
+  medjax is faster.
+* **first**: the first batch of the first turn, including compilation.
+* **torch** is `StableDiffusionControlNetPipeline`; on an accelerator it is compiled,
+  with channels last.
 """
 
 
 def measure(settings: Settings, images: int, repeats: int) -> list[Row]:
-    """Return one row a painter.
+    """Return one row per competitor.
 
     Args:
-        settings: What they draw.
-        images: Batches of a turn that count.
-        repeats: Turns of each.
+        settings: Network, image size, batch and dtype.
+        images: Number of timed batches per turn.
+        repeats: Number of turns of each competitor.
 
     Raises:
-        UserError: If the images differ.
+        UserError: If the means of the images differ by more than `TOLERANCE`.
     """
     turns: dict[str, list[Turn]] = {name: [] for name in PAINTERS}
     with tempfile.TemporaryDirectory() as cache:
@@ -59,7 +61,7 @@ def measure(settings: Settings, images: int, repeats: int) -> list[Row]:
                 print(settings, name, turn, file=sys.stderr, flush=True)
     means = {name: turns[name][0].losses[0] for name in turns}
     apart = max(means.values()) - min(means.values())
-    # Written so that NaN fails.
+    # In this form, NaN fails.
     if not apart <= TOLERANCE[settings.dtype]:
         raise UserError(f"the images differ: their means are {means}")
     return [_row(name, turns, settings) for name in turns]
@@ -88,17 +90,17 @@ def _flags() -> argparse.Namespace:
     flags = report.parser(__doc__)
     flags.add_argument("--network", choices=sorted(UNETS), default="sd15")
     flags.add_argument("--size", type=int, help="pixels (256; on an accelerator 512)")
-    flags.add_argument("--batch", type=int, default=1, help="images at a time")
+    flags.add_argument("--batch", type=int, default=1, help="images per batch")
     flags.add_argument(
-        "--dtype", help="by commas (float32; on an accelerator bfloat16)"
+        "--dtype", help="dtypes, by commas (float32; on an accelerator bfloat16)"
     )
-    flags.add_argument("--images", type=int, default=1, help="batches of a turn")
+    flags.add_argument("--images", type=int, default=1, help="batches per turn")
     flags.add_argument("--repeats", type=int, default=3, help="turns (%(default)s)")
     return flags.parse_args()
 
 
 def main() -> Path:
-    """Measure as the flags say; return the page that is written."""
+    """Measure as the flags say, and return the page that it writes."""
     flags = _flags()
     on = report.machine()
     for name, painter in PAINTERS.items():

@@ -1,10 +1,10 @@
-r"""Measure how long it takes until training trains: imports, and the first step.
+r"""Measure the time until the first training step ends: imports, then the step.
 
-Each import and each first step is a process of its own. The first step is taken twice:
-compiled, and with what the first time left in jax's compilation cache.
+Each import and each first step runs in a new process. The first step runs twice: with
+an empty compilation cache of jax, and with the cache that the first run filled.
 
     python -m bench.startup                        imports, and a tiny network
-    python -m bench.startup --network=sd15         the real one: ten minutes
+    python -m bench.startup --network=sd15         the real size: ten minutes
 """
 
 import re
@@ -21,32 +21,32 @@ from bench.networks import UNETS, Settings
 from bench.report import Row, Spread
 from bench.workers import Worker
 
-# What a command imports before it can say a word, what training needs; for scale, jax.
+# Imports of a command before it can print anything, imports of training, and jax.
 MODULES = ("jax", "medjax.train", "medjax.prepare", "medjax.training.loop")
 DEAREST = "medjax.training.loop"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "numpy")
 SIZES = {"tiny": 64, "sd15": 256}
 ABOUT = """
-* **seconds**: median (least–largest) of `python -c "import …"`, in turns, the start of
-  Python included. `medjax.train` is what answers `--help` and mistakes in flags;
-  `medjax.training.loop` is all that training imports, of which jax is the most.
-* **packages**: which of them the time of that import goes to: their own modules,
-  without what those import in turn.
-* **first step**: from the start of a process to the end of the first update, in three
-  parts; with a *cold* compilation cache and with a *warm* one, which an earlier process
-  filled (`JAX_COMPILATION_CACHE_DIR`). Drawing the weights stands in for loading them.
+* **seconds**: median (smallest–largest) of `python -c "import …"`, in turns, including
+  the start of Python. `medjax.train` is enough for `--help` and for mistakes in flags.
+  `medjax.training.loop` is everything that training imports; jax is the largest part.
+* **packages**: time that this import spends in the modules of each package, without the
+  modules that these import.
+* **first step**: time from the start of a process to the end of the first step, in
+  parts. The compilation cache is *cold*, or *warm* from an earlier process
+  (`JAX_COMPILATION_CACHE_DIR`). Random weights replace the loading of weights.
 """
 
 
 def import_seconds(module: str) -> float:
-    """Return the seconds that a process takes to import a module and to end."""
+    """Return the seconds of a process that imports a module and exits."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
     return time.perf_counter() - start
 
 
 def package_seconds(module: str) -> dict[str, float]:
-    """Return the seconds of each package's own modules in an import, dearest first."""
+    """Return the seconds of each package's own modules in an import, longest first."""
     command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     microseconds: Counter[str] = Counter()
@@ -56,7 +56,7 @@ def package_seconds(module: str) -> dict[str, float]:
 
 
 def measure_imports(repeats: int) -> list[Row]:
-    """Return one row a module; the modules take turns."""
+    """Return one row per module. The modules take turns."""
     import_seconds(DEAREST)  # Once before, so that the files are in memory for all.
     turns = [[import_seconds(module) for module in MODULES] for _ in range(repeats)]
     columns = zip(*turns, strict=True)
@@ -67,7 +67,7 @@ def measure_imports(repeats: int) -> list[Row]:
 
 
 def measure_packages(count: int) -> list[Row]:
-    """Return one row for each of the dearest packages."""
+    """Return one row for each of the `count` packages that take longest."""
     return [
         {"package": name, "seconds": seconds}
         for name, seconds in list(package_seconds(DEAREST).items())[:count]
@@ -97,7 +97,7 @@ def measure_first_step(settings: Settings) -> list[Row]:
 
 
 def main() -> Path:
-    """Measure as the flags say; return the page that is written."""
+    """Measure as the flags say, and return the page that it writes."""
     flags = report.parser(__doc__)
     flags.add_argument("--network", choices=sorted(UNETS), default="tiny")
     flags.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")

@@ -1,16 +1,17 @@
 r"""Measure one training step of a ControlNet, or of LoRA: medjax against its peers.
 
-Against diffusers' Flax modules ("flax") and torch diffusers ("torch"), each with the
-same weights and inputs, in turns. On the CPU that is 256² in batches of 1, float32 and
-bfloat16; on an accelerator 512² in bfloat16, in batches up to what fits.
+The peers are diffusers' Flax modules ("flax") and torch diffusers ("torch"). All take
+turns, with the same weights and inputs. By default, images are 256² in batches of 1, in
+float32 and bfloat16, on the CPU. On an accelerator they are 512² in bfloat16, in
+batches up to the largest that fits.
 
     python -m bench.step                                  all of it
     python -m bench.step --network=tiny --size=64         minutes, to try it out
     python -m bench.step --competitors=medjax,flax --dtype=bfloat16 --repeats=10
     python -m bench.step --size=512 --batch=1,2,4
-    python -m bench.step --trains=lora                    of adapters, against torch
+    python -m bench.step --trains=lora                    adapters, against torch
 
-In float32 a competitor needs up to 13 GiB; one at a time is in memory.
+In float32 a competitor needs up to 13 GiB. Only one is in memory at a time.
 """
 
 import argparse
@@ -28,45 +29,46 @@ from bench.report import Row, Spread
 from bench.workers import OutOfMemory, Turn, take_turn
 from medjax.errors import UserError, nearest
 
-# On an accelerator, up to what fits.
+# On an accelerator, up to the largest that fits.
 BATCHES = "1,2,4,8,16,32"
-# How far the first losses may lie apart, relative to the smallest. In float32 it is
-# the approximation of GELU in diffusers' Flax modules; TF32 is less exact.
+# Largest difference of the first losses, relative to the smallest. In float32 it comes
+# from the approximation of GELU in diffusers' Flax modules. TF32 is less exact.
 TOLERANCE = {("float32", False): 1e-3, ("float32", True): 1e-2}
 COARSE_TOLERANCE = 3e-2
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffusers", "torch", "numpy")
 ABOUT = """
-The time of one update of {what} for a U-Net of this shape: forward, backward, clipping
-and AdamW. The U-Net is frozen; latents, text embeddings and conditioning images are
-given. All competitors have the same weights and inputs, which was checked by their
-losses. They take turns, A B C A B C …, each turn a process of its own that takes some
-steps, since not all fit into memory at once.
+The time of one training step of {what} for a U-Net of this shape: forward, backward,
+clipping and AdamW. The U-Net is frozen. Latents, text embeddings and conditioning
+images are given. All competitors have the same weights and inputs. The command checked
+this with their losses. They take turns, A B C A B C …. Each turn is a new process that
+takes some steps, because not all competitors fit into memory at once.
 
-* **seconds per step**: median (least–largest) over all turns, in each of which the
-  first two steps warm up.
-* **medjax / it**: our time divided by this competitor's, each the median of its turn;
-  of the turns the median (least–largest). Below 1 means that medjax is faster.
-* **first step**: with its compilation.
-* **peak memory**: of the whole process, compilation included; on an accelerator that
-  of the device.
-* **loss**: before the first update, and before the last.
+* **seconds per step**: median (smallest–largest) over all turns. The first two steps of
+  each turn warm up and do not count.
+* **medjax / it**: time of medjax divided by the time of this competitor. Each turn
+  gives the ratio of two medians; this is the median (smallest–largest) of the turns.
+  Below 1, medjax is faster.
+* **first step**: seconds of the first step, including compilation.
+* **peak memory**: that of the whole process, including compilation; on an accelerator,
+  that of the device.
+* **loss**: loss before the first step, and before the last step.
 """
-# What is trained, and how by whom, to be told on the page.
+# Name of the trained part, and description of the competitors, for the page.
 TOLD = {
     "controlnet": (
         "a ControlNet",
         """
-* **flax** is `FlaxUNet2DConditionModel` and `FlaxControlNetModel` of diffusers, jitted;
-  **torch** is `UNet2DConditionModel` and `ControlNetModel` with fused AdamW, on an
-  accelerator compiled and with channels last.
+* **flax** is `FlaxUNet2DConditionModel` and `FlaxControlNetModel` of diffusers, jitted.
+  **torch** is `UNet2DConditionModel` and `ControlNetModel` with fused AdamW; on an
+  accelerator it is compiled, with channels last.
 """,
     ),
     "lora": (
         "adapters",
         f"""
-* **torch** is `UNet2DConditionModel` with fused AdamW, on an accelerator compiled and
-  with channels last, and peft's adapters; ours and these have rank {RANK}, on all
-  projections of attention, and are float32.
+* **torch** is `UNet2DConditionModel` with fused AdamW and peft's adapters; on an
+  accelerator it is compiled, with channels last. All adapters have rank {RANK}, are on
+  all projections of attention, and are float32.
 """,
     ),
 }
@@ -79,18 +81,19 @@ def measure(
     repeats: int,
     accelerated: bool,
 ) -> list[Row]:
-    """Return one row a competitor.
+    """Return one row per competitor.
 
     Args:
-        names: Who takes turns, in this order.
-        settings: What they train.
-        steps: Steps of a turn that count.
-        repeats: Turns of each.
-        accelerated: Whether there is an accelerator.
+        names: Names of the competitors, in the order of their turns.
+        settings: Network, sizes and trained part.
+        steps: Number of timed steps per turn.
+        repeats: Number of turns of each competitor.
+        accelerated: Whether jax uses an accelerator.
 
     Raises:
-        UserError: If the losses differ, so that they do not compute the same.
-        OutOfMemory: If one of them does not fit.
+        UserError: If the losses differ, because the competitors then compute different
+            things.
+        OutOfMemory: If a competitor does not fit into memory.
     """
     makers = CONTESTS[settings.trains]
     turns: dict[str, list[Turn]] = {name: [] for name in names}
@@ -137,11 +140,11 @@ def check_losses(
     """Raise UserError unless the losses, by competitor, agree."""
     limit = TOLERANCE.get((settings.dtype, accelerated), COARSE_TOLERANCE)
     least = min(losses.values())
-    # Written so that NaN fails.
+    # In this form, NaN fails.
     if not all(abs(loss - least) <= limit * least for loss in losses.values()):
         raise UserError(
             f"the losses differ by more than {limit:g}: {dict(losses)}; competitors "
-            "that do not compute the same cannot be compared"
+            "can be compared only if they compute the same"
         )
 
 
@@ -152,14 +155,15 @@ def compare(
     repeats: int,
     accelerated: bool,
 ) -> list[Row]:
-    """Measure every competitor at every setting; what does not fit has no row.
+    """Measure every competitor with every setting. Only those that fit get a row.
 
     Args:
-        names: Who takes turns. One that a batch does not fit is left out from there on.
-        choices: What to train; of one dtype from the smallest batch up.
-        steps: Steps of a turn that count.
-        repeats: Turns of each.
-        accelerated: Whether there is an accelerator.
+        names: Names of the competitors. If a batch does not fit, the competitor skips
+            all later batches of this dtype.
+        choices: Settings to measure; for each dtype from the smallest batch upwards.
+        steps: Number of timed steps per turn.
+        repeats: Number of turns of each competitor.
+        accelerated: Whether jax uses an accelerator.
     """
     rows: list[Row] = []
     full: set[tuple[str, str]] = set()
@@ -175,7 +179,9 @@ def compare(
                 full.add((error.name, settings.dtype))
                 fitting.remove(error.name)
     if not rows:
-        raise UserError("nothing fits; take a smaller --size or --batch")
+        raise UserError(
+            "no competitor fits into memory; use a smaller --size or --batch"
+        )
     return rows
 
 
@@ -183,7 +189,10 @@ def _flags() -> argparse.Namespace:
     flags = report.parser(__doc__)
     flags.add_argument("--network", choices=sorted(UNETS), default="sd15")
     flags.add_argument(
-        "--trains", choices=list(CONTESTS), default="controlnet", help="(%(default)s)"
+        "--trains",
+        choices=list(CONTESTS),
+        default="controlnet",
+        help="trained part (%(default)s)",
     )
     flags.add_argument(
         "--size",
@@ -192,19 +201,19 @@ def _flags() -> argparse.Namespace:
     )
     flags.add_argument(
         "--batch",
-        help=f"examples of an update, by commas (1; on an accelerator {BATCHES})",
+        help=f"examples per step, by commas (1; on an accelerator {BATCHES})",
     )
     flags.add_argument(
         "--dtype",
-        help="of activations and frozen weights, by commas "
+        help="dtypes of activations and frozen weights, by commas "
         f"({','.join(DTYPES)}; on an accelerator {DTYPES[-1]})",
     )
     flags.add_argument(
         "--competitors",
-        help="who takes turns, by commas (all)",
+        help="names of competitors, by commas (all)",
     )
     flags.add_argument(
-        "--steps", type=int, default=3, help="that count, in a turn (%(default)s)"
+        "--steps", type=int, default=3, help="timed steps per turn (%(default)s)"
     )
     flags.add_argument("--repeats", type=int, default=3, help="turns (%(default)s)")
     return flags.parse_args()
@@ -216,8 +225,8 @@ def _competitors(trains: str, text: str | None) -> list[str]:
     for name in names:
         if name not in known:
             raise UserError(
-                f"--competitors: there is no '{name}'{nearest(name, known)} "
-                f"They are {', '.join(known)}"
+                f"--competitors: unknown name '{name}'{nearest(name, known)} "
+                f"Expected some of {', '.join(known)}"
             )
         report.need(known[name][1], f"the competitor {name}")
     return names
@@ -229,7 +238,7 @@ def _choices(flags: argparse.Namespace, accelerated: bool) -> list[Settings]:
     dtypes = (flags.dtype or ",".join(DTYPES[accelerated:])).split(",")
     check_choices(flags.network, size, dtypes)
     if not all(part.isdecimal() and int(part) for part in batch.split(",")):
-        raise UserError(f"--batch={batch}: expected numbers from 1, by commas")
+        raise UserError(f"--batch={batch}: expected numbers of at least 1, by commas")
     report.check_counts(flags, "steps", "repeats")
     batches = sorted(int(part) for part in batch.split(","))
     return [
@@ -239,7 +248,7 @@ def _choices(flags: argparse.Namespace, accelerated: bool) -> list[Settings]:
 
 
 def main() -> Path:
-    """Measure as the flags say; return the page that is written."""
+    """Measure as the flags say, and return the page that it writes."""
     flags = _flags()
     on = report.machine()
     names = _competitors(flags.trains, flags.competitors)

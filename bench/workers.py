@@ -1,7 +1,7 @@
-"""Competitors in processes of their own, which compute when they are asked to.
+"""Run each competitor in its own process, which takes a step at each request.
 
-So their memory can be told from that of others, is given back when they end, and no
-library's threads or settings touch another's.
+So the memory of each competitor can be measured and is free again after its end. And
+the threads and settings of one library do not affect another.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ from bench.report import GIB
 from medjax.errors import UserError
 from medjax.host_memory import host_peak_bytes
 
-# jax would else take most of a GPU at once, also where torch holds a part of it.
+# By default, jax reserves most of a GPU at once, even if torch uses a part of it.
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 _SECONDS_TO_STOP = 30
-# From settings to a function that does one step, and returns a figure to compare.
+# Maps settings to a function that takes one step and returns a number to compare.
 Make = Callable[[Settings], Callable[[], float]]
 # The first step compiles, the second still fills caches.
 WARM_UP = 2
@@ -33,7 +33,7 @@ class OutOfMemory(RuntimeError):
     """A competitor did not fit on the accelerator.
 
     Attributes:
-        name: Which one.
+        name: Name of the competitor.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -42,11 +42,12 @@ class OutOfMemory(RuntimeError):
 
 
 class Worker:
-    """A competitor; a context manager that ends its process.
+    """A competitor in its process. As a context manager, it ends the process.
 
     Attributes:
-        name: Which one.
-        start_seconds: From the start of the process until its weights are in place.
+        name: Name of the competitor.
+        start_seconds: Seconds from the start of the process until its weights are
+            ready.
     """
 
     def __init__(
@@ -56,16 +57,16 @@ class Worker:
         settings: Settings,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start the process, and wait until the weights are in place.
+        """Start the process, and wait until the weights are ready.
 
         Args:
-            name: What it is called.
-            make: Makes it: a function of a module.
-            settings: What it works on.
-            environment: Variables that it sees besides.
+            name: Name of the competitor.
+            make: Function that makes the competitor; it is defined in a module.
+            settings: Network, sizes and trained part.
+            environment: Additional environment variables of the process.
 
         Raises:
-            OutOfMemory: If it does not fit.
+            OutOfMemory: If the competitor does not fit on the accelerator.
             UserError: If it fails for another reason.
         """
         self.name = name
@@ -75,7 +76,7 @@ class Worker:
             target=_serve, args=(theirs, name, make, settings), daemon=True
         )
         start = time.perf_counter()
-        # jax reads some of them when it is imported: they must be there before.
+        # Set them before the start, because jax reads some of them at its import.
         with mock.patch.dict(os.environ, _ENVIRONMENT | dict(environment or {})):
             self._process.start()
         theirs.close()
@@ -83,11 +84,11 @@ class Worker:
         self.start_seconds = time.perf_counter() - start
 
     def step(self) -> tuple[float, float]:
-        """Do one step; return its seconds and what it returns."""
+        """Take one step, and return its seconds and its result."""
         return self._ask("step")
 
     def peak_gib(self) -> float:
-        """Return the most memory that it has held: a GPU's, or else the process's."""
+        """Return the peak memory in GiB: that of the GPU, or of the process on CPU."""
         return self._ask("peak")
 
     def close(self) -> None:
@@ -119,8 +120,8 @@ class Worker:
         except EOFError as error:
             self._process.join()
             raise UserError(
-                f"{self.name} ended with exit code {self._process.exitcode}; -9 is the "
-                "system's when memory is short: close other programs, or take a "
+                f"{self.name} ended with exit code {self._process.exitcode}; if it is "
+                "-9, the system ran out of memory: close other programs, or use a "
                 "smaller --size"
             ) from error
         if kind == "memory":
@@ -132,13 +133,13 @@ class Worker:
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """What one competitor did in one turn.
+    """Measurements of one competitor in one turn.
 
     Attributes:
         first: Seconds of the first step.
-        seconds: Of the steps after those that warm up.
-        losses: What every step returned: its loss, or another figure.
-        peak: Memory in GiB.
+        seconds: Seconds of each step after the warm-up.
+        losses: Result of every step: its loss, or another number to compare.
+        peak: Peak memory in GiB.
     """
 
     first: float
@@ -155,15 +156,15 @@ def take_turn(
     cache: str,
     warm_up: int = WARM_UP,
 ) -> Turn:
-    """Start a competitor, take `steps` steps that count, and end it.
+    """Start a competitor, time `steps` steps after the warm-up, and end it.
 
     Args:
-        name: What it is called.
-        make: Makes it.
-        settings: What it works on.
-        steps: How many count.
-        cache: Folder of what jax compiled in turns before.
-        warm_up: How many come before.
+        name: Name of the competitor.
+        make: Function that makes the competitor.
+        settings: Network, sizes and trained part.
+        steps: Number of timed steps.
+        cache: Folder of jax's compilation cache, which all turns share.
+        warm_up: Number of steps before the timed ones.
     """
     environment = {"JAX_COMPILATION_CACHE_DIR": cache}
     with Worker(name, make, settings, environment) as worker:
@@ -174,8 +175,8 @@ def take_turn(
 
 
 def _serve(pipe: Connection, name: str, make: Make, settings: Settings) -> None:
-    """Be a competitor: make it, then answer until the pipe is closed."""
-    # diffusers warns that Flax goes, jax that there is no accelerator.
+    """Make a competitor, then answer requests until the pipe is closed."""
+    # Hide warnings: diffusers removes Flax later, and jax found no accelerator.
     logging.disable(logging.WARNING)
     try:
         step = make(settings)
@@ -188,9 +189,9 @@ def _serve(pipe: Connection, name: str, make: Make, settings: Settings) -> None:
             start = time.perf_counter()
             loss = step()
             pipe.send(("done", (time.perf_counter() - start, loss)))
-    except (EOFError, BrokenPipeError):  # Nobody asks any more.
+    except (EOFError, BrokenPipeError):  # The other side closed the pipe.
         return
-    except Exception as error:  # Told to whoever asked, in one line.
+    except Exception as error:  # Send it to the other side, in one line.
         text = " ".join(f"{type(error).__name__}: {error}".split())
         full = "RESOURCE_EXHAUSTED" in text or "out of memory" in text
         pipe.send(("memory" if full else "error", text[:400]))

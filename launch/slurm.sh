@@ -3,11 +3,11 @@
 #SBATCH --job-name=medjax
 #SBATCH --nodes=2
 #SBATCH --gpus-per-node=4
-# A task for each GPU: jax gives every task of a SLURM job one device of its node.
+# One task per GPU, because jax gives every task of a SLURM job one device of its node.
 #SBATCH --ntasks-per-node=4
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
-# SIGTERM two minutes before the time is up, so that the run saves and stops.
+# Send SIGTERM two minutes before the time limit, so that the run saves and stops.
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -15,7 +15,7 @@ set -uo pipefail
 
 srun "${PYTHON:-python}" -m medjax.train "$@"
 code=$?
-# 75: stopped by a signal and saved. The same job again goes on from there.
+# Exit code 75 means that a signal stopped the run after a save. The same job resumes it.
 if [ "$code" -eq 75 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

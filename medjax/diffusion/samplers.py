@@ -1,9 +1,9 @@
 """Sample latents from noise by repeated denoising.
 
 A sampler calls a `denoise_fn(noisy_latents, timesteps, step) -> model_output` at each
-step, and depends neither on networks nor on text. `make_plan` computes all coefficients
-on the host. `sample` applies them in one loop that compiles to one program. `solvers`
-has the mathematics, `schedulers` the list of samplers.
+step. It does not depend on networks or text. `make_plan` computes all coefficients on
+the host. `sample` applies them in one loop that compiles to one program. `solvers` has
+the mathematics, `schedulers` the list of samplers.
 """
 
 import dataclasses

@@ -51,7 +51,7 @@ def embed(
         seed: Seed of UMAP. Features and seed determine the map.
 
     Raises:
-        UserError: If there are fewer than five real images, or UMAP is not installed.
+        UserError: If `real` has fewer than five images, or UMAP is not installed.
     """
     check_embeddable(len(real))
     umap, scaler = _libraries()

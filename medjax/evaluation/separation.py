@@ -47,8 +47,8 @@ def silhouettes(
         generated_labels: Classes of the generated images.
 
     Returns:
-        ``silhouette_real`` and, with generated images, ``silhouette``. NaN if there
-        are fewer than two classes, or if each image has its own class.
+        ``silhouette_real`` and, with generated images, ``silhouette``. NaN with fewer
+        than two classes, or if each image has its own class.
     """
     scaler = _sklearn("preprocessing").StandardScaler().fit(real)
     measures = {"silhouette_real": _silhouette(scaler.transform(real), real_labels)}
@@ -86,8 +86,8 @@ def classifier_accuracy(
         ``classifier_accuracy_chance``.
 
     Raises:
-        UserError: If there are fewer than two classes, one has fewer than two groups,
-            or a generated image has a class that no real image has.
+        UserError: If the real images have fewer than two classes, a class has fewer
+            than two groups, or a generated image has a class that no real image has.
     """
     selection = _sklearn("model_selection")
     groups = np.arange(len(real)) if real_groups is None else np.asarray(real_groups)

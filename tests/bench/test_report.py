@@ -47,7 +47,7 @@ def test_the_page_and_the_json_file_have_the_same_content(tmp_path):
 
 @pytest.mark.parametrize(
     ("repeats", "load", "doubts"),
-    [(3, 0.5, []), (2, 0.0, ["repeats: 2"]), (3, 0.6, ["load when it began: 0.6"])],
+    [(3, 0.5, []), (2, 0.0, ["repeats: 2"]), (3, 0.6, ["load at the start: 0.6"])],
 )
 def test_a_page_says_itself_that_it_is_in_doubt(tmp_path, repeats, load, doubts):
     on = dataclasses.replace(MACHINE, load=load)
