@@ -50,9 +50,9 @@ diffusion on its latents: the share of images whose measured ventricle area is o
 side of the midpoint that belongs to their class. Chance is 50%.
 """,
     "phantom-sd": """
-Share of images sampled from held-out captions whose measured heart and pleural
-effusions agree with their captions; in parentheses (chance), with the captions of other
-images. medjax contains this model; `configs/phantom_sd.py` describes its training.
+Images are sampled from held-out captions. Share of images whose measured heart and
+pleural effusions agree with their captions; (chance) with those of other images. medjax
+contains this model; `configs/phantom_sd.py` describes its training.
 """,
     "controlnet": """
 F1 of the images' edges with their conditions, minus that with the conditions of other

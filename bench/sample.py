@@ -1,7 +1,7 @@
 r"""Measure the time of an image with guidance and a ControlNet: medjax against torch.
 
 They take turns, each with 20 steps of DDIM, the same weights and the same noise. By
-default they sample one image of 256² in float32 at a time on the CPU, and 512² in
+default they sample one image at a time: 256² in float32 on the CPU, and 512² in
 bfloat16 on an accelerator.
 
     python -m bench.sample                           all of it

@@ -2,9 +2,9 @@
 
 A sampler reads the same keys of a ``scheduler_config.json`` as diffusers, with the same
 defaults, and computes the same numbers. It refuses a configuration that it does not
-support. Two things differ in pipelines of diffusers: they may change a configuration
-first (``StableDiffusionPipeline`` sets ``steps_offset`` to 1), and they begin PNDM from
-an image at a stop of their own.
+support. Pipelines of diffusers differ in two points. They may change a configuration
+first (``StableDiffusionPipeline`` sets ``steps_offset`` to 1). And they begin PNDM from
+an image at another stop.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Measure edge adherence: how well a generated image follows its edge condition.
 
-Let G be the edge map of the generated image, C that of the condition, and D_r the
+Let G be the edge map of the generated image, and C that of the condition. D_r is the
 dilation by r pixels to each side, including diagonals. Then
 
     precision = |G ∧ D_r C| / |G|,   recall = |C ∧ D_r G| / |C|                    (1)

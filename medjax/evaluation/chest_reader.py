@@ -91,8 +91,8 @@ class ChestReader:
 
         Returns:
             Cardiothoracic ratio; view, positive if AP; heights of the effusions on the
-            patient's left and right, and widths of the pneumothoraces, in cm; about 0
-            without a finding.
+            patient's left and right, in cm; widths of the pneumothoraces on the left
+            and right, in cm. Heights and widths are about 0 without a finding.
         """
         return self.findings(_features(images, self.poses(images)))
 

@@ -86,8 +86,8 @@ def classifier_accuracy(
         ``classifier_accuracy_chance``.
 
     Raises:
-        UserError: If the real images have fewer than two classes, a class has fewer
-            than two groups, or a generated image has a class that no real image has.
+        UserError: If the real images have fewer than two classes, or a class has fewer
+            than two groups. Or if a generated image has a class without real images.
     """
     selection = _sklearn("model_selection")
     groups = np.arange(len(real)) if real_groups is None else np.asarray(real_groups)

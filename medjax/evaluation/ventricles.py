@@ -8,9 +8,9 @@ and that of fluid 0.18 w. So fluid that a blur spreads still counts, and a ventr
 be narrower than a pixel. A pixel is inside the skull if it is deep enough in the head.
 Ventricles are dark regions in the middle of the head.
 
-The measure is made for the phantoms of `medjax.data.phantoms`, whose classes "AD" and
-"NC" differ in it, and for images of models trained on them. It assumes that the image
-shows a skull.
+The measure is made for the phantoms of `medjax.data.phantoms`, and for images of models
+trained on them. The classes "AD" and "NC" differ in it. It assumes that the image shows
+a skull.
 """
 
 import numpy as np
@@ -23,8 +23,8 @@ VENTRICLE_MIDPOINT = VENTRICLE_SHARE_LIMIT
 """Limit of the share: above it a brain belongs to "AD", below it to "NC"."""
 
 _BRIGHT, _HEAD = 1 / 3, 0.5
-"""Least gray value of pixels other than air, bone and fluid, over the maximum; and gray
-value of the head's outline, over the median of those pixels."""
+"""The first is the least gray value of pixels other than air, bone and fluid, over the
+maximum. The second is that of the head's outline, over the median of these pixels."""
 
 _SKULL_DEPTH = 0.14
 """Depth where the inside of the skull begins, over the radius of a circle with the area

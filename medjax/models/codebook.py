@@ -1,7 +1,7 @@
 """Update a codebook by moving averages of its latents, without gradients.
 
-Let n_j be the share of a batch's latents whose nearest entry is j, m_j the sum of these
-latents over the number of all latents, and γ the decay. Then
+Let n_j be the share of a batch's latents whose nearest entry is j, and m_j the sum of
+these latents over the number of all latents. γ is the decay. Then
 
     N_j ← γ N_j + (1 − γ) n_j,   M_j ← γ M_j + (1 − γ) m_j,   e_j = M_j / N_j       (1)
     perplexity = exp(−Σ_j n_j log n_j)                                            (2)
