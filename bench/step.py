@@ -225,8 +225,8 @@ def _competitors(trains: str, text: str | None) -> list[str]:
     for name in names:
         if name not in known:
             raise UserError(
-                f"--competitors: unknown name '{name}'{nearest(name, known)} "
-                f"Expected some of {', '.join(known)}"
+                f"--competitors: unknown name '{name}'; expected some of "
+                f"{', '.join(known)}{nearest(name, known)}"
             )
         report.need(known[name][1], f"the competitor {name}")
     return names
