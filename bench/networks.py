@@ -55,7 +55,7 @@ VAES: dict[str, dict[str, Any]] = {
         "latent_channels": 4,
     },
 }
-# Height and width in pixels of the image region of one latent; number of CLIP tokens.
+# Pixels of an image per latent, in height and in width; number of CLIP tokens.
 DOWNSAMPLING = 8
 DTYPES = ("float32", "bfloat16")
 TOKENS = 77

@@ -8,9 +8,9 @@
 
 where d(x) is x² (mse), |x| (l1), or x²/2 up to |x| = 1 and |x| − 1/2 above (smooth_l1).
 
-With (2) alone, the weight of v is 0 at a timestep without signal, where sampling
-starts. There v is −z_0, and Lin et al. train it with weight 1. The authors of (2) do
-the same since their code accepts such schedules (pull request 4 of
+With (2) alone, the weights of v and z_0 are 0 at a timestep without signal, where
+sampling starts. There v is −z_0, and Lin et al. train it with weight 1. The authors of
+(2) do the same in later code, which accepts such schedules (pull request 4 of
 Min-SNR-Diffusion-Training on GitHub).
 
 Sources: Ho et al., 2020, eq. 14 (1); Hang et al., "Efficient Diffusion Training via

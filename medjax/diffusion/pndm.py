@@ -3,10 +3,9 @@
     z' = (α'/α) z + (σ' − α'σ/α) ε̂                                                  (1)
 
 is the step of DDIM (eq. 1 of `solvers` with ẑ_0 inserted). PNDM computes ε̂ from the
-Adams-Bashforth mean of the last four outputs. It has two ways to start before it has
-four. It takes three Runge-Kutta steps of four evaluations each. Or, as Stable Diffusion
-does (``skip_prk_steps``), it uses means of fewer outputs and takes its first step
-twice.
+Adams-Bashforth mean of the last four outputs. Until it has four, it takes three
+Runge-Kutta steps of four evaluations each. With ``skip_prk_steps``, as in Stable
+Diffusion, it uses means of fewer outputs, and takes its first step twice.
 
 Source: Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022,
 eq. 11 (1), 9 and 12 (the means), 13 (Runge-Kutta), with the timesteps of diffusers.

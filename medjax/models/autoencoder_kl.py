@@ -65,7 +65,7 @@ class AutoencoderKL(nn.Module):
 
     @property
     def downsampling(self) -> int:
-        """Height and width in pixels of the image region of one latent."""
+        """Pixels of an image per latent, in height and in width."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def param_shapes(self) -> Params:

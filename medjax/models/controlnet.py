@@ -70,8 +70,8 @@ def config_from_unet(
 
     Args:
         unet_config: Configuration of the U-Net, as in its `config.json`.
-        downsampling: Height and width in pixels of the image region of one latent: 1,
-            2, 4 or 8.
+        downsampling: Pixels of an image per latent, in height and in width: 1, 2, 4 or
+            8.
 
     Raises:
         UserError: If `downsampling` has another value.
@@ -141,7 +141,7 @@ class ControlNet(UNetEncoder):
 
     @property
     def downsampling(self) -> int:
-        """Height and width in pixels of the conditioning image's region of a latent."""
+        """Pixels of the conditioning image per latent, in height and in width."""
         return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
 
     def param_shapes(self) -> Params:

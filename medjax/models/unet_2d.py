@@ -74,7 +74,7 @@ class UNet2D(nn.Module):
         return 2 ** (len(self.block_out_channels) - 1)
 
     def init_variables(self, key: Array) -> tuple[Params, Params]:
-        """Return random initial parameters, and {} because it has no averages."""
+        """Return random initial parameters, and {}, as it has no running averages."""
         side = self.downsampling
         images = jnp.zeros((1, side, side, self.channels))
         labels = jnp.zeros(1, jnp.int32) if self.num_classes else None
