@@ -107,7 +107,10 @@ def ddpm(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Upda
 
 
 def dpmpp_2m(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Updates:
-    """Return the updates of eq. 3, of first order at the first step and at σ' = 0."""
+    """Return the updates of eq. 3.
+
+    The first step is of first order. So is the last one if σ' = 0 or an option asks.
+    """
     z, before, _, latents, _ = unit_rows(2)
     steps = _log_steps(stops)
     few = options["lower_order_final"] and stops.steps < 15
