@@ -55,7 +55,7 @@ phantom-sd: $(STAMP)  ## train the demo's Stable Diffusion anew: three hours on 
 
 test: $(STAMP)  ## test every module and guarantee once: minutes on two cores
 	$(BIN)/python -m pytest -n $(JOBS) -m "not ci and not release" \
-		--memory-limit=6 $(PYTEST_ARGS)
+		--memory-limit=4 $(PYTEST_ARGS)
 
 test-all: $(STAMP)  ## run every test there is, before a release: hours; SHARD=2/6 for a part
 	$(BIN)/python .ci/test_all.py --jobs=$(JOBS) $(if $(SHARD),--shard=$(SHARD))

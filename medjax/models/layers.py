@@ -10,10 +10,34 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Num
 
 from medjax.arrays import Array
 from medjax.models import contractions, lora
+
+
+def parameter(
+    module: nn.Module, name: str, shape: tuple[int, ...]
+) -> Array | np.ndarray:
+    """Return a parameter of the module that is being called.
+
+    `nn.Module.param` traces the initializer at each call to compare shapes, which takes
+    a third of the time of tracing a network. This function returns a parameter of the
+    right shape directly. The initializer only gives shapes: `initial` draws the values.
+
+    Args:
+        module: The module.
+        name: Last part of the parameter's path.
+        shape: Expected shape.
+
+    Raises:
+        flax.errors.ScopeParamShapeError: If the parameter has another shape.
+    """
+    value = module.get_variable("params", name)
+    if value is not None and value.shape == shape:
+        return value
+    return module.param(name, nn.initializers.zeros_init(), shape)
 
 
 class Dense(nn.Module):
@@ -76,11 +100,10 @@ def _weighted(
     product: Callable[[Array, Array], Array],
 ) -> Array:
     """Return a layer's output: product with the kernel, plus bias, plus adapter."""
-    shape = (*fan_in, layer.features)
-    kernel = layer.param("kernel", nn.initializers.lecun_normal(), shape)
+    kernel = parameter(layer, "kernel", (*fan_in, layer.features))
     bias = None
     if layer.use_bias:
-        bias = layer.param("bias", nn.initializers.zeros_init(), (layer.features,))
+        bias = parameter(layer, "bias", (layer.features,))
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=layer.dtype)
     y = product(x, kernel)
     if bias is not None:
@@ -141,8 +164,8 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Float[Array, "b *hw c"]) -> Float[Array, "b *hw c"]:
         """Normalise `x`. The shape stays the same."""
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones_init(), (channels,))
-        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        scale = parameter(self, "scale", (channels,))
+        bias = parameter(self, "bias", (channels,))
         grouped = x.astype(jnp.float32).reshape(
             x.shape[0], -1, self.groups, channels // self.groups
         )

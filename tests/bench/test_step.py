@@ -47,6 +47,7 @@ def test_losses_that_differ_are_refused():
             step.check_losses({"medjax": 1.0, "torch": other}, TINY, accelerated=False)
 
 
+@pytest.mark.ci
 def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
     flags = "--network=tiny --size=32 --dtype=float32 --competitors=torch"
     flags += " --steps=2 --repeats=1"
@@ -91,6 +92,7 @@ def test_who_runs_out_of_memory_is_left_out_of_larger_batches(monkeypatch):
     assert got == [("medjax", 1), ("flax", 1), ("medjax", 2), ("medjax", 4)]
 
 
+@pytest.mark.ci
 def test_a_competitor_that_fails_says_why():
     with pytest.raises(UserError, match="torch failed: .*float7"):
         step.measure(

@@ -10,26 +10,33 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 EMBEDDING = (16, 32, 48, 48)
+# As the published ones end: attention, then none.
+LEVELS = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
 UNETS = {
     "sd1": {
-        "block_out_channels": (32, 64, 64, 64),
+        **LEVELS,
+        "block_out_channels": (32, 64),
         "attention_head_dim": 4,
         "cross_attention_dim": 48,
-        "sample_size": 16,
+        "sample_size": 8,
     },
     "sd2": {
-        "block_out_channels": (32, 64, 64, 64),
-        "attention_head_dim": (2, 4, 8, 8),
+        **LEVELS,
+        "block_out_channels": (32, 64),
+        "attention_head_dim": (2, 4),
         "cross_attention_dim": 80,
         "norm_num_groups": 16,
+        "layers_per_block": 1,
         "use_linear_projection": True,
         "upcast_attention": True,
-        "sample_size": 16,
+        "sample_size": 8,
     },
     "odd": {
+        **LEVELS,
         "block_out_channels": (24, 48),
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         "attention_head_dim": 3,
         "cross_attention_dim": 40,
         "norm_num_groups": 6,
@@ -38,10 +45,10 @@ UNETS = {
         "sample_size": 16,
     },
 }
-# Height and width of the latents for each: square, not square, not divisible by 8.
-SIZES = {"sd1": (16, 16), "sd2": (16, 8), "odd": (13, 9)}
+# Height and width of the latents for each: square, not square, not divisible by 2.
+SIZES = {"sd1": (8, 8), "sd2": (8, 4), "odd": (13, 9)}
 VAES = {
-    "sd1": {"block_out_channels": (16, 32, 32, 32), "norm_num_groups": 16},
+    "sd1": {"block_out_channels": (16, 32), "norm_num_groups": 16},
     "sd2": {"block_out_channels": (32, 64), "norm_num_groups": 32},
     "odd": {"block_out_channels": (12, 24, 24), "norm_num_groups": 6},
 }

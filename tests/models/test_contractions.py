@@ -22,9 +22,15 @@ def drawn(*shape, dtype, seed=0):
 
 
 def with_gradients(function, *operands):
-    value, pullback = jax.vjp(function, *operands)
-    gradient = drawn(*value.shape, dtype=value.dtype, seed=9)
-    return value, *pullback(gradient)
+    """Return the function's value and its gradients, all of one program."""
+
+    @jax.jit
+    def compute(*operands):
+        value, pullback = jax.vjp(function, *operands)
+        gradient = drawn(*value.shape, dtype=value.dtype, seed=9)
+        return value, *pullback(gradient)
+
+    return compute(*operands)
 
 
 def assert_same(ours, theirs, dtype):

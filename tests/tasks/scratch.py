@@ -5,14 +5,18 @@ import dataclasses
 import jax
 import numpy as np
 
+from medjax import meshes
 from medjax.data.config import ClassDataConfig
 from medjax.data.phantoms import PhantomSource
 from medjax.diffusion.objective import ScheduledDiffusionConfig
+from medjax.runs.sections import OptimConfig
 from medjax.tasks.autoencoder_loss import autoencoder_weights
 from medjax.tasks.interface import TaskInputs
 from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.unconditional import UnconditionalConfig, make_unconditional_task
 from medjax.tasks.vq_vae import VQVAEConfig, make_vq_vae_task
+from medjax.training.optimizer import make_optimizer
+from medjax.training.step import init_state, make_train_step
 
 KEY = jax.random.key(0)
 VQ = VQVAEConfig(
@@ -74,3 +78,26 @@ def batch(size=4, side=16, seed=1, labels=False):
     if labels:
         made["labels"] = random.integers(0, 2, size).astype(np.int32)
     return jax.tree.map(jax.numpy.asarray, made)
+
+
+def train(assembly, steps, mesh_sizes=(1, 1, 1), accumulation=1, ema_decay=None):
+    """Train some steps; return their metrics and the state."""
+    count = int(np.prod(mesh_sizes))
+    mesh = meshes.make_mesh(meshes.MeshConfig(*mesh_sizes), jax.devices()[:count])
+    optimizer = make_optimizer(OptimConfig(learning_rate=3e-3), steps, assembly.params)
+    given = (assembly.params, assembly.statistics)
+    state = init_state(*given, optimizer, mesh, ema_decay is not None)
+    step = make_train_step(
+        assembly.task,
+        optimizer,
+        mesh,
+        accumulation_steps=accumulation,
+        ema_decay=ema_decay,
+    )
+    frozen = meshes.place_params(assembly.frozen, mesh)
+    history = []
+    for _ in range(steps):
+        placed = meshes.place_batch(jax.tree.map(np.asarray, batch(8)), mesh)
+        state, metrics = step(state, frozen, placed, KEY)
+        history.append({name: float(x) for name, x in metrics.items()})
+    return history, state

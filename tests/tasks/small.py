@@ -18,9 +18,9 @@ from medjax.tasks.captioned import CaptionedTask
 from medjax.tasks.latent_diffusion import LatentDiffusion
 
 UNET = {
-    "block_out_channels": (8, 16),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (8,),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
     "layers_per_block": 1,
     "norm_num_groups": 4,
     "attention_head_dim": 2,

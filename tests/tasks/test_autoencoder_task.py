@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax import meshes, trees
+from medjax import trees
 from medjax.data.config import DataConfig
 from medjax.errors import UserError
 from medjax.models.vq_vae import nearest_codes
@@ -15,18 +15,14 @@ from medjax.pretrained import load_autoencoder
 from medjax.pretrained.diffusers_format import save_network
 from medjax.pretrained.layout import STABLE_DIFFUSION
 from medjax.pretrained.tiny import tiny_stable_diffusion
-from medjax.runs.sections import OptimConfig
 from medjax.tasks.autoencoder_kl import AutoencoderKLConfig, make_autoencoder_kl_task
 from medjax.tasks.autoencoder_loss import measure_reconstruction
 from medjax.tasks.eval_config import EvalConfig
 from medjax.tasks.interface import SamplePage, TaskInputs
 from medjax.tasks.latent_scaling import decode, encode_mean
 from medjax.tasks.vq_vae import VQVAEConfig
-from medjax.training.optimizer import make_optimizer
-from medjax.training.step import example_keys, init_state, make_train_step
+from medjax.training.step import example_keys
 from tests.tasks import scratch
-
-pytestmark = pytest.mark.devices(8)
 
 KL = AutoencoderKLConfig(
     channels=1,
@@ -173,30 +169,8 @@ def test_kl_is_that_of_normal_distributions():
     np.testing.assert_allclose(got.losses, expected, rtol=1e-5)
 
 
-def train(assembly, steps, mesh_sizes=(1, 1, 1), accumulation=1, ema_decay=None):
-    count = int(np.prod(mesh_sizes))
-    mesh = meshes.make_mesh(meshes.MeshConfig(*mesh_sizes), jax.devices()[:count])
-    optimizer = make_optimizer(OptimConfig(learning_rate=3e-3), steps, assembly.params)
-    given = (assembly.params, assembly.statistics)
-    state = init_state(*given, optimizer, mesh, ema_decay is not None)
-    step = make_train_step(
-        assembly.task,
-        optimizer,
-        mesh,
-        accumulation_steps=accumulation,
-        ema_decay=ema_decay,
-    )
-    frozen = meshes.place_params(assembly.frozen, mesh)
-    history = []
-    for _ in range(steps):
-        batch = meshes.place_batch(jax.tree.map(np.asarray, scratch.batch(8)), mesh)
-        state, metrics = step(state, frozen, batch, scratch.KEY)
-        history.append({name: float(x) for name, x in metrics.items()})
-    return history, state
-
-
 def test_training_lowers_the_loss_and_tells_of_the_codebook():
-    history, _ = train(scratch.vq_vae(), 30)
+    history, _ = scratch.train(scratch.vq_vae(), 30)
     assert history[-1]["reconstruction"] < 0.7 * history[0]["reconstruction"]
     assert {"perplexity", "codebook_usage", "commitment"} <= set(history[-1])
     assert 1 <= history[-1]["perplexity"] <= 16
@@ -205,33 +179,12 @@ def test_training_lowers_the_loss_and_tells_of_the_codebook():
 @pytest.fixture(scope="module")
 def one_update():
     """One update on one device; after more, rounding may choose another entry."""
-    return train(scratch.vq_vae(), 1)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "accumulation"),
-    [
-        pytest.param((8, 1, 1), 1, marks=pytest.mark.release),
-        pytest.param((1, 1, 1), 4, marks=pytest.mark.release),
-        ((2, 2, 2), 2),
-    ],
-)
-def test_the_codebook_follows_all_devices_and_microbatches(
-    sizes, accumulation, one_update
-):
-    one, first = one_update
-    other, second = train(scratch.vq_vae(), 1, sizes, accumulation)
-    assert one[0] == pytest.approx(other[0], rel=1e-4)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-        first.statistics,
-        second.statistics,
-    )
+    return scratch.train(scratch.vq_vae(), 1)
 
 
 def test_averaged_weights_meet_an_averaged_codebook(one_update):
     assembly = scratch.vq_vae()
-    _, state = train(assembly, 1, ema_decay=0.9)
+    _, state = scratch.train(assembly, 1, ema_decay=0.9)
     begin, end = (
         trees.flatten(tree) for tree in (assembly.statistics, state.statistics)
     )
