@@ -84,7 +84,7 @@ def cases():
             )  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "kind", "spacing", "zero_snr"), cases())
+@pytest.mark.parametrize(("name", "kind", "spacing", "zero_snr"), list(cases()))
 def test_trajectory_is_that_of_diffusers(name, kind, spacing, zero_snr):
     config = SD15 | {
         "prediction_type": kind,
