@@ -25,7 +25,7 @@ from medjax.runs.read_checkpoint import (
     read_about,
     read_metrics,
     read_trees,
-    state_names,
+    state_layout,
 )
 from medjax.runs.sections import BestConfig
 from medjax.tasks import TASKS
@@ -115,12 +115,12 @@ def load_run(
             + nearest(weights, get_args(Weights))
         )
     folder = _checkpoint(workdir, _number(workdir, step))
-    names = state_names(folder)
-    kind = _kind(names, weights)
+    layout = state_layout(folder)
+    kind = _kind(tuple(layout), weights)
     about = read_about(folder)
     config, inputs = parse(ConfigDict(completed(about["config"]))), about["inputs"]
-    wanted = {_TREES[kind], "statistics"} & set(names)
-    state = read_trees(folder, *sorted(wanted))
+    wanted = {_TREES[kind], "statistics"}
+    state = read_trees(folder, {n: t for n, t in layout.items() if n in wanted})
     params, statistics = state[_TREES[kind]], state.get("statistics", {})
     trained = sorted(params.keys() - statistics.keys())
     if kind == "raw":

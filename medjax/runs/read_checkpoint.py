@@ -4,8 +4,9 @@ Reading does not lock, move or write anything. `write_metrics` is the only funct
 that writes. `medjax.runs.checkpoints` describes the content of the folder.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,29 +46,38 @@ def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
     add_checksum(folder, folder / _METRICS)
 
 
-def state_names(folder: Path) -> tuple[str, ...]:
-    """Return the names of the trees in the state: ``params``, ``opt_state``, …."""
-    return tuple(ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree)
-
-
-def read_trees(folder: Path, *names: str) -> dict[str, Params]:
-    """Return trees of the state as NumPy arrays, by name. Other trees are not read.
-
-    Args:
-        folder: Folder of an intact checkpoint; see `medjax.runs.checksums`.
-        names: Names of the trees, from `state_names`.
+def state_layout(folder: Path) -> dict[str, Params]:
+    """Return the trees in the state by name, with array metadata as leaves.
 
     Raises:
         UserError: If the run deletes the checkpoint during reading.
     """
-    handler = ocp.PyTreeCheckpointHandler()
+    with _while_read(folder):
+        return ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
+
+
+def read_trees(folder: Path, layout: Mapping[str, Params]) -> dict[str, Params]:
+    """Return trees of the state as NumPy arrays. The other trees stay on the disk.
+
+    Args:
+        folder: The checkpoint, undamaged (`medjax.runs.checksums`).
+        layout: Those trees, from `state_layout`.
+
+    Raises:
+        UserError: If the run deletes the checkpoint during reading.
+    """
+    item = jax.tree.map(lambda leaf: np.empty((), leaf.dtype), dict(layout))
+    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    args = ocp.args.PyTreeRestore(item, restore_args=kinds, partial_restore=True)
+    with _while_read(folder):
+        return ocp.PyTreeCheckpointHandler().restore(folder / "state", args=args)
+
+
+@contextlib.contextmanager
+def _while_read(folder: Path) -> Iterator[None]:
+    """Turn the errors of a missing checkpoint into one that says why it is missing."""
     try:
-        stored = handler.metadata(folder / "state").tree
-        wanted = {name: stored[name] for name in names}
-        item = jax.tree.map(lambda leaf: np.empty((), leaf.dtype), wanted)
-        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        args = ocp.args.PyTreeRestore(item, restore_args=kinds, partial_restore=True)
-        return handler.restore(folder / "state", args=args)
+        yield
     except (OSError, ValueError) as error:
         if folder.is_dir():
             raise

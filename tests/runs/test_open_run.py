@@ -190,13 +190,14 @@ def test_folders_that_are_no_run_are_named(tmp_path):
 def test_a_checkpoint_of_eight_devices_is_read_on_one(tmp_path):
     from medjax.meshes import MeshConfig, make_mesh, place_params
     from medjax.runs.checkpoints import Checkpoints
-    from medjax.runs.read_checkpoint import read_trees, state_names
+    from medjax.runs.read_checkpoint import read_trees, state_layout
 
     params = {"a": {"kernel": jnp.arange(64.0).reshape(8, 8)}}
     placed = place_params(params, make_mesh(MeshConfig(data=2, fsdp=4)))
     with Checkpoints(tmp_path, {}, {}) as checkpoints:
         checkpoints.save(1, {"params": placed, "opt_state": placed})
-    assert set(state_names(tmp_path / "1")) == {"params", "opt_state"}
-    read = read_trees(tmp_path / "1", "params")["params"]
+    layout = state_layout(tmp_path / "1")
+    assert set(layout) == {"params", "opt_state"}
+    read = read_trees(tmp_path / "1", {"params": layout["params"]})["params"]
     assert isinstance(read["a"]["kernel"], np.ndarray)
     assert_same(read, params)
