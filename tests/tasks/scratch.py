@@ -1,6 +1,7 @@
 """Tasks without a base, small enough to compile in seconds."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -45,17 +46,43 @@ CONV = UnconditionalConfig(
 
 
 def vq_vae(**changes):
-    """Return a VQ-VAE's assembly."""
-    model = dataclasses.replace(VQ, **changes)
+    """Return a VQ-VAE's assembly, whose arrays the caller may change."""
+    return copied(_vq_vae(dataclasses.replace(VQ, **changes), _client()))
+
+
+@functools.cache
+def _vq_vae(model, client):
     return make_vq_vae_task(
         TaskInputs(model, ClassDataConfig(image_size=16), None, KEY)
     )
+
+
+def _client():
+    """Return what all arrays of a module of tests depend on; each has a new one."""
+    return jax.devices()[0].client
+
+
+def copied(assembly):
+    """Return the assembly with arrays of its own."""
+    names = ("params", "frozen", "statistics")
+    copies = {n: jax.tree.map(lambda x: x.copy(), getattr(assembly, n)) for n in names}
+    return dataclasses.replace(assembly, **copies)
 
 
 def trained(assembly):
     """Return an assembly's autoencoder, as if it had been trained."""
     weights = autoencoder_weights(assembly.params | assembly.statistics)
     return TrainedAutoencoder(assembly.task.module, weights, "its own")
+
+
+def latent_diffusion():
+    """Return an assembly of diffusion in the latents of `vq_vae`."""
+    return copied(_latent_diffusion(_client()))
+
+
+@functools.cache
+def _latent_diffusion(client):
+    return unconditional(autoencoder=trained(vq_vae()))
 
 
 def unconditional(model=UNET, classes=(), autoencoder=None, **diffusion):

@@ -38,11 +38,13 @@ def test_an_examples_loss_depends_on_it_and_its_key_alone():
     assembly = scratch.unconditional(classes=("a", "b"))
     batch, keys = scratch.batch(labels=True), example_keys(scratch.KEY, 3, 4)
     whole = loss(assembly, batch, keys).losses
-    pick = np.array([2, 0])
-    part = {name: rows[pick] for name, rows in batch.items()}
-    np.testing.assert_allclose(
-        loss(assembly, part, keys[pick]).losses, whole[pick], rtol=1e-5
-    )
+    # The first stays where it was; others take the place of the rest.
+    others = scratch.batch(labels=True, seed=5)
+    mixed = {n: rows.at[1:].set(others[n][1:]) for n, rows in batch.items()}
+    mixed_keys = keys.at[1:].set(example_keys(scratch.KEY, 4, 4)[1:])
+    found = loss(assembly, mixed, mixed_keys).losses
+    np.testing.assert_allclose(found[0], whole[0], rtol=1e-5)
+    assert (found[1:] != whole[1:]).all()
 
 
 def test_latents_have_unit_variance_on_the_training_set():
@@ -69,8 +71,7 @@ def test_latents_have_unit_variance_on_the_training_set():
 
 
 def test_the_loss_is_of_scaled_latents(monkeypatch):
-    autoencoder = scratch.trained(scratch.vq_vae())
-    assembly = scratch.unconditional(autoencoder=autoencoder)
+    assembly = scratch.latent_diffusion()
     seen, add = [], image_diffusion.add_drawn_noise
     monkeypatch.setattr(
         image_diffusion,
@@ -108,7 +109,7 @@ def test_an_autoencoder_that_collapsed_is_told():
 
 def test_what_is_encoded_is_decoded_to_the_same():
     trained = scratch.trained(scratch.vq_vae())
-    assembly = scratch.unconditional(autoencoder=trained)
+    assembly = scratch.latent_diffusion()
     nets = trees.merge(assembly.frozen, assembly.statistics)
     images = scratch.batch()["images"]
     keys = jax.random.split(scratch.KEY, 4)
@@ -159,9 +160,11 @@ def test_classes_are_dropped_in_training_only():
 
 @pytest.mark.parametrize("kind", ["pixels", "latents", "batch norm"])
 def test_samples_are_a_pure_function_of_their_key(kind):
-    autoencoder = scratch.trained(scratch.vq_vae()) if kind == "latents" else None
-    model = scratch.CONV if kind == "batch norm" else scratch.UNET
-    assembly = scratch.unconditional(model, autoencoder=autoencoder)
+    if kind == "latents":
+        assembly = scratch.latent_diffusion()
+    else:
+        model = scratch.CONV if kind == "batch norm" else scratch.UNET
+        assembly = scratch.unconditional(model)
     # Running averages that no batch has: drawing goes by these.
     statistics = jax.tree.map(lambda x: 1.3 * x + 0.2, assembly.statistics)
     nets = trees.merge(assembly.params, trees.merge(assembly.frozen, statistics))
@@ -179,7 +182,9 @@ def test_samples_are_a_pure_function_of_their_key(kind):
     assert images.shape == (1, 3, 16, 16, 1)
     assert jnp.abs(images).max() <= 1
     np.testing.assert_allclose(draw(keys[::-1])[:, ::-1], images, atol=1e-4)
-    np.testing.assert_allclose(draw(keys[:1]), images[:, :1], atol=1e-4)
+    # Others in its place change nothing for the first.
+    others = keys.at[1:].set(jax.random.split(jax.random.key(9), 2))
+    np.testing.assert_allclose(draw(others)[:, :1], images[:, :1], atol=1e-4)
     frames = draw(keys, 3)
     assert frames.shape == (3, 3, 16, 16, 1)
     np.testing.assert_allclose(frames[-1], images[0], atol=1e-5)
@@ -218,8 +223,7 @@ def test_pixels_are_clipped_at_each_step_and_latents_never(monkeypatch):
         samplers, "trace", lambda plan, *rest: seen.append(plan) or trace(plan, *rest)
     )
     sampling = SamplingConfig(steps=2)
-    for autoencoder in (None, scratch.trained(scratch.vq_vae())):
-        assembly = scratch.unconditional(autoencoder=autoencoder)
+    for assembly in (scratch.unconditional(), scratch.latent_diffusion()):
         nets = trees.merge(
             assembly.params, trees.merge(assembly.frozen, assembly.statistics)
         )
@@ -233,7 +237,7 @@ def test_pixels_are_clipped_at_each_step_and_latents_never(monkeypatch):
 
 def test_a_network_that_knows_normal_data_draws_normal_data(monkeypatch):
     """Noise of another size, a clamp, or steps made twice would not."""
-    assembly = scratch.unconditional(autoencoder=scratch.trained(scratch.vq_vae()))
+    assembly = scratch.latent_diffusion()
     cumulative = jnp.asarray(assembly.task.schedule.alphas_cumprod)
 
     def knows(self, nets, z, timesteps, labels, train=False):
@@ -275,9 +279,8 @@ def test_sizes_that_cannot_be_halved_are_told():
         UserError, match="multiple of 2, such as 14 or 16, because the U-Net"
     ):
         scratch.unconditional().task.check(15, SamplingConfig())
-    trained = scratch.trained(scratch.vq_vae())
     with pytest.raises(UserError, match="multiple of 4, .* 2× and the U-Net .* 2×"):
-        scratch.unconditional(autoencoder=trained).task.check(14, SamplingConfig())
+        scratch.latent_diffusion().task.check(14, SamplingConfig())
 
 
 def test_guidance_needs_that_a_class_was_left_out():
