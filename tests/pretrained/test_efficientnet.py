@@ -30,10 +30,10 @@ def test_gray_is_the_same_as_rgb_and_one_image_as_many():
 
 def test_chests_are_nearer_to_chests_than_to_brains_or_noise():
     chests, others = (
-        images([render(draw_parameters(seed, i), 64) for i in range(24)])
+        images([render(draw_parameters(seed, i), 64) for i in range(12)])
         for seed in (0, 5)
     )
-    brains = images([render_brain(draw_brain(0, i), 64) for i in range(24)])
+    brains = images([render_brain(draw_brain(0, i), 64) for i in range(12)])
     noisy = others + np.random.default_rng(0).normal(0, 0.1, others.shape)
     real, same, blurred, strange = map(
         efficientnet_features, (chests, others, noisy, brains)
