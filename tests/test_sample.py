@@ -142,7 +142,7 @@ def test_an_image_to_begin_from_is_in_the_range_of_images(place):
 
 
 def test_edges_and_an_image_without_effect_are_refused(place):
-    with pytest.raises(UserError, match="or leave it out, since --edges are given"):
+    with pytest.raises(UserError, match="or remove --image, because --edges is set"):
         control(place, edges=place / "xray.png", size=None)
 
 

@@ -1,1 +1,1 @@
-"""Examples: sources, preparation, edges, tokens, and the batches made of them."""
+"""Data: sources, preparation, edges, tokens and batches."""

@@ -1,8 +1,8 @@
-"""Unpack .tgz archives: whole or not at all, safely, and with several writers.
+"""Unpack .tgz archives completely or not at all, safely, with several writer threads.
 
-Decompression is one stream and uses one core; what comes out of it is written by a pool
-of threads meanwhile. Nothing is made but folders and regular files, below one folder.
-gzip keeps a checksum of the content at its end, to which each archive is read.
+Decompression is one stream, which uses one core. Meanwhile a pool of threads writes the
+files. Only folders and regular files below one folder are created. gzip stores a
+checksum of the content at the end of the archive, so each archive is read to its end.
 """
 
 import collections
@@ -21,7 +21,7 @@ from medjax import storage
 from medjax.errors import UserError
 
 _WRITERS = 8
-# Files in memory at a time; a radiograph has less than a megabyte.
+# Files in memory at a time. A radiograph takes less than a megabyte.
 _WAITING = 64
 _CHUNK = 1 << 20
 _DAMAGE = (
@@ -29,7 +29,7 @@ _DAMAGE = (
     gzip.BadGzipFile,
     zlib.error,
     EOFError,
-    # A name that is a file's here and a folder's there.
+    # The archive has a file and a folder with the same name.
     FileExistsError,
     NotADirectoryError,
     IsADirectoryError,
@@ -43,35 +43,37 @@ def digest(archive: Path) -> str:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a .tgz archive into a folder that is not there yet.
+    """Unpack a .tgz archive into a new folder.
 
     Args:
-        archive: The file.
-        folder: What to make; it appears once everything is in it.
+        archive: Path of the archive.
+        folder: Folder to create. It appears when it is complete.
 
     Raises:
-        UserError: If the archive is damaged, or holds links, devices, a file twice, or
-            names that lead out of the folder; or if `folder` is there, or cannot be
-            made.
+        UserError: If the archive is damaged; if it holds links, devices, a file twice
+            or names that lead out of the folder; or if `folder` exists or cannot be
+            created.
         OSError: If the disk is full or fails.
     """
     if folder.exists():
         raise UserError(
-            f"{folder} is in the way of unpacking {archive.name}; rename or remove it"
+            f"{folder}: already exists, so {archive.name} cannot be unpacked there; "
+            "rename or remove it"
         )
     try:
         storage.check_writable(folder.parent)
     except OSError as error:
         raise UserError(
             f"{archive.parent}: {archive.name} cannot be unpacked there: "
-            f"{error.strerror}; unpack it elsewhere, and name that folder"
+            f"{error.strerror}; unpack it elsewhere and set --source to that folder"
         ) from error
     try:
         with storage.replacing_folder(folder) as staging:
             _unpack(archive, staging)
     except _DAMAGE as error:
         raise UserError(
-            f"{archive}: is damaged, or no .tgz: {error}; remove it and get it again"
+            f"{archive}: is damaged, or not a .tgz archive: {error}; remove it and "
+            "download it again"
         ) from error
 
 
@@ -90,7 +92,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     ):
         for member in tar:
             _check(archive, folder, member, names)
-            # None for a folder; those with something in them come with their files.
+            # This is None for a folder. Writing a file creates the folders above it.
             if (opened := tar.extractfile(member)) is not None:
                 write = functools.partial(storage.write_bytes, durable=False)
                 target = folder / member.name
@@ -107,20 +109,20 @@ def _unpack(archive: Path, folder: Path) -> None:
 def _check(
     archive: Path, folder: Path, member: tarfile.TarInfo, names: set[str]
 ) -> None:
-    """Refuse what is no plain file or folder below `folder`; remember its name."""
-    fault = "" if member.isfile() or member.isdir() else "is no plain file"
+    """Refuse all but plain files and folders below `folder`; add to `names`."""
+    fault = "" if member.isfile() or member.isdir() else "is not a plain file"
     try:
         inside = tarfile.data_filter(member, str(folder))
     except tarfile.FilterError as error:
-        raise UserError(f"{archive}: refused, and nothing kept: {error}") from error
+        raise UserError(f"{archive}: refused; nothing was kept: {error}") from error
     name = posixpath.normpath(inside.name)
     if member.isfile() and name in names:
-        fault = "is in it twice"
-    # data_filter makes absolute names relative; none is expected here.
+        fault = "occurs twice"
+    # data_filter makes absolute names relative. These archives should have none.
     if inside.name != member.name:
         fault = "has an absolute name"
     if fault:
         raise UserError(
-            f"{archive}: refused, and nothing kept: '{member.name}' {fault}"
+            f"{archive}: refused; nothing was kept: '{member.name}' {fault}"
         )
     names.add(name)

@@ -1,7 +1,7 @@
-"""Captions of chest radiographs, for the phantoms and for NIH ChestX-ray14 alike.
+"""Write and parse captions of chest radiographs, for phantoms and NIH ChestX-ray14.
 
-Findings come first, since a text encoder that takes 77 tokens sees the beginning; view,
-age and sex follow, and what is unknown is left out:
+Findings come first, because a text encoder of 77 tokens always sees the beginning.
+View, age and sex follow. Unknown values are left out:
 
     Chest X-ray with cardiomegaly and left pleural effusion, PA view, 57-year-old woman
     Chest X-ray without abnormal findings, AP view, 31-year-old man
@@ -36,7 +36,7 @@ FINDING_NAMES: Mapping[str, str] = MappingProxyType(
         "Pneumothorax": "pneumothorax",
     }
 )
-"""What a caption calls each of NIH's 14 findings."""
+"""Words of a caption for each of NIH's 14 findings."""
 
 _LABELS = {name: label for label, name in FINDING_NAMES.items()}
 _VIEWS = ("PA", "AP")
@@ -64,23 +64,25 @@ def caption(
     """Describe a frontal chest radiograph.
 
     Args:
-        labels: Findings by NIH's names; none, or "No Finding" alone, is a normal image.
-        view: "PA" or "AP"; "" where unknown.
-        age: Whole years, 0 or more; None where unknown.
-        sex: "F" or "M"; "" where unknown.
-        style: "findings" names all this. "binary" says only whether there is a finding,
-            in the words of the published system.
-        sides: The patient's side, "left" or "right", of findings where it is known.
+        labels: Findings by NIH's names. No label, or "No Finding" alone, means a
+            normal image.
+        view: "PA" or "AP"; "" if unknown.
+        age: Age in whole years, at least 0; None if unknown.
+        sex: "F" or "M"; "" if unknown.
+        style: "findings" names findings, view, age and sex. "binary" says only whether
+            any finding is present, in the words of the published system.
+        sides: The patient's side, "left" or "right", for findings whose side is known.
 
     Raises:
-        UserError: If a label, view, sex, side or style is none of these.
+        UserError: If a label, view, sex, side or style is unknown, or the age is
+            negative.
 
-    Source: of the binary prompts, the training prompts of track 1's original system.
+    Source of the binary prompts: the training prompts of track 1's original system.
     """
     _check("caption style", style, _STYLES)
     findings = _findings(labels)
     if style == "binary":
-        # Its own capitals: the published prompts write a small x.
+        # The published prompts write a small x.
         return f"Chest x-ray of a patient with {'' if findings else 'no '}diseases"
     names = [_name(label, (sides or {}).get(label, "")) for label in findings]
     what = f"with {_enumerate(names)}" if names else "without abnormal findings"
@@ -89,21 +91,21 @@ def caption(
 
 
 def labels_of(text: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return what `caption`, in the style "findings", was given: labels and sides.
+    """Return the labels and sides of a caption that has the style "findings".
 
     Args:
-        text: A whole caption.
+        text: A whole caption, as `caption` writes it.
 
     Returns:
-        The findings by NIH's names, and the side of those whose side it tells.
+        The findings by NIH's names, and the side of each finding that has one.
 
     Raises:
-        UserError: If `caption` would not write this.
+        UserError: If `caption` never writes this text.
     """
     match = _FINDINGS_CAPTION.fullmatch(text)
     if match is None:
         raise UserError(
-            f"cannot tell the findings of '{text}'; expected a caption such as "
+            f"cannot read the findings of '{text}'; expected a caption such as "
             f"'{caption(('Effusion',), 'PA', 57, 'F', sides={'Effusion': 'left'})}'"
         )
     labels, sides = [], {}
@@ -126,7 +128,8 @@ def _findings(labels: Collection[str]) -> list[str]:
     findings = [label for label in FINDING_NAMES if label in labels]
     if findings and NO_FINDING in labels:
         raise UserError(
-            f"labels {sorted(labels)}: '{NO_FINDING}' stands alone; drop it or the rest"
+            f"labels {sorted(labels)}: '{NO_FINDING}' excludes other findings; remove "
+            "it or the others"
         )
     return findings
 
@@ -159,13 +162,13 @@ def _view(view: str) -> str:
 
 
 def _person(age: int | None, sex: str) -> str:
-    """Return e.g. "57-year-old woman"; without an age, not whether woman or girl."""
+    """Return, e.g., "57-year-old woman", or "female patient" if the age is unknown."""
     if sex:
         _check("sex", sex, ("F", "M"))
     if age is None:
         return _PATIENTS[sex]
     if age < 0:
-        raise UserError(f"age {age}: expected whole years ≥ 0, or None where unknown")
+        raise UserError(f"age {age}: expected whole years ≥ 0, or None if unknown")
     noun = (_ADULTS if age >= _ADULT_AGE else _CHILDREN)[sex]
     return f"{age}-year-old {noun}" if age else f"infant {noun}"
 
@@ -176,16 +179,16 @@ def words(text: str) -> list[str]:
 
 
 def vocabulary(labels: Collection[str]) -> tuple[str, ...]:
-    """Return every word that captions of these findings can have.
+    """Return every word that captions of these findings can contain.
 
     Args:
         labels: Some of NIH's names.
 
     Returns:
-        Lower case, sorted; numbers are single digits.
+        Words in lower case, sorted. Numbers are single digits.
 
     Raises:
-        UserError: If a label is not known.
+        UserError: If a label is unknown.
     """
     texts = _every_template(_findings(labels))
     return tuple(sorted({word for text in texts for word in words(text)}))
@@ -204,4 +207,4 @@ def _every_template(findings: list[str]) -> Iterator[str]:
 
 
 VOCABULARY: tuple[str, ...] = vocabulary(FINDING_NAMES)
-"""Every word a caption can have, lower case, sorted; numbers are single digits."""
+"""Every word of all captions, in lower case, sorted. Numbers are single digits."""

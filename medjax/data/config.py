@@ -1,4 +1,4 @@
-"""The data section of a config."""
+"""Define the data section of a config."""
 
 import dataclasses
 
@@ -10,20 +10,21 @@ from medjax.errors import UserError, check_least
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where examples come from, and what is done to them.
+    """Where examples come from and how they are prepared.
 
     Attributes:
-        root: Folder of a data set that `medjax.prepare` wrote; "" is phantoms.
-        phantoms: Which phantoms, if `root` is ""; None if `root` names a data set.
-        image_size: Height and width of the images, in pixels.
-        batch_size: Examples in the global batch of one update.
+        root: Folder of a data set that `medjax.prepare` wrote. "" means phantoms.
+        phantoms: Kind of phantoms, if `root` is "". None if `root` names a data set.
+        image_size: Height and width of the images, in pixels, at least 8.
+        batch_size: Number of examples in the global batch of one step, at least 1.
         resize: "center_crop", "letterbox" (padded; the padding has no loss) or
             "stretch".
-        folds: Number of folds that training and validation data are divided into, by
-            patient or report; 0 keeps the prepared splits.
-        fold: The fold that validates, 0 to folds - 1; the others train.
-        workers: Processes that prepare batches; 0 does it in threads of this one.
-        seed: Seed of the order, and of all else that is drawn for examples.
+        folds: Number of folds that divide training and validation data, by patient or
+            report. 0 keeps the prepared splits.
+        fold: Number of the fold that validates, 0 to folds - 1. The others train.
+        workers: Number of processes that prepare batches. 0 uses threads of this
+            process.
+        seed: Seed of the order of examples and of their other random draws.
     """
 
     root: str = ""
@@ -37,14 +38,14 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check what types do not say (those, `configuration.parse` checks).
+        """Check the ranges; `configuration.parse` checks the types.
 
         Raises:
             UserError: If a value is out of its range.
         """
         check_least(self, image_size=8, batch_size=1, workers=0, seed=0)
         if self.root:
-            # A recipe's phantoms are no part of a run on other data.
+            # A run on other data ignores the phantoms of its recipe.
             object.__setattr__(self, "phantoms", None)
         elif self.phantoms is None:
             raise UserError(
@@ -53,21 +54,22 @@ class DataConfig:
         check_least(self, folds=0, fold=0)
         if self.folds == 1 or self.fold >= max(1, self.folds):
             raise UserError(
-                f"folds is {self.folds}, fold {self.fold}; expected folds to be 0 or "
-                "at least 2, and fold below it"
+                f"folds is {self.folds}, fold is {self.fold}. Expected folds to be 0 "
+                "or at least 2, and fold to be from 0 to folds - 1"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class ControlDataConfig(DataConfig):
-    """Examples with a control: a stored one, or else edges by Canny.
+    """Examples with a control: a stored image, or Canny edges if none is stored.
 
     Attributes:
-        canny_low: Range, ends included, that the weaker threshold is drawn from, for
-            each example; equal ends fix it. In gray values; see `edges.canny`.
-        canny_high: Range of the stronger threshold.
-        canny_sigma: Blur before Canny, in pixels; 0 is none.
-        canny_backend: "opencv" or "skimage".
+        canny_low: Range of the weaker threshold, in gray values, ends included; see
+            `edges.canny`. Each example draws its own. Equal ends fix the threshold.
+        canny_high: Range of the stronger threshold, in gray values, ends included.
+        canny_sigma: Standard deviation of the Gaussian blur before Canny, in pixels.
+            0 means no blur.
+        canny_backend: Implementation of Canny, "opencv" or "skimage".
     """
 
     canny_low: tuple[float, float] = (100.0, 100.0)
@@ -76,7 +78,7 @@ class ControlDataConfig(DataConfig):
     canny_backend: CannyBackend = "opencv"
 
     def __post_init__(self) -> None:
-        """Check what types do not say.
+        """Check the ranges.
 
         Raises:
             UserError: If a value is out of its range.
@@ -87,14 +89,14 @@ class ControlDataConfig(DataConfig):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise UserError(
-                    f"{name} is ({low:g}, {high:g}), expected a range from a threshold "
-                    "of at least 0 to one that is not smaller"
+                    f"{name} is ({low:g}, {high:g}). Expected (low, high) with "
+                    "0 <= low <= high"
                 )
         for low, high in zip(self.canny_low, self.canny_high, strict=True):
             if low > high:
                 raise UserError(
-                    f"canny_low reaches {low:g} where canny_high reaches {high:g}; "
-                    "expected the weaker threshold not to be above the stronger"
+                    f"canny_low reaches {low:g}, but canny_high reaches {high:g}. "
+                    "Expected no end of canny_low above the same end of canny_high"
                 )
 
 
@@ -103,18 +105,18 @@ class ClassDataConfig(DataConfig):
     """Examples with a class.
 
     Attributes:
-        classes: Labels that are classes: an example's class is the number, in here, of
-            the one that it has. Empty: none has a class.
+        classes: Labels that are classes. The class of an example is the index of its
+            label in this tuple. An empty tuple means that examples have no class.
     """
 
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check what types do not say.
+        """Check that the classes differ.
 
         Raises:
             UserError: If a class is named twice.
         """
         super().__post_init__()
         if len(set(self.classes)) < len(self.classes):
-            raise UserError(f"classes are {self.classes}, expected each once")
+            raise UserError(f"classes are {self.classes}. Expected each class once")

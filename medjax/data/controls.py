@@ -1,6 +1,6 @@
-"""What an image is drawn from besides its caption: a control, and a start.
+"""Read the images that guide sampling besides the caption: a control and a start.
 
-They come from files, as a user names them by ``--image`` and ``--edges``.
+The flags ``--image`` and ``--edges`` name their files.
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """What is done to an image, which should be what was done in training.
+    """How to prepare an image. It should match the preparation in training.
 
     Attributes:
-        resize: How it is brought to size; see `transforms`.
-        low: Weaker threshold of its edges; see `edges.canny`.
-        high: Stronger one.
-        sigma: Blur before, in pixels.
-        backend: Whose Canny.
-        stored: Whether the controls of training were no edges, but stored images.
+        resize: Way of resizing; see `transforms`.
+        low: Weaker threshold of Canny, in gray values; see `edges.canny`.
+        high: Stronger threshold of Canny, in gray values.
+        sigma: Standard deviation of the Gaussian blur before Canny, in pixels.
+        backend: Implementation of Canny.
+        stored: Whether training used stored control images instead of edges.
     """
 
     resize: ResizeMode = "center_crop"
@@ -41,7 +41,7 @@ class Preparation:
 
     @classmethod
     def of_training(cls, data: DataConfig, stored: bool) -> "Preparation":
-        """Return what a run did, at the middle of its thresholds if it has some."""
+        """Return a run's preparation. Each threshold is at the middle of its range."""
         if not isinstance(data, ControlDataConfig):
             return cls(data.resize)
         low, high = (sum(ends) / 2 for ends in (data.canny_low, data.canny_high))
@@ -50,13 +50,13 @@ class Preparation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Control:
-    """What was given.
+    """Images that guide sampling.
 
     Attributes:
-        size: Height and width of the images to draw.
-        conditioning_image: In [0, 1], or None.
-        image: To begin from, in [-1, 1], or None.
-        settings: Where they are from, to be written down.
+        size: Height and width of the samples, in pixels.
+        conditioning_image: Control, in [0, 1]. None means no control.
+        image: Image to start from, in [-1, 1]. None means noise.
+        settings: File names and thresholds, to be recorded with the samples.
     """
 
     size: Size
@@ -74,27 +74,27 @@ def read_control(
     controlled: bool,
     strength: float,
 ) -> Control:
-    """Read ``--image`` and ``--edges``, and bring the first to size.
+    """Read ``--image`` and ``--edges``, and prepare them for sampling.
 
     Args:
-        image_file: Its edges are the control where there are no others; with a
-            strength below 1 it is the start.
-        edges_file: The control. Where training had stored controls, it is prepared as
-            they were; edges are taken as they are.
-        size: What was asked for, if anything.
-        default_size: What is taken where nothing says.
-        preparation: What is done to the image.
-        controlled: Whether there is a ControlNet.
-        strength: Of the change to the image, in (0, 1].
+        image_file: Image whose edges are the control if `edges_file` is None. If
+            `strength` is below 1, sampling starts from this image.
+        edges_file: Control. Stored controls are resized as in training. Edges stay
+            unchanged.
+        size: Requested height and width, in pixels. None means no request.
+        default_size: Height and width if neither `size` nor edges give them.
+        preparation: How to prepare the image.
+        controlled: Whether the model has a ControlNet.
+        strength: Strength of the change to the image, in (0, 1].
 
     Raises:
-        UserError: If a file cannot be read, one is missing or has no effect, or edges
+        UserError: If a file cannot be read, is missing or has no effect, or if edges
             have another size.
     """
     if controlled and preparation.stored and edges_file is None:
         raise UserError(
-            "the ControlNet was trained on stored controls, not on edges; give one by "
-            "--edges=FILE"
+            "the ControlNet was trained on stored controls, not on edges; set "
+            "--edges=FILE to such a control"
         )
     _check_needed(image_file, edges_file, controlled, strength)
     edges = None if edges_file is None else read_image(edges_file)
@@ -111,7 +111,7 @@ def read_control(
         image = _padded(content, size)
         settings["image"] = Path(image_file).name
         if controlled and edges is None:
-            # Before padding, which would have an edge of its own.
+            # Edges are found before padding, because padding adds an edge.
             edges = _padded(_edges(content, preparation), size)
             settings["canny"] = [preparation.low, preparation.high]
     if edges_file is not None:
@@ -129,12 +129,13 @@ def read_control(
 def _size_of_edges(
     file: str | Path | None, edges: UInt8[np.ndarray, "H W 3"], asked: Size | None
 ) -> Size:
-    """Return the size of edges, which are not resized: that would smear them."""
+    """Return the size of edges. They are not resized, because that smears them."""
     size = (edges.shape[0], edges.shape[1])
     if asked is not None and asked != size:
         raise UserError(
             f"--edges={file} is {size[0]}x{size[1]}, and --size is "
-            f"{asked[0]}x{asked[1]}. Expected the same size: resizing smears edges"
+            f"{asked[0]}x{asked[1]}. Expected the same size, because resizing smears "
+            "edges"
         )
     return size
 
@@ -147,26 +148,28 @@ def _check_needed(
 ) -> None:
     if controlled and image_file is None and edges_file is None:
         raise UserError(
-            "the ControlNet needs a control: --image=FILE, whose edges are found, or "
+            "the ControlNet requires a control: set --image=FILE, to use its edges, or "
             "--edges=FILE"
         )
     if edges_file is not None and not controlled:
-        raise UserError("--edges needs a ControlNet: --workdir=RUN or --controlnet=…")
+        raise UserError(
+            "--edges requires a ControlNet: set --workdir=RUN or --controlnet=…"
+        )
     if strength < 1 and image_file is None:
-        raise UserError(f"--strength={strength} needs --image=FILE to begin from")
+        raise UserError(f"--strength={strength} requires --image=FILE to start from")
     if image_file is None or strength < 1:
         return
     if edges_file is not None or not controlled:
         raise UserError(
-            "--image has no effect here: give --strength below 1 to begin from it"
-            + (", or leave it out, since --edges are given" if edges_file else "")
+            "--image has no effect here: set --strength below 1 to start from it"
+            + (", or remove --image, because --edges is set" if edges_file else "")
         )
 
 
 def _resized(
     image: UInt8[np.ndarray, "_ _ 3"], size: Size, mode: ResizeMode
 ) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Return the image as in training; letterbox leaves it smaller than `size`."""
+    """Resize the image as in training; letterbox leaves it smaller than `size`."""
     if mode == "stretch":
         return resize(image, *size)
     if mode == "letterbox" and size[0] == size[1]:

@@ -1,11 +1,11 @@
-"""Fetch one large file over HTTP so that nothing that came is fetched twice.
+"""Fetch one large file over HTTP without fetching any part of it twice.
 
-What has come lies in `NAME.part`, and beside it, in `NAME.part.tag`, what the server
-calls this version of the file (its ETag, or when it was changed). A later attempt, in
-this process or another, asks for the rest of that very version; where the server has
-another one by now, or cannot send parts, it begins again. `NAME` itself appears whole.
+Received bytes are in `NAME.part`. `NAME.part.tag` has the server's tag of this version
+of the file: its ETag or its modification time. A later attempt, in this process or
+another, requests the rest of the same version. If the server has another version now,
+or cannot send parts, the download starts again. `NAME` appears when it is complete.
 
-Whole means: of the length that the server says. What is in it is for others to check.
+Complete means that its length is as the server says. Callers check its content.
 
 Source: RFC 9110, "HTTP semantics", sections 13.1.5 (If-Range) and 14 (Range).
 """
@@ -29,27 +29,27 @@ _CHUNK = 1 << 18
 _SILENCE_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _PARTIAL, _UNSATISFIABLE = 206, 416
-# Client errors that time may mend: a request that took too long, and too many of them.
+# Client errors that may pass with time: request timeout and too many requests.
 _PASSING = (408, 429)
 
 
 class _Broken(Exception):
-    """The connection failed in a way that another attempt may not."""
+    """The connection failed, but another attempt may succeed."""
 
 
 def download(
     url: str, target: Path, attempts: int = 6, pause_seconds: float = 1.0
 ) -> None:
-    """Fetch `url` to `target`, going on where an earlier attempt ended.
+    """Fetch `url` to `target`, and resume an earlier attempt.
 
     Args:
-        url: Where the file is, by HTTP or HTTPS; proxies are the environment's.
-        target: Where it shall be; its folder is there.
-        attempts: How many in a row may bring nothing.
-        pause_seconds: How long to wait after the first of these; it doubles, to 30 s.
+        url: HTTP or HTTPS address of the file. Proxies are those of the environment.
+        target: Path of the complete file. Its folder must exist.
+        attempts: Number of failures in a row, without new bytes, that is fatal.
+        pause_seconds: Wait after the first of these, in seconds. It doubles, up to 30.
 
     Raises:
-        UserError: If the server refuses, or cannot be reached; what came is kept.
+        UserError: If the server refuses or cannot be reached. Received bytes are kept.
         OSError: If the disk is full or fails.
     """
     part = target.with_name(f"{target.name}.part")
@@ -64,8 +64,8 @@ def download(
             kept = f"{_size(part):,} bytes of it are in {part}"
             if failures >= attempts:
                 raise UserError(
-                    f"{url}: cannot be fetched: {error}; {kept}: the same command goes "
-                    f"on from there, or put the file into {target.parent} yourself"
+                    f"{url}: cannot be fetched: {error}; {kept}; run the same command "
+                    f"again to resume, or put the file into {target.parent} yourself"
                 ) from error
             pause = min(pause_seconds * 2 ** (failures - 1), _LONGEST_PAUSE_SECONDS)
             _LOGGER.warning("%s: %s; %s; trying again", url, error, kept)
@@ -76,10 +76,11 @@ def download(
 
 
 def _fetch_rest(url: str, part: Path, name: str) -> None:
-    """Append to `part` what it lacks, or begin again.
+    """Append the missing bytes to `part`, or start again.
 
     Raises:
         _Broken: If the connection fails or ends early.
+        UserError: If the server refuses.
     """
     held = _size(part)
     try:
@@ -91,15 +92,15 @@ def _fetch_rest(url: str, part: Path, name: str) -> None:
             storage.remove(_tag_file(part))
         elif error.code < 500 and error.code not in _PASSING:
             raise UserError(
-                f"{url}: the server refuses: {error.code} {error.reason}; put the file "
-                f"into {part.parent} yourself"
+                f"{url}: the server refuses: {error.code} {error.reason}; get the file "
+                f"another way and put it into {part.parent}"
             ) from error
         raise _Broken(f"{error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(_reason(error)) from error
     with response:
         if response.status != _PARTIAL:
-            # Emptied first, so that no bytes of another version get this one's name.
+            # Empty the file first, so that bytes of another version never get this tag.
             held = 0
             storage.write_bytes(part, b"")
             storage.write_text(_tag_file(part), _tag(response.headers))
@@ -110,7 +111,7 @@ def _fetch_rest(url: str, part: Path, name: str) -> None:
 
 
 def _open(url: str, part: Path, held: int) -> http.client.HTTPResponse:
-    """Ask for the file, or for what comes after the first `held` bytes."""
+    """Request the file, or its bytes after the first `held`."""
     headers = {"User-Agent": "medjax", "Accept-Encoding": "identity"}
     file = _tag_file(part)
     if held and file.is_file() and (tag := file.read_text(encoding="utf-8")):
@@ -119,7 +120,7 @@ def _open(url: str, part: Path, held: int) -> http.client.HTTPResponse:
     response = urllib.request.urlopen(request, timeout=_SILENCE_SECONDS)
     if response.status == _PARTIAL and _first_byte(response.headers) != held:
         response.close()
-        raise _Broken(f"the server sent another part than from byte {held:,} on")
+        raise _Broken(f"the server did not send the part from byte {held:,} on")
     return response
 
 
@@ -130,13 +131,13 @@ def _copy(
     total: int | None,
     name: str,
 ) -> None:
-    """Write what comes after the first `held` bytes, with a progress bar."""
+    """Write the bytes after the first `held`, with a progress bar."""
     bar = tqdm(
         total=total, initial=held, desc=name, unit="B", unit_scale=True, delay=1.0
     )
     with storage.appending(part) as file, bar:
         while True:
-            # Apart from writing: a disk that fails is not mended by trying again.
+            # Only reading is tried again: another attempt cannot repair a disk.
             try:
                 chunk = response.read1(_CHUNK)
             except (OSError, http.client.HTTPException) as error:
@@ -148,15 +149,15 @@ def _copy(
 
 
 def _tag(headers: Message) -> str:
-    """Return what tells this version of the file from others; "" if nothing does."""
+    """Return the tag that identifies this version of the file; "" if none does."""
     tag = headers.get("ETag", "")
-    # A weak one may be shared by files that differ, and If-Range does not take it.
+    # Different files may share a weak tag, and If-Range does not accept it.
     strong = tag if not tag.startswith("W/") else ""
     return strong or headers.get("Last-Modified", "")
 
 
 def _total(headers: Message) -> int | None:
-    """Return how long the whole file is, or None where the server does not say."""
+    """Return the length of the whole file in bytes; None if the server omits it."""
     match = re.search(r"/(\d+)$", headers.get("Content-Range", ""))
     length = match[1] if match else headers.get("Content-Length", "")
     return int(length) if length.isdecimal() else None
@@ -176,7 +177,7 @@ def _size(file: Path) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Return what an error says, without urllib's wrapping."""
+    """Return the text of an error without urllib's wrapping."""
     inner = error.reason if isinstance(error, urllib.error.URLError) else error
     said = getattr(inner, "strerror", None) or str(inner)
     return said or type(inner).__name__

@@ -1,8 +1,8 @@
-"""Canny edges, the condition that ControlNets of radiographs are trained on.
+"""Find Canny edges, the condition for ControlNets of radiographs.
 
-OpenCV's Canny is the default, since `control_sd15_canny` was trained on its edges.
-scikit-image's is offered beside it; it measures the gradient by its L2 norm, OpenCV by
-its L1 norm, so that at equal thresholds scikit-image finds somewhat fewer edges.
+OpenCV's Canny is the default, because `control_sd15_canny` was trained on its edges.
+scikit-image's Canny is the alternative. It measures the gradient by the L2 norm, and
+OpenCV by the L1 norm. At equal thresholds, scikit-image finds somewhat fewer edges.
 
 Source: Canny, "A computational approach to edge detection", PAMI 1986.
 """
@@ -25,14 +25,15 @@ def canny(
     """Return the edges of an image: 255 on an edge, 0 elsewhere.
 
     Args:
-        image: RGB, 0 to 255. The edges are those of its luminance.
+        image: RGB, 0 to 255. Edges are found in its luminance.
         low: Weaker threshold on the magnitude of the 3x3 Sobel gradient, in gray
-            values (100 is usual). Weaker edges count where they touch a strong one.
-        high: Stronger threshold (200 is usual); the two are sorted.
-        sigma: Standard deviation of a Gaussian blur before it, in pixels; 0 is none.
-        backend: Whose Canny.
+            values (100 is usual). Edges above it count if they touch a strong edge.
+        high: Stronger threshold (200 is usual). The two thresholds are sorted.
+        sigma: Standard deviation of a Gaussian blur before edge detection, in pixels.
+            0 means no blur.
+        backend: Implementation of Canny.
     """
-    # Imported here and below: the training step needs neither.
+    # Imported here and below, because the training step needs neither library.
     import cv2
 
     low, high = sorted((low, high))

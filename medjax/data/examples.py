@@ -1,4 +1,4 @@
-"""From a record to the arrays of one example: resize, edges, padding, tokens."""
+"""Turn a record into the arrays of one example: resize, edges, padding, tokens."""
 
 from typing import Any
 
@@ -21,16 +21,17 @@ def make_example(
     """Turn one record into arrays.
 
     Args:
-        record: What a source gives.
-        tokenizer: A `transformers` CLIP tokenizer, or None for no captions.
-        config: What to do.
-        key: (seed, example number): fixes the random draws.
+        record: A record of a source; see `pipeline.Source`.
+        tokenizer: A `transformers` CLIP tokenizer. None means no captions.
+        config: How to prepare the example.
+        key: (seed, example number). They determine the random draws.
 
     Returns:
-        images (H W 3, [-1, 1]); where `config` is of that kind, conditioning_image
-        (H W 3, [0, 1]) or labels (); with a tokenizer text_ids (77); with letterbox
-        loss_mask (H W 1); and the end of the caption that did not fit. A record of
-        cached latents gives latents_mean and latents_logvar (h w c) for images.
+        The arrays, and the end of the caption that did not fit ("" if all did). The
+        arrays are images (H W 3, [-1, 1]); with a `ControlDataConfig` also
+        conditioning_image (H W 3, [0, 1]); with classes labels (); with a tokenizer
+        text_ids (77); with letterbox loss_mask (H W 1). A record of cached latents
+        gives latents_mean and latents_logvar (h w c) instead of images.
 
     Raises:
         UserError: If a stored conditioning_image has another aspect than its image, or
@@ -56,7 +57,7 @@ def make_example(
 
 
 def _cached(record: dict[str, Any], tokenizer: Any) -> tuple[Example, str]:
-    """Return what is known of an image instead of the image; see `latent_cache`."""
+    """Return the cached latents of an image and its tokens; see `latent_cache`."""
     text_ids, lost = tokenize(tokenizer, record["text"])
     latents = {
         name: record[name].astype(np.float32)
@@ -78,14 +79,14 @@ def _class(record: dict[str, Any], classes: tuple[str, ...]) -> int:
 def edges(
     image: UInt8[np.ndarray, "h w 3"], config: ControlDataConfig, key: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w"]:
-    """Return an image's edges, 0 or 255, at thresholds drawn for this example.
+    """Return an image's edges, 0 or 255, at random thresholds for this example.
 
     Args:
-        image: In gray values.
-        config: The thresholds' ranges.
-        key: (seed, example number): fixes the thresholds.
+        image: RGB, 0 to 255.
+        config: Ranges of the thresholds, blur and implementation.
+        key: (seed, example number). They determine the thresholds.
     """
-    # The 1 keeps these draws apart from those of the epochs' orders.
+    # The 1 makes these draws independent of the orders of the epochs.
     random = np.random.default_rng((key[0], 1, key[1]))
     low = random.uniform(*config.canny_low)
     high = random.uniform(*config.canny_high)
@@ -98,13 +99,14 @@ def _condition(
     config: ControlDataConfig,
     key: tuple[int, int],
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the stored control, or else the edges of the resized, unpadded image."""
+    """Return the stored control, or the edges of the resized, unpadded image."""
     stored = record.get("conditioning_image")
     if stored is None:
         return np.repeat(edges(content, config, key)[:, :, None], 3, axis=2)
     if not same_aspect(record["image"].shape, stored.shape):
         raise UserError(
-            f"record {record['id']}: conditioning_image of shape {stored.shape[:2]}, "
-            f"image of shape {record['image'].shape[:2]}: not the same aspect"
+            f"record {record['id']}: conditioning_image has shape {stored.shape[:2]}, "
+            f"image has shape {record['image'].shape[:2]}. Expected the same aspect "
+            "ratio"
         )
     return fit(stored, config.image_size, config.resize)

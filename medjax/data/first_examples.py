@@ -1,4 +1,4 @@
-"""The first records of a source, as a source."""
+"""Limit a source to its first records."""
 
 import dataclasses
 from typing import Any

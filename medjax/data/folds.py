@@ -1,7 +1,7 @@
-"""Folds for cross-validation: what is not for testing, divided by group.
+"""Divide the data for training and validation into folds, for cross-validation.
 
-A group (a patient, a report) is in one fold only, and which one depends on the names of
-all groups, but neither on their order nor on the machine.
+A group (a patient or a report) is in one fold only. Its fold depends on the names of
+all groups, not on their order or on the machine.
 
 Source: grouped k-fold cross-validation as in scikit-learn's GroupKFold.
 """
@@ -20,7 +20,7 @@ class Selection:
 
     Attributes:
         sources: Sequences of records.
-        places: Of each record here: which source, and its number there.
+        places: For each record here, the index of its source and its index there.
     """
 
     sources: tuple[Any, ...]
@@ -35,7 +35,7 @@ class Selection:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """What each record belongs to; see `PreparedSource.groups`."""
+        """Group of each record; see `PreparedSource.groups`."""
         groups = [source.groups for source in self.sources]
         return tuple(groups[source][number] for source, number in self.places)
 
@@ -43,11 +43,11 @@ class Selection:
 def fold_numbers(groups: Sequence[str], folds: int) -> tuple[int, ...]:
     """Return the fold of each record, 0 to `folds` - 1.
 
-    Folds have equally many groups, or one more.
+    The numbers of groups in the folds differ by at most one.
 
     Args:
-        groups: What each record belongs to.
-        folds: How many there are, at least 2.
+        groups: Group of each record.
+        folds: Number of folds, at least 2.
 
     Raises:
         UserError: If there are fewer groups than folds.
@@ -56,7 +56,7 @@ def fold_numbers(groups: Sequence[str], folds: int) -> tuple[int, ...]:
     if len(known) < folds:
         raise UserError(
             f"config.data.folds={folds}: the data have {len(known)} groups (patients "
-            "or reports), and each fold needs one; expected fewer folds"
+            "or reports), and each fold requires one; set config.data.folds lower"
         )
     fold_of = {group: number % folds for number, group in enumerate(known)}
     return tuple(fold_of[group] for group in groups)
@@ -68,10 +68,10 @@ def select_fold(
     """Return the records of one fold, or those of all others.
 
     Args:
-        sources: With ``groups``; all that is to be divided.
-        folds: How many there are.
-        fold: Which one is held out.
-        held_out: Whether that one is wanted, or the rest.
+        sources: All records to divide, with ``groups``.
+        folds: Number of folds.
+        fold: Number of the fold that is held out.
+        held_out: Whether to return that fold. False returns the others.
 
     Raises:
         UserError: If there are fewer groups than folds.
@@ -88,16 +88,16 @@ def select_fold(
 
 
 def check_disjoint(learnt: Iterable[str], tested: Iterable[str]) -> None:
-    """Check that no group is on two sides.
+    """Check that no group is in both the training and the test data.
 
     Raises:
-        UserError: Names some that are.
+        UserError: If one is. The message names up to three.
     """
     both = sorted(set(learnt) & set(tested))
     if both:
         raise UserError(
-            f"{len(both)} groups (patients or reports) are among both those to learn "
-            f"from and those to test on: {', '.join(both[:3])}"
-            f"{', …' if len(both) > 3 else ''}; prepare the data again, keeping each "
-            "together"
+            f"{len(both)} groups (patients or reports) are in both the training and "
+            f"the test data: {', '.join(both[:3])}"
+            f"{', …' if len(both) > 3 else ''}; prepare the data again and keep each "
+            "group together"
         )

@@ -1,9 +1,9 @@
-"""From a data set to batches, on grain: a stream that is a function of its position.
+"""Turn a data set into batches, with grain. The stream is a function of its position.
 
-Example i of the global batch of step s is example number n = s B + i of the stream.
-Epoch n // N has its own permutation of the N records, and what is drawn at random for
-an example is keyed by (seed, n). So a run that resumes at any step, on any number of
-hosts or workers, sees exactly what an uninterrupted one would have seen.
+Let B be the global batch size. Example i of the global batch of step s is example
+number n = s B + i of the stream. Epoch n // N has its own permutation of the N records.
+Random draws for an example are keyed by (seed, n). So a run that resumes at any step,
+on any number of hosts or workers, sees exactly the examples of an uninterrupted run.
 """
 
 import dataclasses
@@ -38,9 +38,9 @@ from medjax.data.workers import begin_work, born_deaf
 from medjax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
-# Batches that each worker holds ready; they are large, so few.
+# Batches that each worker holds ready: few, because they are large.
 _READY = 2
-# What folds are made of.
+# The splits that folds divide.
 _LEARNING = ("train", "validation")
 
 
@@ -49,7 +49,7 @@ class Source(Protocol):
     """Random access to the records of one split.
 
     A record is a dict: `image` (uint8, H W 3), `text`, `labels` (tuple of names), `id`,
-    `parameters` (dict of what else is known), perhaps `conditioning_image` (uint8).
+    `parameters` (dict of all other facts), perhaps `conditioning_image` (uint8).
     """
 
     def __len__(self) -> int: ...
@@ -58,12 +58,13 @@ class Source(Protocol):
 
 
 def open_dataset(config: DataConfig, split: str) -> Source:
-    """Open one split: of the prepared data at `config.root`, or of the phantoms.
+    """Open one split of the prepared data at `config.root`, or of the phantoms.
 
     With `config.folds`, training and validation are those of `config.fold`.
 
     Raises:
-        UserError: If there is no such data set or split; it says what there is.
+        UserError: If the data set or split is missing. The message lists those that
+            exist.
     """
     if config.folds and split in _LEARNING:
         there = dataset_metadata(config).splits
@@ -76,10 +77,10 @@ def open_dataset(config: DataConfig, split: str) -> Source:
 
 
 def dataset_metadata(config: DataConfig) -> Metadata:
-    """Return what the data set at `config.root`, or the phantoms, say of themselves.
+    """Return the metadata of the data set at `config.root`, or of the phantoms.
 
     Raises:
-        UserError: If there is no such data set.
+        UserError: If the data set is missing.
     """
     if config.phantoms is not None:
         return phantoms_metadata(config.phantoms)
@@ -87,12 +88,13 @@ def dataset_metadata(config: DataConfig) -> Metadata:
 
 
 def dataset_identity(config: DataConfig) -> dict[str, str]:
-    """Return the ``source`` and ``fingerprint`` of the data set, wherever it lies.
+    """Return the ``source``, ``fingerprint`` and ``controls`` of the data set.
 
-    ``controls`` says whether its records hold controls: "stored" or "none".
+    The fingerprint does not depend on the place of the data set. ``controls`` tells
+    whether the records hold controls: "stored" or "none".
 
     Raises:
-        UserError: If there is no such data set.
+        UserError: If the data set is missing.
     """
     features = dataset_metadata(config).features
     known = {"controls": "stored" if "conditioning_image" in features else "none"}
@@ -124,21 +126,21 @@ def make_batches(
     """Iterate over some rows of the global batches, from `start_step` on.
 
     Args:
-        source: Records, from `open_dataset`.
-        tokenizer: A `transformers` CLIP tokenizer, which must pickle; None for no
+        source: Records from `open_dataset`.
+        tokenizer: A `transformers` CLIP tokenizer that can be pickled. None means no
             captions.
-        config: What to do.
-        start_step: First global batch; the ones before are not computed.
-        rows: Which rows of each global batch to make, in this order, where several
-            hosts share them; all where None.
-        shuffle: A new order each epoch; otherwise the order of storage.
-        repeat: Go on for ever. Otherwise stop after one epoch, whose last batch is
-            filled up with records from the beginning.
+        config: How to prepare the examples.
+        start_step: First global batch. Earlier batches are not computed.
+        rows: Rows of each global batch to make, in this order, if several hosts share
+            it. None means all rows.
+        shuffle: Whether each epoch has a new order. False keeps the stored order.
+        repeat: Whether to continue without end. False stops after one epoch. Records
+            from the beginning fill up its last batch.
 
     Yields:
-        What `examples.make_example` makes, stacked: images float32 (b, H, W, 3) and so
-        on. Without `repeat`, example_weights float32 (b,): 1, or 0 for a record that
-        only fills up, so that every record weighs the same.
+        The arrays of `examples.make_example`, stacked: images float32 (b, H, W, 3) and
+        so on. Without `repeat` also example_weights float32 (b,): 1, or 0 for a record
+        that only fills up the batch. So every record has the same weight.
 
     Raises:
         UserError: If the source is empty.
@@ -147,7 +149,7 @@ def make_batches(
         raise UserError("the data set has no example in this split")
     rows = tuple(range(config.batch_size) if rows is None else rows)
     maker = _BatchMaker(source, tokenizer, config, rows, shuffle, repeat)
-    # A fast tokenizer drops its own truncation at its first call: not in the threads.
+    # A fast tokenizer resets its truncation at the first call. Threads must not do it.
     if tokenizer is not None:
         tokenize(tokenizer, "")
     epoch_steps = -(-len(source) // config.batch_size)
@@ -163,8 +165,8 @@ def validation_batches(
 ) -> Generator[Example, None, None]:
     """Iterate once over all records in their stored order, each with weight 1.
 
-    The same batches every time: thresholds too are drawn the same. See `make_batches`
-    for what fills the last one, and for `example_weights`.
+    The batches, with their random thresholds, are the same every time. `make_batches`
+    describes how the last batch is filled up, and `example_weights`.
     """
     return make_batches(
         source, tokenizer, config, rows=rows, shuffle=False, repeat=False
@@ -173,7 +175,7 @@ def validation_batches(
 
 @dataclasses.dataclass(frozen=True)
 class _BatchMaker:
-    """The function from a step to some rows of its batch; pickles."""
+    """Function from a step to some rows of its batch. It can be pickled."""
 
     source: Source
     tokenizer: Any
@@ -183,7 +185,7 @@ class _BatchMaker:
     repeat: bool
 
     def __call__(self, step: int) -> tuple[Example, str]:
-        """Return the batch, and the lost end of a caption ("" where none was cut)."""
+        """Return the batch, and the lost end of a caption ("" if none was cut)."""
         config, count = self.config, len(self.source)
         numbers = [step * config.batch_size + row for row in self.rows]
         made = [
@@ -210,7 +212,7 @@ class _BatchMaker:
 
 
 def _shuffled(number: int, count: int, seed: int) -> int:
-    """Return which of `count` records example `number` of the stream is."""
+    """Return the index, below `count`, of the record at example `number`."""
     epoch, position = divmod(number, count)
     return int(_permutation(seed, epoch, count)[position])
 
@@ -224,11 +226,11 @@ def _permutation(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
 def _stream(
     maker: _BatchMaker, start: int, stop: int
 ) -> Generator[Example, None, None]:
-    """Compute the batches ahead of their use, by threads or by processes."""
+    """Compute the batches before their use, in threads or processes."""
     import grain
     from absl import flags
 
-    # grain reads absl flags, which only `app.run` parses; its defaults are right.
+    # grain reads absl flags, which only `app.run` parses. Their defaults are right.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     workers = maker.config.workers
@@ -253,8 +255,8 @@ def _stream(
         for batch, lost in made:
             if lost and not warned:
                 _LOGGER.warning(
-                    "a caption is longer than 77 tokens; cut off: '%s' (further ones "
-                    "are cut without a word)",
+                    "a caption is longer than 77 tokens; cut off: '%s' (later captions "
+                    "are cut without a warning)",
                     lost,
                 )
                 warned = True

@@ -1,4 +1,4 @@
-"""Read a prepared data set: TFDS ArrayRecord, random access, known by its metadata."""
+"""Read a prepared data set (TFDS ArrayRecord) with random access, and its metadata."""
 
 import dataclasses
 import functools
@@ -18,23 +18,23 @@ _LOGGER = logging.getLogger(__name__)
 _IMAGES = ("image", "conditioning_image")
 _OWN = ("id", "text", "labels", *_IMAGES)
 CONTENT = "content_sha256"
-"""Where the metadata have the digest of all records."""
-_AGAIN = "prepare the data again, with --overwrite"
+"""Key of the digest of all records in the metadata."""
+_AGAIN = "prepare the data again with --overwrite"
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What a data set says of itself.
+    """Metadata of a data set.
 
     Attributes:
-        name: Its name, and its version.
+        name: Name and version, such as "folder/1.0.0".
         splits: Number of examples per split.
-        features: Names of what an example holds.
-        label_names: All labels there can be.
+        features: Names of the fields of an example.
+        label_names: All possible labels. Empty if labels are free text.
         licence: Terms of use.
-        description: A sentence or two.
-        settings: How it was prepared.
-        content: The digest of all records; "" where it was prepared without.
+        description: One or two sentences about the data.
+        settings: Settings of the preparation.
+        content: Digest of all records. "" if the data were prepared without one.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Metadata:
 
 
 def read_metadata(folder: str | Path) -> Metadata:
-    """Return what the data set in a folder says of itself.
+    """Return the metadata of the data set in a folder.
 
     Raises:
-        UserError: If it is damaged.
+        UserError: If the metadata are damaged.
     """
     info = _builder(str(folder)).info
     settings = dict(info.metadata or {})
@@ -68,14 +68,14 @@ def read_metadata(folder: str | Path) -> Metadata:
 
 
 def fingerprint(root: str | Path) -> str:
-    """Return a digest that tells the data set at `root` from others.
+    """Return a digest that identifies the data set at `root`.
 
-    It covers what TFDS says of the data (names, features, sizes) and the digest of all
-    records that `medjax.prepare` wrote beside it; where there is none, that of the
-    files. So a copy has the same, and other images, captions or labels have another.
+    It covers the metadata of TFDS (names, features, sizes) and the digest of all
+    records, which `medjax.prepare` stores. If that is missing, it covers the files. So
+    a copy has the same fingerprint; other images, captions or labels have another.
 
     Raises:
-        UserError: If there is no data set, or it is damaged.
+        UserError: If the data set is missing or damaged.
     """
     folder = find_dataset(root)
     content = read_metadata(folder).content or _content_of_files(folder)
@@ -87,7 +87,7 @@ def fingerprint(root: str | Path) -> str:
 
 def _content_of_files(folder: Path) -> str:
     _LOGGER.info(
-        "reading all of %s for its digest; data prepared again know it", folder
+        "reading all of %s to compute its digest; data prepared again store it", folder
     )
     digest = hashlib.sha256()
     for split in _builder(str(folder)).info.splits.values():
@@ -103,12 +103,12 @@ def _content_of_files(folder: Path) -> str:
 
 
 def _builder(folder: str) -> Any:
-    # Imported here: only prepared data need TFDS, phantoms do not.
+    # Imported here, because prepared data need TFDS and phantoms do not.
     import tensorflow_datasets as tfds
 
     try:
         return tfds.builder_from_directory(folder)
-    # It raises whatever its parsers of versions, features and JSON do.
+    # TFDS raises any error of its parsers of versions, features and JSON.
     except Exception as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -117,7 +117,7 @@ def _builder(folder: str) -> Any:
 
 
 def _label_names(feature: Any) -> tuple[str, ...]:
-    """Return the names of a class label, or of a sequence of them; () for texts."""
+    """Return the names of a class label, or of a sequence of them; () for free text."""
     return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
 
 
@@ -125,9 +125,9 @@ def _label_names(feature: Any) -> tuple[str, ...]:
 class PreparedSource:
     """One split of a prepared data set, as a sequence of records.
 
-    A record has `image` (uint8, H W 3), `text`, `labels`, `id`, `parameters` (whatever
-    else is stored: group, view, age, ...) and, where stored, `conditioning_image`.
-    Pickles as its path, so that worker processes open their own files.
+    A record has `image` (uint8, H W 3), `text`, `labels`, `id`, `parameters` (all
+    other stored fields: group, view, age, ...) and, if stored, `conditioning_image`.
+    A source is pickled as its path, so that worker processes open their own files.
     """
 
     folder: Path
@@ -138,9 +138,8 @@ class PreparedSource:
         if self.split not in splits:
             raise UserError(
                 f"{self.folder}: no split '{self.split}', only "
-                f"{describe_splits(splits)}{nearest(self.split, splits)}; "
-                "medjax.prepare with more data, or larger shares (--split_percent), "
-                "makes one"
+                f"{describe_splits(splits)}{nearest(self.split, splits)}; prepare more "
+                "data, or prepare them with larger shares (--split_percent)"
             )
         if "image" not in self.metadata.features:
             raise UserError(
@@ -176,10 +175,10 @@ class PreparedSource:
 
     @functools.cached_property
     def groups(self) -> tuple[str, ...]:
-        """What each record belongs to, its patient or report; reads all of them.
+        """Group of each record, its patient or report. This reads all records.
 
         Raises:
-            UserError: If that was not stored.
+            UserError: If the groups were not stored.
         """
         name = self.metadata.settings.get("group_name")
         if name not in self.metadata.features:
@@ -188,19 +187,19 @@ class PreparedSource:
 
     @functools.cached_property
     def metadata(self) -> Metadata:
-        """What the data set says of itself."""
+        """Metadata of the data set."""
         return read_metadata(self.folder)
 
     @functools.cached_property
     def _shards(self) -> list[tuple[Path, int]]:
-        """The files of this split, and how many records each holds."""
+        """Files of this split, with the number of records in each."""
         info = _builder(str(self.folder)).info.splits[self.split]
         files = [self.folder / Path(name).name for name in info.filenames]
         return list(zip(sorted(files), info.shard_lengths, strict=True))
 
     @functools.cached_property
     def _records(self) -> Any:
-        """Random access to the stored records, with their images still encoded."""
+        """Random access to the stored records, whose images are still encoded."""
         import tensorflow_datasets as tfds
 
         skip = tfds.decode.SkipDecoding()
@@ -213,14 +212,14 @@ class PreparedSource:
         """Return one record as stored."""
         try:
             return dict(self._records[index])
-        except RuntimeError as error:  # ArrayRecord's word for a wrong checksum.
+        except RuntimeError as error:  # ArrayRecord found a wrong checksum.
             raise UserError(
                 f"{self._shard_of(index)}: record {index} of {self.split} is damaged: "
                 f"{_first_reason(error)}; {_AGAIN}"
             ) from error
 
     def _shard_of(self, index: int) -> Path:
-        """Return the file that a record lies in."""
+        """Return the file that contains a record."""
         ends = itertools.accumulate(count for _, count in self._shards)
         return next(
             shard
@@ -235,33 +234,33 @@ class PreparedSource:
 
 @functools.lru_cache(maxsize=8)
 def _groups(folder: Path, split: str, name: str, content: str) -> tuple[str, ...]:
-    """Return one field of all records, read once; `content` is their fingerprint."""
+    """Return one field of all records, cached by their fingerprint, `content`."""
     del content
     source = PreparedSource(folder, split)
     return tuple(_text(source._read(i)[name]) for i in range(len(source)))
 
 
 def _check_shard(shard: Path, count: int) -> None:
-    """Check that a file of records is there and has the number that it should."""
+    """Check that a file of records exists and holds `count` records."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     if not shard.is_file():
-        raise UserError(f"{shard}: is missing; {_AGAIN}, or copy it once more")
+        raise UserError(f"{shard}: is missing; {_AGAIN}, or copy the file again")
     try:
         reader = ArrayRecordReader(str(shard))
         found = reader.num_records()
         reader.close()
     except RuntimeError as error:
         raise UserError(
-            f"{shard}: is damaged: {_first_reason(error)}; {_AGAIN}, or copy it once "
-            "more"
+            f"{shard}: is damaged: {_first_reason(error)}; {_AGAIN}, or copy the file "
+            "again"
         ) from error
     if found != count:
         raise UserError(f"{shard}: has {found} records, expected {count}; {_AGAIN}")
 
 
 def _first_reason(error: Exception) -> str:
-    """Return the first of the reasons that ArrayRecord gives, from low to high."""
+    """Return ArrayRecord's first reason, which is the one of the lowest level."""
     return str(error).partition(";")[0]
 
 

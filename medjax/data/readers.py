@@ -1,7 +1,7 @@
-"""Decode image files of every usual kind to 8-bit RGB.
+"""Decode image files of all common formats to 8-bit RGB.
 
-Pillow decodes, because it refuses a truncated file, where OpenCV returns a grey
-rectangle and says so on stderr only.
+Pillow decodes, because it refuses a truncated file. OpenCV returns a gray rectangle and
+reports the fault on stderr only.
 """
 
 import io
@@ -17,28 +17,30 @@ from medjax.errors import UserError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 """File name endings (in lower case) that count as images."""
 
-# Bits that detectors of radiographs have; files keep more than 8 of them in 16.
+# Bit depths of radiograph detectors. Files store depths above 8 in 16 bits.
 _DEPTHS = (8, 10, 12, 14, 16)
 
 
 def decode_image(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode one image to RGB, upright as its EXIF orientation says.
+    """Decode one image to RGB, turned upright by its EXIF orientation.
 
-    Grayscale is repeated over the channels. Transparent pixels lie on black. Of an
-    animation or a file of many pages the first image counts. A 16-bit image is scaled
-    by the smallest usual depth (8, 10, 12, 14 or 16 bits) that its values fit in: files
-    seldom say how many bits the detector had, and 12 of 16 would be nearly black.
+    Grayscale is repeated over the channels. Transparent pixels are blended with black.
+    The first image of an animation or of a file with several pages is taken. A 16-bit
+    image is scaled by the smallest usual depth (8, 10, 12, 14 or 16 bits) that holds
+    its values, because files rarely state the detector's depth. Scaled by 16 bits, an
+    image of 12 bits is nearly black.
 
     Args:
-        encoded: The content of a PNG, JPEG, WebP, BMP or TIFF file.
-        name: What an error calls the image: a file or the id of a record.
+        encoded: Content of a PNG, JPEG, WebP, BMP or TIFF file.
+        name: Name of the image in errors: a file or the id of a record.
 
     Raises:
-        UserError: If the image is damaged or its pixels are floating-point.
+        UserError: If the image is damaged, or its pixels are floating-point or do not
+            fit in 16 bits.
     """
     try:
         with warnings.catch_warnings():
-            # Large radiographs are no decompression bombs; real ones still raise.
+            # Large radiographs are not decompression bombs. Real bombs still raise.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(encoded)) as opened:
                 image = ImageOps.exif_transpose(opened)
@@ -46,7 +48,7 @@ def decode_image(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
                 return np.ascontiguousarray(_to_rgb(image, name))
     except UserError:
         raise
-    # Whatever its decoders stumble upon in a damaged file: SyntaxError, struct.error...
+    # Decoders raise many types for a damaged file: SyntaxError, struct.error...
     except Exception as error:
         raise UserError(
             f"{name}: not a readable image ({len(encoded)} bytes): "
@@ -68,11 +70,11 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Convert any of Pillow's modes."""
+    """Convert an image of any Pillow mode to RGB."""
     if image.mode == "F":
         raise UserError(
-            f"{name}: floating-point pixels have no fixed range; store it as 8-bit or "
-            "16-bit integers"
+            f"{name}: floating-point pixels have no fixed range; store the image as "
+            "8-bit or 16-bit integers"
         )
     if image.mode.startswith("I"):
         return _from_integers(np.asarray(image), name)
@@ -84,12 +86,12 @@ def _to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _from_integers(values: np.ndarray, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Scale gray values of at most 16 bits to 8."""
+    """Scale gray values of at most 16 bits to 8 bits."""
     least, most = int(values.min()), int(values.max())
     if least < 0 or most >= 2 ** _DEPTHS[-1]:
         raise UserError(
-            f"{name}: pixel values from {least} to {most}; expected 0 to "
-            f"{2 ** _DEPTHS[-1] - 1} at most"
+            f"{name}: pixel values from {least} to {most}; expected values from 0 to "
+            f"{2 ** _DEPTHS[-1] - 1}"
         )
     white = next(2**bits - 1 for bits in _DEPTHS if most < 2**bits)
     gray = np.round(values * (255.0 / white)).astype(np.uint8)
@@ -97,7 +99,7 @@ def _from_integers(values: np.ndarray, name: str) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what an error says, without the address of the buffer it was read from."""
+    """Return the text of an error, without the address of a buffer."""
     if isinstance(error, UnidentifiedImageError):
-        return "of no known format"
+        return "unknown format"
     return " ".join(str(error).split()) or type(error).__name__

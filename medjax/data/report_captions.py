@@ -1,10 +1,10 @@
-"""Captions out of radiologists' reports: whole sentences that fit a text encoder.
+"""Write captions from radiologists' reports: whole sentences that fit a text encoder.
 
     Chest X-ray. Right upper lobe opacity. Heart size is normal. Frontal view.
 
-The impression, which is the radiologist's conclusion, comes first, then the findings,
-as far as 77 tokens reach; the view has its place kept. So nothing is cut off later, in
-training, where nobody would see what was lost.
+The impression, which is the radiologist's conclusion, comes first. The findings follow
+as far as 77 tokens allow. The view always has its place. So nothing is cut off later,
+in training, where nobody sees the loss.
 """
 
 import re
@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable
 
 Fits = Callable[[str], bool]
-"""Whether a text encoder takes the whole of a text."""
+"""Function that tells whether a text encoder takes a whole text."""
 
 _BEGINNING = "Chest X-ray."
 _PUBLISHED_LENGTH = 256
-# Reports count their sentences ("2. Stable cardiomegaly."), end some with a second full
-# stop, and forget the space after others.
+# Reports number their sentences ("2. Stable cardiomegaly."), end some with a second
+# full stop, and omit the space after others.
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\bDr\.)(?:\s+|(?=[A-Z][a-z]))")
 _NUMBER = re.compile(r"^\d+[.)]\s*")
 
@@ -25,18 +25,19 @@ _NUMBER = re.compile(r"^\d+[.)]\s*")
 def report_caption(
     impression: str, findings: str, view: str, fits: Fits
 ) -> tuple[str, Counter[str]]:
-    """Describe a radiograph by its report, in whole sentences from its beginning.
+    """Describe a radiograph by the first whole sentences of its report.
+
+    If not even the first sentence fits, the caption has the first words of it.
 
     Args:
-        impression: That section of the report, or "".
-        findings: That section of the report, or "".
-        view: "frontal", "PA" and so on; "" where unknown.
-        fits: Whether the text encoder takes a caption whole.
+        impression: Impression section of the report, or "".
+        findings: Findings section of the report, or "".
+        view: "frontal", "PA" and so on; "" if unknown.
+        fits: Function that tells whether the text encoder takes a whole caption.
 
     Returns:
-        The caption, and what was left out: `captions_shortened` (0 or 1),
-        `sentences_left_off`, and `captions_cut_in_a_sentence` (0 or 1), where not even
-        the first sentence fits: then its first words stand for it.
+        The caption, and counts of omissions: `captions_shortened` (0 or 1),
+        `sentences_left_off`, and `captions_cut_in_a_sentence` (0 or 1).
     """
     ending = f"{view[:1].upper()}{view[1:]} view." if view else ""
     told = sentences(impression, findings)
@@ -55,7 +56,7 @@ def report_caption(
 
 
 def _fitting(parts: list[str], ending: str, fits: Fits) -> int:
-    """Return how many parts, from the first, fit between beginning and ending."""
+    """Return how many parts, from the first on, fit between beginning and ending."""
     count = len(parts)
     while count and not fits(_join(_BEGINNING, *parts[:count], ending)):
         count -= 1
@@ -68,16 +69,16 @@ def published_caption(
     """Write the prompt of the published system, with its fault.
 
     The report is cut after 256 characters, in the middle of a word and often before the
-    impression, which stands last; and what then follows it reaches beyond the 77 tokens
-    that CLIP takes, so that in training the end is cut off again.
+    impression, which comes last. The text that follows the report can still exceed the
+    77 tokens that CLIP takes. Then training cuts off the end again.
 
     Args:
-        impression: That section of the report, or "".
-        findings: That section of the report, or "".
-        fits: Whether the text encoder takes a caption whole.
+        impression: Impression section of the report, or "".
+        findings: Findings section of the report, or "".
+        fits: Function that tells whether the text encoder takes a whole caption.
 
     Returns:
-        The prompt, and what was left out: `reports_cut_at_256_characters` and
+        The prompt, and counts of omissions: `reports_cut_at_256_characters` and
         `captions_over_77_tokens`, 0 or 1 each.
 
     Source: the training prompts of track 2's original system.
@@ -96,13 +97,13 @@ def published_caption(
 def sentences(*sections: str) -> list[str]:
     """Split sections of a report into sentences, each once, without their numbers.
 
-    Each ends in a full stop, or in what it ended in.
+    Each ends in its exclamation or question mark, or in a full stop.
     """
     found: dict[str, str] = {}
     for section in sections:
         for piece in _SENTENCE_END.split(section):
             sentence = _NUMBER.sub("", piece).strip()
-            # A number, a second full stop or what was blotted out says nothing.
+            # A number, a second full stop or a blotted-out word is not a sentence.
             if re.search(r"[^\W\d_]", sentence.replace("XXXX", "")):
                 sentence = _ended(sentence)
                 found.setdefault(sentence.lower(), sentence)

@@ -1,4 +1,4 @@
-"""Find the prepared data set that `config.data.root` means, or say what is there."""
+"""Find the prepared data set at `config.data.root`, or explain what the folder has."""
 
 from pathlib import Path
 
@@ -7,17 +7,18 @@ from medjax.data.readers import SUFFIXES
 from medjax.errors import UserError
 
 INFO = "dataset_info.json"
-"""The file by which a folder is known as a TFDS data set."""
+"""File that marks a folder as a TFDS data set."""
 
-# TFDS puts a data set in <root>/<name>/<version>, or with a config one deeper.
+# TFDS puts a data set in <root>/<name>/<version>, or one folder deeper with a config.
 _PLACES = ("", "*/", "*/*/", "*/*/*/")
 
 
 def find_prepared(root: str | Path) -> list[Path]:
     """Return the folders below `root` that hold a complete TFDS data set.
 
-    What is being written, or was when a run was killed, lies in a hidden folder and is
-    not found; what a killed run was about to replace is.
+    A data set that is being written, or was when a process was killed, is in a hidden
+    folder and is not found. A data set that a killed process was about to replace is
+    found.
     """
     folder = Path(root).expanduser()
     found = {path.parent for place in _PLACES for path in folder.glob(place + INFO)}
@@ -36,7 +37,7 @@ def find_dataset(root: str | Path) -> Path:
     """Return the folder of the one complete data set at or below `root`.
 
     Raises:
-        UserError: If there is none, or more than one.
+        UserError: If none or more than one is found.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
@@ -57,13 +58,13 @@ def find_dataset(root: str | Path) -> Path:
 
 
 def _not_prepared(folder: Path) -> str:
-    """Say what is in a folder without a data set, and what to do."""
+    """Describe a folder without a data set, and say what to do."""
     content = [path.name for path in storage.listed(folder)]
     if not content:
         return f"is empty; {_prepare('IMAGES', folder)}"
     if any(name.startswith(".incomplete") for name in content):
-        return "holds what an interrupted python -m medjax.prepare left; run that again"
-    # Large folders need not be walked to their end.
+        return "has a part of an interrupted python -m medjax.prepare; run that again"
+    # The search stops at the first image, because folders may be large.
     if any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*")):
         return f"holds images that are not prepared; {_prepare(folder, 'PREPARED')}"
     listed = ", ".join(content[:5]) + (", …" if content[5:] else "")

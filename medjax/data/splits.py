@@ -1,8 +1,8 @@
-"""Splits by patient, that stay the same when a data set grows.
+"""Split data by patient. A split stays the same when a data set grows.
 
-A group (a patient, usually) goes where the hash of its name says: the same on every
-machine, whatever the order and the number of the others. So no patient is on two sides,
-and images added later move nobody.
+The hash of a group's name decides its split. A group is usually a patient. The result
+is the same on every machine, for any order and number of the other groups. So no
+patient is in two splits, and images that are added later move nobody.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ SPLITS = tuple(DEFAULT_FRACTIONS)
 
 
 def position_of(group: str) -> float:
-    """Return the place of a group in [0, 1): uniform over groups, fixed for each."""
+    """Return the position of a group in [0, 1): uniform over groups, fixed for each."""
     digest = hashlib.sha256(group.encode("utf-8")).digest()
-    # 53 bits are what a float holds exactly, so the result is never rounded up to 1.
+    # A float holds 53 bits exactly, so the result is never rounded up to 1.
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
@@ -29,8 +29,8 @@ def split_of(group: str, fractions: Mapping[str, float] = DEFAULT_FRACTIONS) -> 
     """Return the split that a group belongs to.
 
     Args:
-        group: What must not be torn apart: a patient's id.
-        fractions: Expected share of the groups per split, in order; they sum to 1.
+        group: Name of the group to keep together, such as a patient's id.
+        fractions: Expected share of the groups per split, in order. They sum to 1.
     """
     position, edge = position_of(group), 0.0
     names = list(fractions)
@@ -44,12 +44,12 @@ def split_of(group: str, fractions: Mapping[str, float] = DEFAULT_FRACTIONS) -> 
 def among(
     names: Iterable[str], fractions: Mapping[str, float] = DEFAULT_FRACTIONS
 ) -> dict[str, float]:
-    """Return the shares of some of the splits, in their order, summing to 1 again.
+    """Return the shares of some of the splits, in order, scaled to sum to 1.
 
-    A split that is alone gets all, also where its own share is 0.
+    A single split gets all, even if its own share is 0.
 
     Raises:
-        UserError: If none of several has a share.
+        UserError: If several splits are given and all their shares are 0.
     """
     chosen = [name for name in fractions if name in set(names)]
     if len(chosen) == 1:
@@ -57,8 +57,8 @@ def among(
     total = sum(fractions[name] for name in chosen)
     if not total:
         raise UserError(
-            f"--split_percent: no share for {' or '.join(chosen)}, where some images "
-            "have to go; give one of them a share: --split_percent=80,10,10"
+            f"--split_percent: no share for {' or '.join(chosen)}, but some images "
+            "belong there; give one of them a share: --split_percent=80,10,10"
         )
     return {name: fractions[name] / total for name in chosen}
 
@@ -67,7 +67,7 @@ def parse_percent(texts: list[str]) -> dict[str, float]:
     """Read the shares of train, validation and test, given in percent.
 
     Raises:
-        UserError: Unless they are three numbers ≥ 0 that sum to 100.
+        UserError: If they are not three numbers ≥ 0 that sum to 100.
     """
     wrong = UserError(
         f"--split_percent={','.join(texts)}: expected {len(SPLITS)} shares that sum to "

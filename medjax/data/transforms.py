@@ -1,9 +1,9 @@
-"""Bring images of any size to one square size.
+"""Resize images of any size to one square size.
 
-Three ways (`ResizeMode`): `center_crop` keeps the aspect and cuts what protrudes;
-`letterbox` keeps the aspect and everything in the image, and pads; `stretch` does
-neither. `fit` returns the resized content, which letterbox leaves smaller than the
-square, so that edges can be computed on it before `pad` surrounds it.
+`ResizeMode` has three values. `center_crop` keeps the aspect ratio and crops the longer
+side. `letterbox` keeps the aspect ratio and the whole image, and pads. `stretch`
+changes the aspect ratio. `fit` returns the resized content, which letterbox leaves
+smaller than the square. So edges can be computed on it before `pad` surrounds it.
 """
 
 from typing import Literal
@@ -17,12 +17,12 @@ ResizeMode = Literal["center_crop", "letterbox", "stretch"]
 def fit(
     image: UInt8[np.ndarray, "H W 3"], size: int, mode: ResizeMode
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Resize to (size, size), or, with letterbox, to what fits inside it.
+    """Resize to (size, size), or with letterbox to the largest size that fits inside.
 
     Args:
         image: RGB, 0 to 255.
         size: Side of the square, in pixels.
-        mode: What to do where the image is not square.
+        mode: What to do if the image is not square.
     """
     if mode == "stretch":
         return resize(image, size, size)
@@ -37,7 +37,7 @@ def fit(
 def cover(
     image: UInt8[np.ndarray, "H W 3"], height: int, width: int
 ) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """Resize until both sides are covered, and cut what protrudes, equally."""
+    """Resize until both sides are covered, then crop both ends of a side equally."""
     scale = max(height / image.shape[0], width / image.shape[1])
     tall, wide = (round(side * scale) for side in image.shape[:2])
     resized = resize(image, max(tall, height), max(wide, width))
@@ -48,11 +48,10 @@ def cover(
 def resize(
     image: UInt8[np.ndarray, "H W 3"], height: int, width: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Resize by the area filter where it shrinks, by a cubic one where it enlarges.
+    """Resize with an area filter to shrink, and with a cubic filter to enlarge.
 
     The area filter averages every source pixel once, so that fine structure does not
-    alias. A narrow image may shrink on one axis and grow on the other: each axis then
-    has its own filter.
+    alias. If one axis shrinks and the other grows, each axis has its own filter.
     """
     old_height, old_width = image.shape[:2]
     if (height > old_height) != (width > old_width):
@@ -64,7 +63,7 @@ def _resize_once(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     grows = height > image.shape[0] or width > image.shape[1]
-    # Imported here: the training step does without.
+    # Imported here, because the training step does not need it.
     import cv2
 
     filter_ = cv2.INTER_CUBIC if grows else cv2.INTER_AREA
@@ -95,6 +94,6 @@ def _place(height: int, width: int, size: int) -> tuple[slice, slice]:
 
 
 def same_aspect(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
-    """Tell whether two (height, width, ...) have one aspect, to a pixel's rounding."""
+    """Tell whether two shapes (height, width, ...) have one aspect, to a pixel."""
     cross = abs(first[0] * second[1] - first[1] * second[0])
     return cross <= max(*first[:2], *second[:2])

@@ -1,8 +1,8 @@
-"""What makes a worker process end with its main process, and with nothing else.
+"""Make a worker process end with its main process, and for no other reason.
 
-Ctrl-C reaches every process of a terminal's group, and SLURM's warning every process of
-a step. The main process then saves; its workers must go on until it stops them. They
-must not go on when it was killed.
+Ctrl-C reaches every process of a terminal's group. SLURM's warning reaches every
+process of a job step. The main process then saves, and its workers must continue until
+it stops them. They must not continue if it was killed.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ _ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def born_deaf() -> Iterator[None]:
-    """Keep processes started inside from hearing SIGINT and SIGTERM, from the first on.
+    """Block SIGINT and SIGTERM in processes that are started inside the context.
 
-    They inherit the mask, which holds while they still import. The calling thread hears
-    of such signals at the end.
+    They inherit the mask, which already holds while they import. The calling thread
+    receives such signals when the context ends.
     """
-    # To start it later, beside the first worker, would lift the mask.
+    # Started later, with the first worker, the tracker lifts the mask.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING_TO_STOP)
     try:
@@ -33,9 +33,9 @@ def born_deaf() -> Iterator[None]:
 
 
 def begin_work(worker: int, workers: int) -> None:
-    """Set up a worker process before it unpickles what to do; grain calls it there."""
+    """Set up a worker process. grain calls this before it unpickles the task."""
     del worker, workers
-    # Spares it the two seconds and 200 MB of torch that it would never use.
+    # Without this, a worker spends two seconds and 200 MB on torch, which is not used.
     os.environ["USE_TORCH"] = "0"
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

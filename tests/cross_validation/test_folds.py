@@ -90,7 +90,7 @@ def test_all_folds_are_trained_and_scored(stubs, tmp_path):
 def test_who_is_on_two_sides_is_refused(stubs, tmp_path):
     splits, trained, _ = stubs
     splits["test"] = Stub("x", "b")
-    with pytest.raises(UserError, match="are among both"):
+    with pytest.raises(UserError, match="are in both the training and"):
         cross_validate(parse(small()), tmp_path, images=2)
     assert not trained
 

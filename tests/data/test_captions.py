@@ -83,7 +83,7 @@ def test_the_order_and_the_repetition_of_labels_do_not_matter():
         (((), "pa", 40, "M"), "unknown view 'pa'; expected one of PA, AP"),
         (((), "PA", 40, "X"), "unknown sex 'X'; expected one of F, M"),
         (((), "PA", -1, "M"), "age -1"),
-        ((("Mass", NO_FINDING), "PA", 40, "M"), "stands alone"),
+        ((("Mass", NO_FINDING), "PA", 40, "M"), "excludes other findings"),
         ((("Mass",), "PA", 4, "M", "findings", {"Mass": "top"}), "side of Mass 'top'"),
     ],
 )
@@ -118,9 +118,9 @@ def test_sets_of_nih_findings_can_be_read_from_a_caption():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "cannot tell the findings of ''; expected a caption such as 'Chest X-ray"),
-        (caption(("Mass",), "PA", 40, "M", "binary"), "cannot tell the findings"),
-        ("Chest X-ray", "cannot tell"),
+        ("", "cannot read the findings of ''; expected a caption such as 'Chest X-ray"),
+        (caption(("Mass",), "PA", 40, "M", "binary"), "cannot read the findings"),
+        ("Chest X-ray", "cannot read"),
         ("Chest X-ray with cardiomegaly, PA view, extra words", "unknown finding 'PA "),
         ("Chest X-ray with pnuemonia, PA view", "did you mean 'pneumonia'"),
         ("Chest X-ray with left , PA view", "unknown finding ''"),

@@ -267,7 +267,7 @@ def test_the_kind_of_phantoms_decides_what_they_are():
     ("change", "message"),
     [
         ({"canny_low": (3.0, 2.0)}, "canny_low"),
-        ({"canny_low": (3.0, 300.0)}, "canny_low reaches 300 where canny_high reaches"),
+        ({"canny_low": (3.0, 300.0)}, "canny_low reaches 300, but canny_high reaches"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"workers": -1}, "workers is -1, expected at least 0"),
         ({"phantoms": None}, "root is '' and phantoms is None. Expected a folder"),

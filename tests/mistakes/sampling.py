@@ -76,7 +76,7 @@ MISTAKES = [
         "edges without a ControlNet",
         PLAIN,
         "--edges={raw}/0.png",
-        says=("--edges needs a ControlNet",),
+        says=("--edges requires a ControlNet",),
         setup=plain,
     ),
     sample(

@@ -96,6 +96,8 @@ def test_a_download_goes_on_and_ends_in_a_data_set(tmp_path, server, archives):
 def test_a_damaged_archive_is_named(tmp_path, server, archives):
     content = archives["NLMCXR_png.tgz"]
     server.contents["NLMCXR_png.tgz"] = content[: len(content) // 2]
-    with pytest.raises(UserError, match=r"NLMCXR_png\.tgz: is damaged.*get it again"):
+    with pytest.raises(
+        UserError, match=r"NLMCXR_png\.tgz: is damaged.*download it again"
+    ):
         complete_source(tmp_path, download=True)
     assert not (tmp_path / "NLMCXR_png").exists()
