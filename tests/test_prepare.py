@@ -127,7 +127,7 @@ def test_a_split_that_is_all_unreadable_is_absent(source, tmp_path):
             image.write_bytes(b"no image")
     report = prepare("folder", source, tmp_path / "out", group_column="patient")
     assert set(report["splits"]) == set(read_all(tmp_path / "out")) == {"train", "test"}
-    assert "no groups fell into validation" in summary(report, tmp_path)
+    assert "no groups in validation" in summary(report, tmp_path)
 
 
 def test_all_unreadable_is_an_error(source, tmp_path):
@@ -195,7 +195,7 @@ def test_stored_conditions_are_checked_and_kept(tmp_path):
     everything_trains = {"train": 1.0, "validation": 0.0, "test": 0.0}
     report = prepare("folder", folder, tmp_path / "out", fractions=everything_trains)
     assert "not the same aspect" in report["quarantine"][0]["reason"]
-    assert "no groups fell into validation and test" in summary(report, tmp_path)
+    assert "no groups in validation and test" in summary(report, tmp_path)
     (record,) = read_all(tmp_path / "out")["train"]
     stored = read_image(folder / "good.png")
     np.testing.assert_array_equal(record["conditioning_image"], stored)

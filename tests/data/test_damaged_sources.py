@@ -30,7 +30,7 @@ def test_a_damaged_row_of_nih_is_named(tmp_path):
     assert [entry.group for entry in survey.entries] == ["²"]
     reasons = [one.reason for one in survey.damaged]
     assert "unknown finding 'Flu'" in reasons[0]
-    assert "beside a finding" in reasons[1]
+    assert "together with a finding" in reasons[1]
     assert reasons[2:] == ["no value for 'Patient ID'", "no value for 'Image Index'"]
     assert [one.reason for one in survey.skipped] == ["another row for this image"]
 
@@ -42,7 +42,7 @@ def test_a_damaged_row_of_nih_is_named(tmp_path):
         ("[" * 100_000, "is no JSON"),
         ("3", "is int, expected an object"),
         ('{"file_name": "a.png"}', "has no value for 'text'"),
-        ('{"file_name": "a.png", "text": "\\ud800"}', "is no UTF-8"),
+        ('{"file_name": "a.png", "text": "\\ud800"}', "is not UTF-8"),
         ('{"file_name": "a.png", "text": "\\u0000"}', "holds a NUL character"),
     ],
 )
@@ -61,11 +61,11 @@ def test_a_damaged_json_line_is_named(tmp_path, row, reason):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (b'a.png,"never closed', "is no CSV"),
-        (b'a.png,"closed" too early', "is no CSV"),
-        (b"a.png,one, two", "has 3 cells, the header 2"),
+        (b'a.png,"never closed', "is not CSV"),
+        (b'a.png,"closed" too early', "is not CSV"),
+        (b"a.png,one, two", "has 3 cells, but the header has 2"),
         (b"a.png", "has no value for 'text'"),
-        (b"a.png,caf\xe9", "is no UTF-8"),
+        (b"a.png,caf\xe9", "is not UTF-8"),
         (b"a.png,a\0b", "holds a NUL character"),
         (b"a.png," + b"x" * 200_000, "field larger than field limit"),
     ],
@@ -90,7 +90,7 @@ def test_a_damaged_csv_line_is_named(tmp_path, row, reason):
         (b"", "has no column 'file_name', only none"),
         (b"file_name,text,text\na.png,x,y\n", "has the column 'text' twice"),
         (b"file_name,text\na.png\n", r"none of its 1 rows .* line 2: has no value"),
-        (b'"file_name,text\na.png,x\n', "its first line is no CSV"),
+        (b'"file_name,text\na.png,x\n', "its first line is not CSV"),
     ],
     ids=["utf16", "empty", "twice", "rows", "header"],
 )
@@ -107,7 +107,7 @@ def test_a_table_that_is_no_use_is_an_error(tmp_path, content, message):
         ("../a.png", "outside the folder"),
         ("/etc/a.png", "outside the folder"),
         ("in/../../a.png", "outside the folder"),
-        ("notes.txt", "called like no image"),
+        ("notes.txt", "not named as an image"),
         ("", "names no file"),
         ("x" * 5000 + ".png", "does not exist"),
         (".hidden.png", "does not exist"),

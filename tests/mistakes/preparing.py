@@ -50,13 +50,14 @@ MISTAKES = [
     prep(
         "knees without subjects",
         "--dataset=oai_akoa",
-        says=("none of 24 names tells the subject; got 0.png", "OAI9062645_"),
+        says=("none of 24 names gives the subject; got 0.png", "OAI9062645_"),
     ),
     prep(
         "brains in no layout",
         "--dataset=adni",
         says=(
-            "none of 24 images lies as in {{train,test}}/{{AD,NC}}/<subject>_<slice>",
+            "none of 24 images has a path like ",
+            "{{train,test}}/{{AD,NC}}/<subject>_<slice>",
         ),
     ),
     prep(

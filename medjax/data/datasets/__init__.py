@@ -1,1 +1,1 @@
-"""Sources that `python -m medjax.prepare` knows: each looks over a folder."""
+"""Data sets that `python -m medjax.prepare` supports. Each surveys a source folder."""

@@ -1,17 +1,18 @@
-"""Axial slices of brain MRI from ADNI, as the set `AD_NC` has them, in two classes.
+"""Survey axial slices of brain MRI from ADNI, in the two classes of the set `AD_NC`.
 
     AD_NC/{train,test}/{AD,NC}/<subject>_<slice>.jpeg
 
-About 30,000 slices of 240 × 256 pixels. The class (Alzheimer's disease, or normal
-control) is the folder's name, and a caption says only what that name stands for.
+The set has about 30,000 slices of 240 × 256 pixels. The class (Alzheimer's disease, or
+normal control) is the folder's name. A caption says only what that name means.
 
 The published `test` stays the test split. `train` is divided by subject into training
-and validation. A subject who is in both folders is moved to the training side whole,
-with a note: so what is tested on is a part of the published test images, and none of
-its subjects was ever trained on.
+and validation. If a subject is in both folders, all its images move to the training
+side, and a note says so. So the tested images are a part of the published test images,
+and no tested subject was trained on.
 
-The numbers in the published names are long for ADNI's subjects, and like its numbers of
-scans. Someone scanned twice would then have two, which names alone cannot tell.
+The numbers in the published names are too long for ADNI's subject numbers, and look
+like its scan numbers. If so, a subject who was scanned twice has two numbers, and names
+alone cannot show this.
 
 Source: Jack et al., "The Alzheimer's disease neuroimaging initiative (ADNI): MRI
 methods", Journal of Magnetic Resonance Imaging 2008; the layout is the published set's.
@@ -27,7 +28,7 @@ from medjax.data.datasets.survey import Entry, Skipped, Survey, find_images, sho
 from medjax.errors import UserError
 
 CLASSES: Mapping[str, str] = {"AD": "Alzheimer's disease", "NC": "cognitively normal"}
-"""What the folders' names stand for."""
+"""Meaning of each class folder's name."""
 
 _SUFFIXES = (".jpeg", ".jpg", ".png")
 _NAME = re.compile(r"(?P<subject>.+)_(?P<slice>\d{1,6})")
@@ -39,13 +40,13 @@ _NAMED = 5
 
 
 def survey_adni(source: str | Path) -> Survey:
-    """Look over a folder with brain slices.
+    """Survey a folder of brain slices.
 
     Args:
-        source: `AD_NC`, or a folder that it lies in.
+        source: `AD_NC`, or a folder that contains it.
 
     Raises:
-        UserError: If the folder is missing, or nothing in it has the layout.
+        UserError: If the folder is missing, or no image in it has the layout.
     """
     folder = Path(source)
     found = find_images(folder, _SUFFIXES)
@@ -59,7 +60,7 @@ def survey_adni(source: str | Path) -> Survey:
             skipped.append(Skipped("image", shown(image, folder), entry))
     if not entries:
         raise UserError(
-            f"{folder}: none of {len(found.images)} images lies as in {_LAYOUT}; "
+            f"{folder}: none of {len(found.images)} images has a path like {_LAYOUT}; "
             f"first: {skipped[0].name}: {skipped[0].reason}"
         )
     entries, notes = _on_one_side(entries)
@@ -79,17 +80,17 @@ def survey_adni(source: str | Path) -> Survey:
 
 
 def _entry(image: Path, folder: Path) -> Entry | str:
-    """Return what a file's place and name say, or why they say nothing."""
+    """Return the entry for an image's path, or the reason to skip the image."""
     *above, label = image.relative_to(folder).parts[:-1] or ("",)
-    # Some copies have a folder more between the split's and the class's.
+    # Some copies have one more folder between split and class.
     sides = [part for part in above if part in _SIDES]
     name = _NAME.fullmatch(image.stem)
     if label not in CLASSES:
-        return f"its folder is not called {' or '.join(CLASSES)}"
+        return f"its folder is not named {' or '.join(CLASSES)}"
     if len(sides) != 1:
-        return f"lies in no folder {' or '.join(_SIDES)}, as in {_LAYOUT}"
+        return f"is not in one folder {' or '.join(_SIDES)}, as in {_LAYOUT}"
     if name is None:
-        return "its name does not tell subject and slice, as in 218391_78.jpeg"
+        return "its name does not give subject and slice, as in 218391_78.jpeg"
     return Entry(
         id=shown(image, folder),
         image=image,
@@ -102,7 +103,7 @@ def _entry(image: Path, folder: Path) -> Entry | str:
 
 
 def _on_one_side(entries: list[Entry]) -> tuple[list[Entry], tuple[str, ...]]:
-    """Move subjects who are on both sides to the training side; say so."""
+    """Move subjects who are on both sides to the training side; add a note."""
     sides: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
     for entry in entries:
         sides[entry.group].add(entry.splits)

@@ -1,17 +1,17 @@
-"""Slices of knee MRI from the Osteoarthritis Initiative, as the AKOA set has them.
+"""Survey slices of knee MRI from the Osteoarthritis Initiative, as in the AKOA set.
 
 The set is one folder of PNGs, `AKOA_Analysis/`: 18,680 sagittal slices of 101 subjects.
-All that is known of one stands in its name:
+A slice's name has all facts about it:
 
     OAI9062645_BaseLine_3_de3d1_SAG_3D_DESS_WE_LEFT.nii.gz_0.png
 
-the subject's number in the OAI, the sequence, the side (also written `Left` or
-`L_E_F_T`), and the slice. A subject has up to two knees and many slices of each, which
-look alike, so the split keeps a subject's together, and a file whose name does not tell
-the subject is left out.
+These are the subject's number in the OAI, the sequence, the side (also written `Left`
+or `L_E_F_T`) and the slice. A subject has up to two knees with many slices each, which
+look alike. So the split keeps a subject's slices together, and a file whose name does
+not give the subject is left out.
 
-Names of a series and a slice alone, such as `fs_001.png`, are taken for one subject's
-if no file of the folder names a subject. One subject cannot be divided: it trains.
+If no file of the folder names a subject, names of a series and a slice alone, such as
+`fs_001.png`, count as one subject. One subject cannot be divided, so it is in training.
 
 Source: Peterfy, Schneider & Nevitt, "The osteoarthritis initiative: report on the
 design rationale for the magnetic resonance imaging protocol for the knee",
@@ -26,27 +26,27 @@ from medjax.data.splits import SPLITS
 from medjax.errors import UserError
 
 UNKNOWN_SLICE = -1
-"""What is stored as the slice's number where the name has none."""
+"""Slice number that is stored if the name has none."""
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-# OAI numbers its subjects from 9000000 on; its own files leave the letters out.
+# OAI numbers its subjects from 9000000 on. Its own files omit the letters.
 _SUBJECT = re.compile(r"(?:OAI[_-]?)?(9\d{6})(?!\d)", re.IGNORECASE)
 _SIDE = re.compile(r"(?<![a-z])(?:(l_?e_?f_?t)|r_?i_?g_?h_?t)(?![a-z])", re.IGNORECASE)
 _SLICE = re.compile(r"[_-](\d{1,6})$")
 _SERIES = re.compile(r"[a-z]+[_-]\d{1,6}", re.IGNORECASE)
 _EXAMPLE = "OAI9062645_BaseLine_3_de3d1_SAG_3D_DESS_WE_LEFT.nii.gz_0.png"
 _ONE = "one"
-_NOTE = "no name tells a subject, so all are taken for one's, who only trains"
+_NOTE = "no file name gives a subject, so all count as one, who is in training"
 
 
 def survey_akoa(source: str | Path) -> Survey:
-    """Look over a folder of knee slices.
+    """Survey a folder of knee slices.
 
     Args:
-        source: `AKOA_Analysis`, or a folder that it lies in.
+        source: `AKOA_Analysis`, or a folder that contains it.
 
     Raises:
-        UserError: If the folder is missing, or no name tells what it shows.
+        UserError: If the folder is missing, or no name gives a subject or a series.
     """
     folder = Path(source)
     found = find_images(folder, _SUFFIXES)
@@ -55,7 +55,7 @@ def survey_akoa(source: str | Path) -> Survey:
     used = named or [x for x in found.images if _SERIES.fullmatch(x.stem)]
     if not used:
         raise UserError(
-            f"{folder}: none of {len(found.images)} names tells the subject; got "
+            f"{folder}: none of {len(found.images)} names gives the subject; got "
             f"{shown(found.images[0], folder)}, expected names like {_EXAMPLE}"
         )
     taken = set(used)
@@ -97,7 +97,7 @@ def _entry(image: Path, folder: Path) -> Entry:
 
 
 def _side(name: str) -> str:
-    """Return "left" or "right", or "" where a name says neither or both."""
+    """Return "left" or "right", or "" if a name has neither or both."""
     sides = {"left" if match[1] else "right" for match in _SIDE.finditer(name)}
     return sides.pop() if len(sides) == 1 else ""
 

@@ -1,8 +1,9 @@
 """Write a surveyed data set as TFDS ArrayRecord, without TensorFlow.
 
-What is written is an ordinary TFDS data set (`tfds.builder_from_directory` reads it):
-the images' own bytes, never re-encoded, beside captions, labels, groups and attributes.
-Every image is decoded once before it is stored, so that training meets no damaged one.
+The result is an ordinary TFDS data set, which `tfds.builder_from_directory` reads. It
+has the original bytes of the images, never re-encoded, with captions, labels, groups
+and attributes. Every image is decoded once before it is stored, so that training meets
+no damaged image.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from medjax.data.splits import among, split_of
 from medjax.data.transforms import same_aspect
 from medjax.errors import UserError
 
-# Read this many images at a time: enough for the threads, little enough for the memory.
+# Images read at a time: enough for the threads, and few enough for the memory.
 _CHUNK = 64
 
 
@@ -38,12 +39,12 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
     """The TFDS builder of any `Survey`.
 
     Attributes:
-        stored: The entries written, per split (after `write`).
+        stored: Written entries per split, complete after `write`.
         unreadable: Images that turned out to be damaged.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    # Nothing is downloaded, so there are no checksums. (Looking for them needs
+    # Nothing is downloaded, so no checksums exist. (A search for them requires
     # importlib_resources, which TFDS 4.9.10 does not install.)
     url_infos = None
 
@@ -54,7 +55,7 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
         settings: Mapping[str, Any],
         data_dir: Path,
     ):
-        # TFDS asks for `_info` inside its own __init__, so these must come first.
+        # TFDS calls `_info` inside its own __init__, so these must come first.
         self.name = survey.name
         self.survey = survey
         self.settings = settings
@@ -65,14 +66,14 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
         super().__init__(data_dir=str(data_dir))
 
     def write(self) -> Path:
-        """Write the data set; return its folder.
+        """Write the data set and return its folder.
 
         Raises:
             UserError: If no image can be read, or the disk is full or fails.
         """
         tfds.disable_progress_bar()
         bar = tqdm(total=len(self.survey.entries), desc="images", unit=" images")
-        # TFDS prints two lines about a download that does not take place.
+        # TFDS prints two lines about a download that does not happen.
         with bar as self.progress, contextlib.redirect_stdout(io.StringIO()):
             self.download_and_prepare(file_format="array_record")
         return Path(self.data_dir)
@@ -96,7 +97,7 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
         splits: dict[str, Iterator[Any]] = {}
         for name, entries in self.by_split.items():
             examples = self._generate_examples(name, entries)
-            # TFDS takes no empty split, as one is whose images are all unreadable.
+            # TFDS refuses an empty split. It is empty if no image of it is readable.
             if (first := next(examples, None)) is not None:
                 splits[name] = itertools.chain([first], examples)
         if not splits:
@@ -121,12 +122,12 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
                         self.stored.setdefault(name, []).append(entry)
                         self._content.update(_line(name, result))
                         yield entry.id, result
-        # TFDS writes it once all splits are complete.
+        # TFDS writes the metadata when all splits are complete.
         self.info.metadata[CONTENT] = self._content.hexdigest()
 
 
 def _by_split(survey: Survey, fractions: Mapping[str, float]) -> dict[str, list[Entry]]:
-    """Return the entries of each split; one without any is absent."""
+    """Return the entries of each split, without empty splits."""
     splits: dict[str, list[Entry]] = {name: [] for name in fractions}
     for entry in survey.entries:
         splits[split_of(entry.group, among(entry.splits, fractions))].append(entry)
@@ -134,7 +135,7 @@ def _by_split(survey: Survey, fractions: Mapping[str, float]) -> dict[str, list[
 
 
 def _features(survey: Survey) -> tfds.features.FeaturesDict:
-    """Return what one example holds; absent columns are no features."""
+    """Return the features of an example. Absent columns are not features."""
     label = (
         tfds.features.ClassLabel(names=list(survey.label_names))
         if survey.label_names
@@ -160,7 +161,7 @@ def _features(survey: Survey) -> tfds.features.FeaturesDict:
 
 
 def _encode(entry: Entry, survey: Survey) -> dict[str, Any] | Skipped:
-    """Return one example, or why there is none."""
+    """Return one example, or the reason to skip the entry."""
     try:
         encoded = entry.image.read_bytes()
         shape = decode_image(encoded, entry.id).shape
@@ -179,8 +180,8 @@ def _encode(entry: Entry, survey: Survey) -> dict[str, Any] | Skipped:
             control_shape = decode_image(control, name).shape
             if not same_aspect(shape, control_shape):
                 raise UserError(
-                    f"{name}: {control_shape[1]}x{control_shape[0]}, but the image has "
-                    f"{shape[1]}x{shape[0]}: not the same aspect"
+                    f"{name}: has {control_shape[1]}x{control_shape[0]} pixels, the "
+                    f"image has {shape[1]}x{shape[0]}: not the same aspect ratio"
                 )
             example["conditioning_image"] = io.BytesIO(control)
     except (OSError, MemoryError, UserError) as error:
@@ -189,7 +190,7 @@ def _encode(entry: Entry, survey: Survey) -> dict[str, Any] | Skipped:
 
 
 def _line(split: str, example: Mapping[str, Any]) -> bytes:
-    """Return a line that tells an example, its images by their digests, from others."""
+    """Return a line that identifies an example. It has digests instead of images."""
     fields = {
         name: hashlib.sha256(value.getbuffer()).hexdigest()
         if isinstance(value, io.BytesIO)

@@ -1,8 +1,7 @@
-"""Labels of images by the folders that they lie in.
+"""Label images by the names of their folders.
 
-The classes are the folders directly below the one that holds all images: both in
-`beagle/1.jpg` and in `Images/beagle/1.jpg`, and also in `beagle/anna/1.jpg`, the class
-is `beagle`.
+The classes are the folders directly below the innermost folder that holds all images.
+In `beagle/1.jpg`, `Images/beagle/1.jpg` and `beagle/anna/1.jpg`, the class is `beagle`.
 """
 
 import dataclasses
@@ -13,21 +12,21 @@ from pathlib import Path
 from medjax.data.datasets.survey import Entry, Skipped, Survey, shown
 from medjax.errors import UserError
 
-_REASON = "lies in no class's folder"
+_REASON = "is not in the folder of a class"
 _SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test"))
 
 
 def with_classes(survey: Survey, folder: Path) -> Survey:
-    """Return a survey whose images have the classes' folders as labels.
+    """Return a survey whose images are labelled with the names of class folders.
 
-    Images beside those folders have no class, and are left out.
+    Images outside those folders have no class and are left out.
 
     Args:
-        survey: Of a folder.
+        survey: Survey of a folder.
         folder: The folder.
 
     Raises:
-        UserError: If there are not at least two classes, or they are splits.
+        UserError: If fewer than two classes are found, or the classes are splits.
     """
     top = _top([entry.image for entry in survey.entries])
     labelled: list[Entry] = []
@@ -43,14 +42,14 @@ def with_classes(survey: Survey, folder: Path) -> Survey:
     if len(names) < 2:
         raise UserError(
             f"--classes_from_folders: {folder} has {', '.join(names) or 'no folder'} "
-            f"as the only class, as {shown(survey.entries[0].image, folder)} lies; "
+            f"as the only class; first: {shown(survey.entries[0].image, folder)}; "
             "expected a folder for each class: --source=CLASSES with CLASSES/NAME/*.png"
         )
     if _SPLITS.issuperset(name.lower() for name in names):
         raise UserError(
             f"--classes_from_folders: the folders in {top} are {', '.join(names)}, "
-            "which are no classes but splits; expected the folder of one of them, as "
-            f"--source={top / names[0]}: medjax.prepare splits by itself"
+            "which are splits, not classes; set the source to one of them, such as "
+            f"--source={top / names[0]}, because medjax.prepare makes the splits"
         )
     return dataclasses.replace(
         survey,
@@ -61,5 +60,5 @@ def with_classes(survey: Survey, folder: Path) -> Survey:
 
 
 def _top(images: Sequence[Path]) -> Path:
-    """Return the innermost folder that all images lie in."""
+    """Return the innermost folder that contains all images."""
     return Path(os.path.commonpath([image.parent for image in images]))

@@ -1,13 +1,13 @@
-"""Any folder of images, with or without captions.
+"""Survey any folder of images, with or without captions.
 
-Captions stand in `metadata.csv` or `metadata.jsonl` at the top of the folder, one row
-an image: `file_name` (relative to the folder), `text`, and, if wanted,
-`conditioning_image` (the file of a ready-made control) and a column to split by. This
-is the layout of Hugging Face's image folders. Without such a file every image is taken,
-with an empty caption.
+Captions are in `metadata.csv` or `metadata.jsonl` at the top of the folder, with one
+row per image: `file_name` (relative to the folder) and `text`. Two columns are
+optional: `conditioning_image` (the file of a ready-made control) and a column to split
+by. This is the layout of Hugging Face's image folders. Without such a file, every image
+is used with an empty caption.
 
-Labels, where they are wanted, are the names of the folders that the images lie in: see
-`classes`. They change no split.
+Labels, if requested, are the names of the images' folders; see `classes`. They do not
+change the splits.
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ from medjax.data.readers import SUFFIXES
 from medjax.errors import UserError
 
 _READERS = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl}
-# What captions under another name may stand in, and how many of them are named.
+# Types of other files that may have captions, and how many of them a note names.
 _NAMED = 3
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet")
 
 _NOTE = (
-    "split image by image: a patient's may fall into several splits; --group_column "
+    "split by image, so one patient's images may be in several splits; --group_column "
     "keeps them together"
 )
 
@@ -44,16 +44,16 @@ _NOTE = (
 def survey_folder(
     source: str | Path, group_column: str = "", classes_from_folders: bool = False
 ) -> Survey:
-    """Look over a folder of images.
+    """Survey a folder of images.
 
     Args:
         source: The folder.
-        group_column: Column whose values the split keeps together; "" puts every image
-            in a group of its own.
+        group_column: Column whose values the split keeps together. "" puts every image
+            in its own group.
         classes_from_folders: Whether labels are the names of folders.
 
     Raises:
-        UserError: If folder, images, rows, columns or classes are missing.
+        UserError: If the folder, images, rows, columns or classes are missing.
     """
     folder = Path(source)
     survey = _survey(folder, group_column)
@@ -97,7 +97,7 @@ def _without_captions(folder: Path, found: Found) -> Survey:
 
 
 def _unread_tables(folder: Path) -> tuple[str, ...]:
-    """Return a note on what may have been meant for captions."""
+    """Return a note about files that may have captions but are not read."""
     tables = sorted(
         shown(path, folder)
         for path in folder.iterdir()
@@ -115,7 +115,7 @@ def _with_captions(
     folder: Path, found: Found, table: Table, group_column: str
 ) -> Survey:
     names = {str(path.relative_to(folder)): path for path in found.images}
-    # A name that is there as it is written comes before one that is normally the same.
+    # An exact name comes before a name that is the same after normalisation.
     images = {_normal(name): path for name, path in names.items()} | names
     controlled = any(row.get("conditioning_image") for _, row in table.rows)
     entries: list[Entry] = []
@@ -156,18 +156,18 @@ def _with_captions(
 def _entry(
     row: Row, images: Mapping[str, Path], controlled: bool, group_column: str
 ) -> Entry | str:
-    """Return what a row says, or why it cannot be used."""
+    """Return the entry of a row, or the reason why the row cannot be used."""
     name, control = row["file_name"], row.get("conditioning_image", "")
     image, condition = _find(name, images), _find(control, images)
     reason = ""
     if image is None:
         reason = _absent(name)
     elif controlled and not control:
-        reason = "no conditioning_image, though other rows have one"
+        reason = "no conditioning_image, but other rows have one"
     elif controlled and condition is None:
         reason = f"its conditioning_image '{control}': {_absent(control)}"
     elif group_column and not row[group_column]:
-        reason = f"no value for '{group_column}', by which the data are split"
+        reason = f"no value for '{group_column}', the column to split by"
     if image is None or reason:
         return reason
     group = row[group_column] if group_column else ""
@@ -180,18 +180,18 @@ def _find(name: str, images: Mapping[str, Path]) -> Path | None:
 
 
 def _absent(name: str) -> str:
-    """Return why a name in the table leads to no image of the folder."""
+    """Return the reason why a name in the table matches no image of the folder."""
     if not name:
         return "names no file"
     if Path(name).is_absolute() or _normal(name).startswith(".."):
-        return "lies outside the folder; expected a name relative to it"
+        return "is outside the folder; expected a name relative to it"
     if Path(name).suffix.lower() not in SUFFIXES:
-        return f"is called like no image; expected {', '.join(sorted(SUFFIXES))}"
+        return f"is not named as an image; expected {', '.join(sorted(SUFFIXES))}"
     return "its file does not exist"
 
 
 def _normal(name: str) -> str:
-    """Return a name as it is compared: macOS writes é as two characters, others as one.
+    """Normalise a name to compare it. macOS writes é as two characters, others as one.
 
     Source: Unicode Standard Annex 15, form C.
     """
@@ -199,7 +199,7 @@ def _normal(name: str) -> str:
 
 
 def _unique(name: str, seen: Counter[str]) -> str:
-    """Return the name, numbered from its second time on."""
+    """Return the name, with a number from its second occurrence on."""
     seen[name] += 1
     return f"{name}#{seen[name]}" if seen[name] > 1 else name
 

@@ -1,8 +1,8 @@
-"""NIH ChestX-ray14, as published: 112,120 frontal chest radiographs, 30,805 patients.
+"""Survey NIH ChestX-ray14: 112,120 frontal chest radiographs of 30,805 patients.
 
-The images may lie anywhere below the source folder (`images/`, `images_001/images/`,
-...), at any resolution and as PNG or JPEG: they are matched to the rows of
-`Data_Entry_2017*.csv` by their stem.
+The data are as published. The images may be anywhere below the source folder
+(`images/`, `images_001/images/`, ...), at any resolution, as PNG or JPEG. Their stems
+match them to the rows of `Data_Entry_2017*.csv`.
 
 Source: Wang et al., "ChestX-ray8: hospital-scale chest X-ray database and benchmarks",
 CVPR 2017.
@@ -26,7 +26,7 @@ from medjax.errors import UserError, nearest
 
 LABELS = tuple(FINDING_NAMES)
 UNKNOWN_AGE = -1
-"""What is stored as the age in years where it is missing or cannot be true."""
+"""Age in years that is stored if it is missing or cannot be true."""
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _TABLES = "Data_Entry_2017*.csv"
@@ -38,7 +38,7 @@ _COLUMNS = (
     "Patient Gender",
     "View Position",
 )
-# The first edition writes 058Y, 013M, 002D; it and the second have ages up to 414.
+# The first edition writes 058Y, 013M, 002D. It and the second have ages up to 414.
 _AGE = re.compile(r"(\d{1,5})([YMD]?)")
 _YEARS = {"": 1, "Y": 1, "M": 12, "D": 365}
 _OLDEST = 120
@@ -58,15 +58,15 @@ _CITATION = """@inproceedings{wang2017chestxray8,
 def survey_nih_cxr(
     source: str | Path, caption_style: CaptionStyle = "findings"
 ) -> Survey:
-    """Look over a folder with NIH's images and table.
+    """Survey a folder with NIH's images and table.
 
     Args:
         source: The folder.
-        caption_style: "findings" names findings, view, age and sex; "binary" says only
-            whether there is a disease, as the published system did.
+        caption_style: "findings" names findings, view, age and sex. "binary" says only
+            whether the patient has a disease, as the published system did.
 
     Raises:
-        UserError: If folder, images, table or columns are missing.
+        UserError: If the folder, images, table or columns are missing.
     """
     folder = Path(source)
     found = find_images(folder, _SUFFIXES)
@@ -107,7 +107,7 @@ def survey_nih_cxr(
 
 
 def parse_age(text: str) -> int | None:
-    """Return an age in whole years, or None where it is missing or over 120."""
+    """Return an age in whole years, or None if it is missing or over 120."""
     match = _AGE.fullmatch(text.strip())
     if match is None:
         return None
@@ -116,7 +116,7 @@ def parse_age(text: str) -> int | None:
 
 
 def _find_table(folder: Path) -> Path:
-    # The edition of 2020 sorts last, and corrects the first one's ages and views.
+    # The edition of 2020 sorts last. It corrects ages and views of the first edition.
     found = (path for path in folder.rglob(_TABLES) if path.is_file())
     tables = sorted(found, key=lambda path: path.name)
     if not tables:
@@ -130,13 +130,13 @@ def _find_table(folder: Path) -> Path:
 
 
 def _by_stem(folder: Path, found: Found) -> tuple[dict[str, Path], list[Skipped]]:
-    """Return the first image of each stem, and the others."""
+    """Return the first image of each stem, and the other images as skipped."""
     by_stem: dict[str, Path] = {}
     doubles: list[Skipped] = []
     for image in found.images:
         first = by_stem.setdefault(image.stem, image)
         if first is not image:
-            reason = f"another file of this name: {shown(first, folder)}"
+            reason = f"another file has this name: {shown(first, folder)}"
             doubles.append(Skipped("image", shown(image, folder), reason))
     return by_stem, doubles
 
@@ -147,7 +147,7 @@ def _match(
     """Match rows and images.
 
     Returns:
-        Entries; second rows of an image; damaged rows; number of rows without image.
+        Entries; further rows of an image; damaged rows; number of rows without image.
     """
     entries: dict[str, Entry] = {}
     doubles: list[Skipped] = []
@@ -168,13 +168,13 @@ def _match(
 
 
 def _fault(row: Row) -> str:
-    """Return why a row cannot be used, or ""."""
+    """Return the reason why a row cannot be used, or "" if it can."""
     for column in ("Image Index", "Finding Labels", "Patient ID"):
         if not row[column].strip():
             return f"no value for '{column}'"
     names = _names(row)
     if len(names) > 1 and NO_FINDING in names:
-        return f"has '{NO_FINDING}' beside a finding"
+        return f"has '{NO_FINDING}' together with a finding"
     for name in names:
         if name not in (*LABELS, NO_FINDING):
             return f"unknown finding '{printable(name)}'{nearest(name, LABELS)}"
@@ -189,7 +189,7 @@ def _entry(stem: str, image: Path, row: Row, caption_style: CaptionStyle) -> Ent
     labels = tuple(name for name in _names(row) if name != NO_FINDING)
     age = parse_age(row["Patient Age"])
     patient = row["Patient ID"].strip()
-    # What a caption cannot say, it leaves out.
+    # A caption leaves unknown values out.
     sex = row["Patient Gender"] if row["Patient Gender"] in _SEXES else ""
     view = row["View Position"] if row["View Position"] in _VIEWS else ""
     return Entry(

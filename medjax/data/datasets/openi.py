@@ -1,9 +1,8 @@
-"""Open-i's chest radiographs of Indiana University: 7,470 images, 3,955 reports.
+"""Survey Open-i's chest radiographs of Indiana University: 7,470 images, 3,955 reports.
 
-The images may lie anywhere below the source folder; they are matched to the reports,
-which name them, by their stem. A report has up to five images, and all of them are on
-one side of the split. Patients are not known: someone with several reports may be on
-several sides.
+The images may be anywhere below the source folder. The reports name them, and their
+stems match them. A report has up to five images, and all of them are in one split.
+Patients are unknown, so a patient with several reports may be in several splits.
 
 Source: Demner-Fushman et al., "Preparing a collection of radiology examinations for
 distribution and retrieval", JAMIA 2016.
@@ -38,8 +37,8 @@ ReportStyle = Literal["report", "published"]
 
 _EMPTY = "has neither findings nor impression"
 _NOTE = (
-    "split by report: Open-i does not tell patients apart, so one with several reports "
-    "may be in several splits"
+    "split by report, because Open-i does not identify patients; a patient with "
+    "several reports may be in several splits"
 )
 _CITATION = """@article{demnerfushman2016preparing,
   title = {Preparing a collection of radiology examinations for distribution and
@@ -58,17 +57,17 @@ def survey_openi(
     caption_style: ReportStyle = "report",
     notes: tuple[str, ...] = (),
 ) -> Survey:
-    """Look over a folder with Open-i's images and reports.
+    """Survey a folder with Open-i's images and reports.
 
     Args:
         source: The folder.
-        fits: Whether the text encoder takes a caption whole.
-        caption_style: "report" tells as many whole sentences as fit, the impression's
-            first; "published" is the published system's prompt.
-        notes: What is known of the archives.
+        fits: Function that tells whether the text encoder takes a whole caption.
+        caption_style: "report" takes as many whole sentences as fit, first those of the
+            impression. "published" is the prompt of the published system.
+        notes: Notes about the archives.
 
     Raises:
-        UserError: If folder, reports or images are missing, or do not match.
+        UserError: If the folder, reports or images are missing, or do not match.
     """
     folder = Path(source)
     found, read = find_images(folder, IMAGE_SUFFIXES), read_reports(folder)
@@ -109,13 +108,13 @@ def survey_openi(
 
 
 def _by_key(folder: Path, found: Found) -> tuple[dict[ImageKey, Path], list[Skipped]]:
-    """Return the first file of each image, and the others."""
+    """Return the first file of each image, and the other files as skipped."""
     files: dict[ImageKey, Path] = {}
     doubles: list[Skipped] = []
     for image in found.images:
         first = files.setdefault(image_key(image.stem), image)
         if first is not image:
-            reason = f"another file of this name: {shown(first, folder)}"
+            reason = f"another file has this name: {shown(first, folder)}"
             doubles.append(Skipped("image", shown(image, folder), reason))
     return files, doubles
 
@@ -130,7 +129,7 @@ def _match(
     """Match reports and images.
 
     Returns:
-        Entries; reports and images that cannot be used; counts of what captions lack.
+        Entries; reports and images that cannot be used; counts of caption omissions.
     """
     owners = _owners(read.reports)
     entries: list[Entry] = []
@@ -142,7 +141,7 @@ def _match(
         for image, file in used.items():
             view = views.get(image_key(image), report.view)
             text, left_out = _caption(report, view, fits, style)
-            # Keeps what is 0, too.
+            # update() keeps counts of 0, too.
             lost.update(left_out)
             known = {"view": view}
             entries.append(Entry(image, file, report.id, text, attributes=known))
@@ -150,7 +149,7 @@ def _match(
 
 
 def _owners(reports: Iterable[Report]) -> dict[ImageKey, str]:
-    """Return the report that each image belongs to: the first that names it."""
+    """Return the report of each image: the first report that names it."""
     owners: dict[ImageKey, str] = {}
     for report in reports:
         for image in report.images:
@@ -161,7 +160,7 @@ def _owners(reports: Iterable[Report]) -> dict[ImageKey, str]:
 def _images(
     report: Report, files: Mapping[ImageKey, Path], owners: Mapping[ImageKey, str]
 ) -> tuple[dict[str, Path], list[Skipped]]:
-    """Return the files of a report's images, and what cannot be used, and why."""
+    """Return the files of a report's images, and the skipped items with reasons."""
     used: dict[str, Path] = {}
     skipped: list[Skipped] = []
     if report.is_empty:
@@ -178,18 +177,18 @@ def _images(
 
 
 def _fault(report: Report, owner: str, is_there: bool) -> str:
-    """Return why an image that a report names cannot be used, or ""."""
+    """Return why an image that a report names cannot be used, or "" if it can."""
     if not is_there:
-        return f"no file is called so; named by report {report.id}"
+        return f"its file is missing; named by report {report.id}"
     if owner != report.id:
-        return f"named by report {report.id} too, but kept with {owner}"
+        return f"also named by report {report.id}, but kept with {owner}"
     return f"its report {report.id} {_EMPTY}" if report.is_empty else ""
 
 
 def _caption(
     report: Report, view: str, fits: Fits, style: ReportStyle
 ) -> tuple[str, Counter[str]]:
-    """Return an image's caption, and counts of what is not in it."""
+    """Return an image's caption, and counts of its omissions."""
     impression, findings = report.section("IMPRESSION"), report.section("FINDINGS")
     if style == "published":
         return published_caption(impression, findings, fits)
@@ -197,7 +196,7 @@ def _caption(
 
 
 def _counts(read: Reports) -> dict[str, int]:
-    """Return how many reports there are, and how many lack what."""
+    """Return the number of reports, and how many lack each part."""
     reports = read.reports
     return {
         "reports_found": read.count,

@@ -1,12 +1,13 @@
-"""The reports of Open-i's chest radiographs, as published: one XML file each.
+"""Read the reports of Open-i's chest radiographs, published as one XML file each.
 
-`AbstractText` holds the sections, `parentImage` names the images. Names and dates are
-blotted out in the texts as `XXXX`, and with them many other words ("chest x-XXXX").
+`AbstractText` holds the sections, and `parentImage` names the images. Names and dates
+are blotted out in the texts as `XXXX`, with many other words ("chest x-XXXX").
 
-The caption of an image is the same for all of a report's, "PA and lateral" mostly, so
-which of them is the lateral one cannot be told from it; nor from the images' numbers,
-whose order varies. A table `indiana_projections.csv`, as a widely used copy of the data
-has it (columns `filename` and `projection`), tells, where it lies among the data.
+All images of a report have the same caption, mostly "PA and lateral". So the caption
+does not show which image is the lateral one. The images' numbers do not show it either,
+because their order varies. A widely used copy of the data has a table that shows it,
+`indiana_projections.csv` (columns `filename` and `projection`). The table is used if it
+is among the data.
 """
 
 import dataclasses
@@ -22,15 +23,15 @@ from medjax.errors import UserError
 PROJECTIONS = "indiana_projections.csv"
 
 ImageKey = tuple[str, str]
-"""What all names of an image share: the report's number, and ``IM-0001-3001``.
+"""Key that all names of an image share: the report's number, and ``IM-0001-3001``.
 
-The number is "" where a name is not made like that; then the other is all of it.
+If a name has another form, the number is "" and the second part is the whole name.
 """
 
 # CXR1_1_IM-0001-3001 in the reports; 1_IM-0001-3001.dcm in the copy with the table.
 _IMAGE = re.compile(r"(?:CXR)?(\d+)_(?:\d+_)?(IM-\d+(?:-\d+)*)(?:\.dcm)?")
 _FRONTAL = {"pa": "PA", "ap": "AP", "frontal": "frontal"}
-# Of captions that are about several views.
+# Words of captions about several views.
 _SEVERAL = frozenset({"lateral", "lat", "and", "two", "2", "2v"})
 _PROJECTIONS = {"Frontal": "frontal", "Lateral": "lateral"}
 
@@ -40,12 +41,12 @@ class Report:
     """One report.
 
     Attributes:
-        id: Its name: ``CXR1000``.
-        sections: Text by section (COMPARISON, INDICATION, FINDINGS, IMPRESSION), white
-            space collapsed; "" where it is empty.
-        images: The ids of its images.
-        view: "PA", "AP" or "frontal" where the images' caption tells of that view
-            alone, else "".
+        id: Name of the report, such as ``CXR1000``.
+        sections: Text of each section (COMPARISON, INDICATION, FINDINGS, IMPRESSION),
+            with collapsed white space. "" means an empty section.
+        images: Ids of the report's images.
+        view: "PA", "AP" or "frontal" if the images' caption names that view alone. ""
+            means unknown.
     """
 
     id: str
@@ -54,12 +55,12 @@ class Report:
     view: str
 
     def section(self, name: str) -> str:
-        """Return the text of a section; "" where there is none."""
+        """Return the text of a section, or "" if it is missing."""
         return self.sections.get(name, "")
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has neither findings nor impression."""
+        """Whether the report has neither findings nor impression."""
         return not (self.section("FINDINGS") or self.section("IMPRESSION"))
 
 
@@ -68,9 +69,9 @@ class Reports:
     """All reports under a folder.
 
     Attributes:
-        reports: Each once, in the order of their numbers.
-        damaged: Files that cannot be read, or are no report.
-        skipped: Second files of a report.
+        reports: Reports in the order of their numbers, each once.
+        damaged: Files that cannot be read or are not reports.
+        skipped: Further files of a report.
         count: Number of all files.
     """
 
@@ -81,7 +82,7 @@ class Reports:
 
 
 def image_key(name: str) -> ImageKey:
-    """Return what identifies an image, from its id or its file's stem."""
+    """Return the key of an image, from its id or the stem of its file."""
     match = _IMAGE.fullmatch(name)
     return (match[1], match[2]) if match else ("", name)
 
@@ -112,18 +113,18 @@ def read_reports(folder: Path) -> Reports:
 
 
 def parse_report(content: bytes) -> Report:
-    """Return what one XML file says.
+    """Parse one XML file.
 
     Raises:
-        UserError: If it is no XML, or no report of Open-i.
+        UserError: If it is not XML, or not a report of Open-i.
     """
     try:
         root = ET.fromstring(content)
     except (ET.ParseError, ValueError, LookupError) as error:
-        raise UserError(f"is no XML: {error}") from error
+        raise UserError(f"is not XML: {error}") from error
     name = root.find("uId")
     if root.tag != "eCitation" or name is None or not name.get("id"):
-        raise UserError("is no report of Open-i: no eCitation with a uId")
+        raise UserError("is not a report of Open-i: no eCitation with a uId")
     sections = {
         part.get("Label", ""): _collapsed("".join(part.itertext()))
         for part in root.iter("AbstractText")
@@ -133,26 +134,26 @@ def parse_report(content: bytes) -> Report:
     return Report(
         id=name.get("id", ""),
         sections=sections,
-        # In their order, each once.
+        # The images in order, each once.
         images=tuple(dict.fromkeys(image.get("id", "") for image in images)),
         view=view_of(captions.pop()) if len(captions) == 1 else "",
     )
 
 
 def view_of(caption: str) -> str:
-    """Return the view that a caption tells of, or "" for none or several."""
+    """Return the view that a caption names, or "" if it names none or several."""
     said = set(re.findall(r"[a-z]+|\d+v?", caption.lower()))
     views = [view for word, view in _FRONTAL.items() if word in said]
     return views[0] if len(views) == 1 and not said & _SEVERAL else ""
 
 
 def read_projections(folder: Path) -> tuple[dict[ImageKey, str], list[Skipped]]:
-    """Return "frontal" or "lateral" by image, and the rows that tell neither.
+    """Return "frontal" or "lateral" by image, and the rows that give neither.
 
-    Both are empty where there is no table.
+    Both are empty if the table is missing.
 
     Raises:
-        UserError: If there is one that cannot be read, or has not its columns.
+        UserError: If the table cannot be read or lacks a column.
     """
     tables = [x for x in find_files(folder, (".csv",)).images if x.name == PROJECTIONS]
     if not tables:
@@ -172,7 +173,7 @@ def read_projections(folder: Path) -> tuple[dict[ImageKey, str], list[Skipped]]:
 
 
 def _order(report: Report) -> tuple[int, str]:
-    """Sort CXR2 before CXR10."""
+    """Return a key that sorts CXR2 before CXR10."""
     number = re.search(r"\d+", report.id)
     return int(number[0]) if number else 0, report.id
 

@@ -1,8 +1,8 @@
-"""From Open-i's two archives to files: fetched where asked for, unpacked where need be.
+"""Fetch and unpack Open-i's two archives, if requested and necessary.
 
-Open-i publishes no checksums. So what is fetched is held to the length that the server
-says, and when it is unpacked to the checksum that gzip keeps in it; a note in prepare's
-report has the SHA-256 of each archive, to compare.
+Open-i publishes no checksums. So a download is checked against the length that the
+server gives, and unpacking checks the checksum that gzip stores. A note in prepare's
+report has the SHA-256 of each archive, for comparison.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """One of the two.
+    """One of the two archives.
 
     Attributes:
-        name: What the published file is called.
-        holds: What is in it, in words.
-        suffixes: How the names of those files end.
+        name: Name of the published file.
+        holds: Content of the archive, in words.
+        suffixes: Suffixes of the files in it.
     """
 
     name: str
@@ -41,18 +41,18 @@ ARCHIVES = (
 
 
 def complete_source(folder: Path, download: bool = False) -> tuple[str, ...]:
-    """See to it that reports and images lie under a folder as files.
+    """Make sure that reports and images are under a folder as files.
 
-    An archive is unpacked, into a folder beside it that has its name, if none of what
-    it holds is there yet.
+    An archive is unpacked if none of its files is under the folder yet. They are
+    written into a folder beside the archive, which has the name of the archive.
 
     Args:
-        folder: Where archives or files are, in any subfolder.
-        download: Whether to fetch, into `folder`, an archive that is not there and none
-            of whose files are.
+        folder: Folder with archives or files, in any subfolder.
+        download: Whether to fetch an archive into `folder` if the archive and all its
+            files are missing.
 
     Returns:
-        A sentence about each archive that is there.
+        A sentence about each archive that is present.
 
     Raises:
         UserError: If the folder, reports or images are missing, or an archive cannot be
@@ -87,6 +87,6 @@ def _find(folder: Path, archive: Archive) -> Path | None:
 
 
 def _has_files(folder: Path, archive: Archive) -> bool:
-    """Whether some of an archive's files are there, so that it was unpacked before."""
+    """Return whether any file of an archive exists, so that it was unpacked before."""
     found = find_files(folder, archive.suffixes).images
     return any(file.suffix == ".xml" or image_key(file.stem)[0] for file in found)

@@ -1,4 +1,4 @@
-"""Which data sets `python -m medjax.prepare` knows, and which option is for which."""
+"""List the data sets that `python -m medjax.prepare` supports, and their options."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from medjax.errors import UserError, nearest
 
 DATASETS = ("nih_cxr", "openi", "oai_akoa", "adni", "folder")
 
-# Which data sets an option is for.
+# Data sets that each option is for.
 _OPTIONS = {
     "caption_style": ("nih_cxr", "openi"),
     "tokenizer": ("openi",),
@@ -17,18 +17,19 @@ _OPTIONS = {
 # The first is the default.
 _STYLES = {"nih_cxr": ("findings", "binary"), "openi": ("report", "published")}
 MEANS = ("tokenizer", "download")
-"""Options that say how to get at the data, and nothing about them."""
+"""Options about access to the data. They do not change the prepared data."""
 
 
 def own_options(dataset: str, **options: Any) -> dict[str, Any]:
-    """Return the options of this data set, with defaults; refuse those of another.
+    """Return the options of a data set, with defaults. Refuse options of other sets.
 
     Args:
         dataset: One of `DATASETS`.
-        options: All options by name; empty or False where not given.
+        options: All options by name. Empty or False means that an option is not set.
 
     Raises:
-        UserError: If there is no such data set, option for it, or caption style.
+        UserError: If the data set or the caption style is unknown, or an option is for
+            another data set.
     """
     if dataset not in DATASETS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What `medjax.prepare` found, stored and left out: as data, and in words."""
+"""Report what `medjax.prepare` found, stored and left out, as data and as text."""
 
 import dataclasses
 from collections import Counter
@@ -12,9 +12,9 @@ from medjax.data.splits import SPLITS
 REPORT = "report.json"
 
 _KINDS = {"quarantine": "damaged and left out", "skipped": "left out"}
-# How many of each kind the summary names, and how much it says of each.
+# How many items of each kind the summary names, and the longest line about each.
 _NAMED, _WIDEST = 10, 300
-# How many labels it counts: all that NIH has, but not every breed of dogs.
+# How many labels it counts: all of NIH's, but not every breed of dogs.
 _LABELS, _WIDEST_LABEL = 20, 32
 
 
@@ -25,14 +25,14 @@ def make_report(
     settings: Mapping[str, Any],
     source: str | Path,
 ) -> dict[str, Any]:
-    """Return the report, which JSON can hold.
+    """Return the report, which can be stored as JSON.
 
     Args:
-        survey: What was found.
-        stored: What was written, per split.
+        survey: Survey of the source.
+        stored: Written entries per split.
         unreadable: Images that turned out to be damaged.
-        settings: How the data were prepared.
-        source: Where they lay.
+        settings: Settings of the preparation.
+        source: Source folder.
     """
     return {
         "dataset": survey.name,
@@ -58,7 +58,7 @@ def _split(survey: Survey, entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def summary(report: Mapping[str, Any], out: str | Path) -> str:
-    """Return what the command says at its end."""
+    """Return the text that the command prints when it has finished."""
     group = report["group_name"].removesuffix("_id") + "s"
     lines = [f"{report['dataset']} is ready in {out}"]
     for name, numbers in report["splits"].items():
@@ -67,9 +67,9 @@ def summary(report: Mapping[str, Any], out: str | Path) -> str:
         )
     if absent := [name for name in SPLITS if name not in report["splits"]]:
         lines.append(
-            f"  no {group} fell into {' and '.join(absent)}; without validation, "
-            "training measures nothing on unseen images: larger shares "
-            "(--split_percent) or more data make it"
+            f"  no {group} in {' and '.join(absent)}; without validation, training "
+            "measures nothing on unseen images; use larger shares (--split_percent) "
+            "or more data"
         )
     examples, captions = (
         sum(split[what] for split in report["splits"].values())
@@ -86,7 +86,7 @@ def summary(report: Mapping[str, Any], out: str | Path) -> str:
 
 
 def _label_table(splits: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield how many images of each split have each label."""
+    """Yield lines with the number of images per label and split."""
     labels = list(next(iter(splits.values()))["labels"])
     if not labels:
         return
@@ -104,7 +104,7 @@ def _label_table(splits: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _left_out(report: Mapping[str, Any], kind: str, out: str | Path) -> Iterator[str]:
-    """Yield how many images and rows were left out, and the first of them."""
+    """Yield lines with the number of items that were left out, and the first items."""
     left_out = report[kind]
     if not left_out:
         return

@@ -1,4 +1,4 @@
-"""What a source folder holds, before any image is read: the input of the builder."""
+"""Survey a source folder before any image is read. The builder takes the survey."""
 
 import dataclasses
 import functools
@@ -14,17 +14,18 @@ from medjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One image that shall be stored.
+    """One image to store.
 
     Attributes:
-        id: Unique in the data set.
-        image: Its file.
-        group: What the split must not tear apart (a patient); see `splits`.
-        text: Its caption; "" for none.
-        labels: Names out of `Survey.label_names`.
-        conditioning_image: File of a ready-made control, if there is one.
-        splits: Where its group may go, by its hash; the same for the whole group.
-        attributes: Whatever else is known: texts, and whole numbers.
+        id: Name that is unique in the data set.
+        image: File of the image.
+        group: Name of the group that a split keeps together, such as a patient.
+        text: Caption. "" means no caption.
+        labels: Some of the names in `Survey.label_names`.
+        conditioning_image: File of a ready-made control. None means no control.
+        splits: Splits that the hash of the group may choose, the same for the whole
+            group; see `data.splits`.
+        attributes: All other facts, as texts or whole numbers.
     """
 
     id: str
@@ -39,7 +40,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """An image, a row of a table or a report that is left out, and why."""
+    """An image, a table row or a report that is left out, and the reason."""
 
     what: Literal["image", "row", "report"]
     name: str
@@ -48,21 +49,21 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """A data set as found: what to store, what to leave out, and what to call it.
+    """A data set as found: what to store, what to leave out, and its metadata.
 
     Attributes:
-        name: Name of the data set, as its metadata will say.
-        entries: The images to store; all have the same attributes.
-        damaged: Images and rows that are broken in themselves.
-        skipped: Images and rows that are whole, and that nothing belongs to.
-        counts: Numbers for the report: files and rows found.
-        group_name: What a group is: "patient_id", say.
-        label_names: All labels there can be; empty where the source has none.
-        notes: What whoever trains on the data has to know, a sentence each.
-        description: A sentence or two.
+        name: Name of the data set in its metadata.
+        entries: Images to store. All have the same attributes.
+        damaged: Images and rows that are damaged.
+        skipped: Intact images and rows that are left out, mostly without a match.
+        counts: Numbers of files and rows found, for the report.
+        group_name: Kind of group, such as "patient_id".
+        label_names: All possible labels. Empty if the source has none.
+        notes: Facts that users of the data need, one sentence each.
+        description: One or two sentences about the data.
         licence: Terms of use.
-        citation: BibTeX.
-        homepage: Where the data come from.
+        citation: BibTeX entry.
+        homepage: Address of the source of the data.
     """
 
     name: str
@@ -80,18 +81,19 @@ class Survey:
 
     @functools.cached_property
     def captions(self) -> int:
-        """How many entries have a caption."""
+        """Number of entries with a caption."""
         return sum(bool(entry.text.strip()) for entry in self.entries)
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What lies under a folder.
+    """Files under a folder.
 
     Attributes:
-        images: Files whose name ends as wanted, sorted.
-        damaged: What is called like that and is no file, and what cannot be opened.
-        others: Number of other files; what lies in hidden folders is not counted.
+        images: Files with a wanted suffix, sorted.
+        damaged: Paths with such a suffix that are not files, and folders that cannot
+            be opened.
+        others: Number of other files, without those in hidden folders.
     """
 
     images: list[Path]
@@ -100,13 +102,13 @@ class Found:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The same in numbers, for the report."""
+        """Numbers of images and other files, for the report."""
         images = len(self.images) + len(self.damaged)
         return {"images_found": images, "other_files": self.others}
 
 
 def find_images(folder: Path, suffixes: Collection[str]) -> Found:
-    """Look for image files under a folder; see `find_files`.
+    """Find image files under a folder; see `find_files`.
 
     Raises:
         UserError: If the folder does not exist or holds no image.
@@ -121,9 +123,9 @@ def find_images(folder: Path, suffixes: Collection[str]) -> Found:
 
 
 def find_files(folder: Path, suffixes: Collection[str]) -> Found:
-    """Look for files under a folder by how their names end; hidden ones are left out.
+    """Find files under a folder by their suffixes. Hidden files are left out.
 
-    Links to folders are followed, except into a folder that the link itself lies in.
+    Links to folders are followed, except into a folder that contains the link.
 
     Raises:
         UserError: If the folder does not exist.
@@ -148,8 +150,8 @@ def find_files(folder: Path, suffixes: Collection[str]) -> Found:
 def _files(
     folder: Path, wanted: frozenset[str], damaged: list[Skipped]
 ) -> Iterator[Path]:
-    """Yield all under a folder that is no folder; add what is wrong to `damaged`."""
-    # Each folder with the real paths of those that led to it.
+    """Yield all non-folders under a folder. Add problems to `damaged`."""
+    # Each folder, with the real paths of the folders that led to it.
     ahead = [(folder, frozenset({os.path.realpath(folder)}))]
     while ahead:
         here, parents = ahead.pop()
@@ -161,7 +163,7 @@ def _files(
                     damaged.append(_image(path, folder, "is a folder"))
                 real = os.path.realpath(path)
                 if real in parents:
-                    reason = "is a link to a folder that it lies in; not followed"
+                    reason = "is a link to a folder that contains it; not followed"
                     damaged.append(_image(path, folder, reason))
                 else:
                     ahead.append((path, parents | {real}))
@@ -182,21 +184,21 @@ def _image(path: Path, folder: Path, reason: str) -> Skipped:
 
 def _not_a_file(path: Path) -> str:
     if path.is_symlink():
-        return f"is a link to {os.readlink(path)!r}, which leads to no file"
-    return "is no regular file"
+        return f"is a link to {os.readlink(path)!r}, which does not lead to a file"
+    return "is not a regular file"
 
 
 def shown(path: Path, folder: Path) -> str:
     r"""Return the path below `folder` as one line of text.
 
-    What is no UTF-8 becomes ``\xNN``; see `printable`.
+    Bytes that are not UTF-8 become ``\xNN``; see `printable`.
     """
     name = os.fsencode(path.relative_to(folder).as_posix())
     return printable(name.decode("utf-8", "backslashreplace"))
 
 
 def printable(text: str) -> str:
-    """Return a text with its control characters escaped, so that it is one line."""
+    """Escape the control characters of a text, so that it is one line."""
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in ("Cc", "Zl", "Zp")

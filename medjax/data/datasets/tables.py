@@ -1,6 +1,6 @@
-"""Tables of captions and labels, row by row: a damaged row costs that row alone.
+"""Read tables of captions and labels row by row. Only damaged rows are lost.
 
-What is wrong with the table as a whole (no such column, no usable row) is an error.
+A fault of the whole table (a missing column, no usable row) is an error.
 """
 
 import csv
@@ -23,9 +23,9 @@ class Table:
     """The rows of a file.
 
     Attributes:
-        path: The file.
-        rows: The good ones, with their lines; each has every column asked for.
-        damaged: The others, named by their line.
+        path: Path of the file.
+        rows: Good rows, with their line numbers. Each has every wanted column.
+        damaged: Other rows, named by their line.
     """
 
     path: Path
@@ -38,19 +38,19 @@ class Table:
         return len(self.rows) + len(self.damaged)
 
     def leave_out(self, line: int, name: str, reason: str) -> Skipped:
-        """Return the row in a line, whose image is called `name`, as left out."""
+        """Return the row at `line`, whose image is called `name`, as left out."""
         where = f"{self.path.name}, line {line}"
         return Skipped("row", f"{where}: {printable(name)}" if name else where, reason)
 
 
 def read_csv(path: Path, wanted: Sequence[str]) -> Table:
-    """Read a CSV file with a header line, encoded as `texts` has it.
+    """Read a CSV file with a header line, in any encoding that `texts` reads.
 
     Cells in columns without a name are ignored if they are empty.
 
     Args:
-        path: The file.
-        wanted: Columns that there have to be.
+        path: Path of the file.
+        wanted: Required columns.
 
     Raises:
         UserError: If the file cannot be read, lacks a column or has no good row.
@@ -58,7 +58,7 @@ def read_csv(path: Path, wanted: Sequence[str]) -> Table:
     records = _records(list(io.StringIO(texts.read_text(path, keep_damage=True))))
     _, header = next(records, (0, []))
     if isinstance(header, str):
-        raise UserError(f"{path}: its first line is no CSV: {header}")
+        raise UserError(f"{path}: its first line {header}")
     _require_columns(path, header, wanted)
     rows = (
         (line, _named(header, cells) if isinstance(cells, list) else cells)
@@ -69,9 +69,9 @@ def read_csv(path: Path, wanted: Sequence[str]) -> Table:
 
 
 def read_jsonl(path: Path, wanted: Sequence[str]) -> Table:
-    """Read one JSON object a line; a null counts as an empty text.
+    """Read a file with one JSON object per line. A null counts as an empty text.
 
-    Arguments and errors are `read_csv`'s.
+    Arguments and errors are those of `read_csv`.
     """
     lines = enumerate(texts.lines(texts.read_text(path, keep_damage=True)), 1)
     rows = [(number, _object(line, wanted)) for number, line in lines if line.strip()]
@@ -82,10 +82,10 @@ def read_jsonl(path: Path, wanted: Sequence[str]) -> Table:
 
 
 def _records(lines: list[str]) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield each record's first line and its cells, or what is wrong with that line.
+    """Yield each record's first line number with its cells, or with the line's fault.
 
-    After a line that is wrong (a quote that is never closed, say) the next is read by
-    itself, so that no further row is lost with it.
+    After a faulty line (such as an unclosed quote), reading starts again at the next
+    line, so that no further row is lost.
     """
     start = 0
     while start < len(lines):
@@ -96,42 +96,42 @@ def _records(lines: list[str]) -> Iterator[tuple[int, list[str] | str]]:
                 yield first + 1, cells
                 first = start + reader.line_num
         except csv.Error as error:
-            yield first + 1, f"is no CSV: {error}"
+            yield first + 1, f"is not CSV: {error}"
             first += 1
         start = first
 
 
 def _named(header: list[str], cells: list[str]) -> Row | str:
-    """Return the cells by their column, or why they cannot be assigned."""
+    """Return the cells by column, or the reason why they cannot be assigned."""
     if any(cells[len(header) :]):
         return (
-            f"has {len(cells)} cells, the header {len(header)}; put texts with commas "
-            "in double quotes"
+            f"has {len(cells)} cells, but the header has {len(header)}; put texts with "
+            "commas in double quotes"
         )
     return dict(zip(header, cells, strict=False))
 
 
 def _object(line: str, wanted: Sequence[str]) -> Row | str:
-    """Return the object in a line, its values as text, or what is wrong with it."""
+    """Return the object in a line, with its values as text, or the line's fault."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return f"is no JSON: {error}"
+        return f"is not JSON: {error}"
     if not isinstance(row, dict):
-        return f"is {type(row).__name__}, expected an object"
+        return f"has type {type(row).__name__}, expected an object"
     values = {key: texts.as_text(value) for key, value in row.items()}
     for column in wanted:
         if values.get(column, "") is None:
             kind = type(row[column]).__name__
             return f"has a {kind} for '{column}', expected a text"
-    # What is not wanted may be anything.
+    # Values of other columns may have any type.
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _table(
     path: Path, rows: Iterable[tuple[int, Row | str]], wanted: Sequence[str]
 ) -> Table:
-    """Sort the good rows from the others."""
+    """Separate the good rows from the damaged ones."""
     table = Table(path, [], [])
     for line, row in rows:
         fault = row if isinstance(row, str) else _fault(row, wanted)
@@ -140,7 +140,7 @@ def _table(
         else:
             table.rows.append((line, row))
     if not table.count:
-        raise UserError(f"{path}: holds no rows")
+        raise UserError(f"{path}: has no rows")
     if not table.rows:
         first = table.damaged[0]
         raise UserError(
@@ -151,7 +151,7 @@ def _table(
 
 
 def _fault(row: Row, wanted: Sequence[str]) -> str:
-    """Return why a row cannot be used, or ""."""
+    """Return the reason why a row cannot be used, or "" if it can."""
     if absent := [column for column in wanted if column not in row]:
         return f"has no value for '{absent[0]}'"
     content = "".join(row.values())
@@ -160,7 +160,7 @@ def _fault(row: Row, wanted: Sequence[str]) -> str:
     try:
         content.encode("utf-8")
     except UnicodeEncodeError:
-        return "is no UTF-8"
+        return "is not UTF-8"
     return ""
 
 

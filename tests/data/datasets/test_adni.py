@@ -102,10 +102,10 @@ def test_shares_are_those_of_train_and_validation(tmp_path):
 def test_what_does_not_lie_in_the_layout_is_left_out_by_name(tmp_path):
     good = "AD_NC/train/AD/218391_78.jpeg"
     bad = {
-        "AD_NC/train/MCI/1_78.jpeg": "folder is not called AD or NC",
-        "AD_NC/AD/2_78.jpeg": "lies in no folder train or test",
-        "AD_NC/train/AD/3.jpeg": "does not tell subject and slice",
-        "cover.png": "folder is not called AD or NC",
+        "AD_NC/train/MCI/1_78.jpeg": "folder is not named AD or NC",
+        "AD_NC/AD/2_78.jpeg": "is not in one folder train or test",
+        "AD_NC/train/AD/3.jpeg": "does not give subject and slice",
+        "cover.png": "folder is not named AD or NC",
     }
     for name in (good, *bad):
         write_image(tmp_path / name)
@@ -115,7 +115,7 @@ def test_what_does_not_lie_in_the_layout_is_left_out_by_name(tmp_path):
     assert reasons.keys() == bad.keys()
     for name, reason in bad.items():
         assert reason in reasons[name]
-    with pytest.raises(UserError, match=r"none of 2 images lies as in \{train,test\}/"):
+    with pytest.raises(UserError, match=r"none of 2 images has a path like \{train"):
         survey_adni(tmp_path / "AD_NC" / "train" / "AD")
 
 

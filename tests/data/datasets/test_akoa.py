@@ -89,7 +89,7 @@ def test_real_slices_of_one_subject_are_never_divided(shared_data, tmp_path):
     assert not report["skipped"]
     assert not report["quarantine"]
     said = summary(report, tmp_path / "out")
-    assert "no name tells a subject, so all are taken for one's" in said
+    assert "no file name gives a subject, so all count as one" in said
     record = PreparedSource(find_dataset(tmp_path / "out"), "train")[0]
     assert record["text"] == "MRI of a knee"
     assert record["parameters"]["slice"] >= 1

@@ -72,7 +72,7 @@ def test_what_has_no_partner_is_counted_and_named(tmp_path):
     write_image(tmp_path / "CXR9_IM-0001-1001.png")
     write_image(tmp_path / "copy/CXR1_IM-0001-1001.jpg")
     write_image(tmp_path / "photo.png")
-    (tmp_path / "x.xml").write_text("no XML")
+    (tmp_path / "x.xml").write_text("not XML")
     survey = survey_openi(tmp_path, few_words)
     reasons = {one.name: one.reason for one in survey.skipped}
     assert reasons == {
@@ -82,8 +82,8 @@ def test_what_has_no_partner_is_counted_and_named(tmp_path):
         "CXR2": "has neither findings nor impression",
         "CXR2_IM-0001-1001": "its report CXR2 has neither findings nor impression",
         "CXR3": "names no image",
-        "CXR4_IM-0001-1001": "no file is called so; named by report CXR4",
-        "CXR4_IM-0001-2001": "no file is called so; named by report CXR4",
+        "CXR4_IM-0001-1001": "its file is missing; named by report CXR4",
+        "CXR4_IM-0001-2001": "its file is missing; named by report CXR4",
         "CXR9_IM-0001-1001.png": "no report names it",
         "photo.png": "no report names it",
     }
@@ -112,7 +112,7 @@ def test_an_image_of_two_reports_stays_with_the_first(tmp_path):
     )
     survey = survey_openi(tmp_path, few_words)
     assert Counter(entry.group for entry in survey.entries) == {"CXR1": 2}
-    assert survey.skipped[0].reason == "named by report CXR2 too, but kept with CXR1"
+    assert survey.skipped[0].reason == "also named by report CXR2, but kept with CXR1"
 
 
 def test_captions_tell_the_view_where_it_is_known(tmp_path):
@@ -159,7 +159,7 @@ def test_no_report_is_on_two_sides(tmp_path, words):
         assert report["splits"][split]["groups"] == len(held[-1])
     assert sum(map(len, held)) == len(set().union(*held)) == len(numbers)
     said = summary(report, tmp_path / "out")
-    assert "does not tell patients apart" in said
+    assert "does not identify patients" in said
     assert "captions shortened: " in said
 
 

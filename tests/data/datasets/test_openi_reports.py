@@ -27,10 +27,10 @@ def test_sections_and_images_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is no XML"),
-        (b"<eCitation>", "is no XML"),
-        (b"\xff\xfe\x00", "is no XML"),
-        (b'<?xml version="1.0" encoding="nonsense"?><a/>', "is no XML"),
+        (b"", "is not XML"),
+        (b"<eCitation>", "is not XML"),
+        (b"\xff\xfe\x00", "is not XML"),
+        (b'<?xml version="1.0" encoding="nonsense"?><a/>', "is not XML"),
         (b"<html></html>", "no report of Open-i"),
         (b"<eCitation><uId/></eCitation>", "no report of Open-i"),
     ],
