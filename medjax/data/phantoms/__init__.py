@@ -1,8 +1,9 @@
-"""Phantoms: images computed from parameters that are known.
+"""Compute phantoms: images with known parameters.
 
-Frontal radiographs of chests, sagittal magnetic resonance images of knees, and axial
-ones of brains. They are the data of the demos, and the ground truth of tests: any size,
-any number, the same on every machine, with what one asks for.
+Phantoms are frontal radiographs of chests, sagittal magnetic resonance images of knees
+and axial magnetic resonance images of brains. They are the data of the demos and the
+ground truth of tests. They have any size, number and requested content, and are the
+same on every machine.
 """
 
 from medjax.data.phantoms.brain.parameters import (

@@ -1,4 +1,4 @@
-"""The section `data.phantoms` of a config: which phantoms the data set has."""
+"""Define the section `data.phantoms` of a config."""
 
 import dataclasses
 
@@ -13,14 +13,14 @@ from medjax.errors import UserError, check_least
 
 @dataclasses.dataclass(frozen=True)
 class PhantomsConfig:
-    """Which phantoms the data set has.
+    """Settings of the phantoms in the data set.
 
     Attributes:
         count: Number of phantoms in the training split, at least 1. Validation and test
             have an eighth as many each.
-        kind: What phantoms show: "chest", "knee" or "brain".
-        findings: Findings that chests may have. A chest that would have had another
-            finding is drawn without it.
+        kind: Body part that phantoms show: "chest", "knee" or "brain".
+        findings: Findings that chests may have. Other findings are left out of the
+            chests that have them by default.
         finding_share: Share of chests with each of these findings, in [0, 1].
     """
 

@@ -1,6 +1,6 @@
-"""Smooth curves through knots, and the outlines that are made of them.
+"""Compute smooth curves through knots, and outlines from them.
 
-An outline is a polygon, given by its corners in order, in cm of the body.
+An outline is a polygon. It is given by its corners in order, in cm of the body.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 Points = Float[np.ndarray, "_ 2"]
-"""(x, y) of points in order, any number."""
+"""(x, y) of any number of points, in order."""
 
 
 def smooth_curve(
@@ -18,8 +18,8 @@ def smooth_curve(
     """Return points of smooth curves through knots: Catmull-Rom splines.
 
     Args:
-        knots: Each (x, y) and whatever else goes along, such as a width.
-        pieces: Segments between two knots.
+        knots: (x, y) of each knot, and any other values, such as a width.
+        pieces: Number of segments between two knots.
     """
     first, last = knots[:, :1], knots[:, -1:]
     p = np.concatenate(
@@ -44,7 +44,7 @@ def band(knots: Float[np.ndarray, "m k 3"]) -> Float[np.ndarray, "m n 2"]:
     """Return the outlines of bands along smooth curves, with blunt ends.
 
     Args:
-        knots: Each (x, y) and half the width there.
+        knots: (x, y) of each knot, and half the width there.
     """
     curve = smooth_curve(knots)
     points, width = curve[..., :2], curve[..., 2:]
@@ -57,7 +57,7 @@ def band(knots: Float[np.ndarray, "m k 3"]) -> Float[np.ndarray, "m n 2"]:
 
 
 def grown(outline: Points, distance: float) -> Points:
-    """Return an outline moved outwards by a distance; inwards where it is negative."""
+    """Move an outline outwards by a distance, or inwards if that is negative."""
     around = np.concatenate([outline[-1:], outline, outline[:1]])
     along = _directions(around[None])[0, 1:-1]
     outwards = np.stack([along[:, 1], -along[:, 0]], axis=-1)
@@ -66,17 +66,17 @@ def grown(outline: Points, distance: float) -> Points:
 
 
 def signed_area(outline: Points) -> float:
-    """Return the area of a polygon; negative where it turns from y to x."""
+    """Return the area of a polygon, negative if it turns from y to x."""
     x, y = outline[:, 0], outline[:, 1]
     last = x[-1] * y[0] - y[-1] * x[0]
     return float((x[:-1] * y[1:] - y[:-1] * x[1:]).sum() + last) / 2
 
 
 def mirrored(half: Sequence[tuple[float, ...]]) -> Float[np.ndarray, "k f"]:
-    """Close half an outline, from its first to its last point, by its mirror image.
+    """Close half an outline by its mirror image, from its first to its last point.
 
     Args:
-        half: (x, y) of x ≥ 0; points with x = 0 are not doubled.
+        half: (x, y) of the points, with x ≥ 0. Points with x = 0 are not doubled.
     """
     right = np.array(half, float)
     left = right[::-1] * [-1, 1]

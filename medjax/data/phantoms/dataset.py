@@ -1,4 +1,4 @@
-"""Phantoms as a data set: its splits, its metadata and its fingerprint."""
+"""Open phantoms as a data set with splits, metadata and a fingerprint."""
 
 from medjax.data.phantoms.chest.parameters import FINDING_SHARE, FINDINGS
 from medjax.data.phantoms.config import PhantomsConfig
@@ -12,10 +12,10 @@ _HELD_OUT_SHARE = 8
 
 
 def open_phantoms(config: PhantomsConfig, split: str, size: int) -> PhantomSource:
-    """Open one split.
+    """Open one split of the phantoms.
 
     Args:
-        config: Which phantoms.
+        config: Settings of the phantoms.
         split: "train", "validation" or "test".
         size: Height and width of the images, in pixels.
 
@@ -28,7 +28,7 @@ def open_phantoms(config: PhantomsConfig, split: str, size: int) -> PhantomSourc
             f"phantoms have no split '{split}', only {describe_splits(splits)}"
             f"{nearest(split, splits)}"
         )
-    # A fixed seed: `data.seed` orders the phantoms, and must not change them.
+    # The seed is fixed: `data.seed` orders the phantoms and must not change them.
     return PhantomSource(
         split,
         size,
@@ -41,7 +41,7 @@ def open_phantoms(config: PhantomsConfig, split: str, size: int) -> PhantomSourc
 
 
 def phantoms_metadata(config: PhantomsConfig) -> Metadata:
-    """Return the metadata that a prepared data set has in a file."""
+    """Return the metadata, which a prepared data set stores in a file."""
     kind = KINDS[config.kind]
     return Metadata(
         name="phantoms",
@@ -54,7 +54,7 @@ def phantoms_metadata(config: PhantomsConfig) -> Metadata:
 
 
 def phantoms_fingerprint(config: PhantomsConfig) -> str:
-    """Return a name that tells these phantoms from others; their number is no part."""
+    """Return a name that identifies these phantoms. It does not have their number."""
     if config.kind != "chest":
         return f"phantoms/{config.kind}"
     possible = [name for name in FINDINGS if name in config.findings]

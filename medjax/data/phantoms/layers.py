@@ -1,14 +1,14 @@
-"""Sections through a body: outlines filled one over the other, exactly.
+"""Paint sections through a body: outlines filled one over the other, exactly.
 
-A pixel's value is a mean over its square, so what an outline contributes is the share
-of the square that it covers. By Green's theorem that is a sum over the outline's edges:
-an edge that falls by dy inside one pixel, at the mean distance f from the pixel's left
+A pixel's value is a mean over its square. So an outline contributes the share of the
+square that it covers. By Green's theorem, this share is a sum over the outline's edges.
+An edge that falls by dy inside one pixel, at the mean distance f from the pixel's left
 side, adds
 
     dy (1 - f) to this pixel,   dy to all on its right in the same row             (1)
 
-So an image is the same, seen from afar, at every size. All is + - × ÷ and floor, which
-every machine rounds alike.
+So an image looks the same at every size, seen from afar. The only operations are
++ - × ÷ and floor, which every machine rounds in the same way.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from medjax.data.phantoms.poses import Image, Pose
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """What is painted over the layers before it.
+    """A tissue that is painted over the layers before it.
 
     Attributes:
-        outlines: The tissue is inside any of these.
-        signal: Of the tissue, 0 is black and 1 white; or the layers that are seen in
-            the outlines and nowhere else.
-        share: Of the slice's thickness that it fills, 0 to 1.
+        outlines: Outlines. The tissue is inside any of them.
+        signal: Signal of the tissue, from 0 (black) to 1 (white); or layers that are
+            visible only in the outlines.
+        share: Share of the slice's thickness that the tissue fills, 0 to 1.
     """
 
     outlines: Sequence[Points]
@@ -49,9 +49,9 @@ def compose(pose: Pose, layers: Sequence[Layer]) -> Image:
 
 
 def coverage(pose: Pose, outlines: Sequence[Points]) -> Image:
-    """Return which share of each pixel is inside any of some outlines.
+    """Return the share of each pixel that is inside any of some outlines.
 
-    Where several outlines share one pixel, their shares add up to at most 1.
+    If several outlines share a pixel, their shares add up to at most 1.
     """
     start, end = _edges(pose, outlines)
     # Edges no longer than a pixel cross at most one line of each direction.
@@ -68,7 +68,7 @@ def coverage(pose: Pose, outlines: Sequence[Points]) -> Image:
 def _edges(
     pose: Pose, outlines: Sequence[Points]
 ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
-    """Return the ends of all edges in pixels, (0, 0) being the image's corner."""
+    """Return the ends of all edges in pixels. (0, 0) is the image's corner."""
     corners = np.concatenate(outlines)
     last = np.cumsum([len(o) for o in outlines]) - 1
     first = np.append(0, last[:-1] + 1)
@@ -76,7 +76,7 @@ def _edges(
     following[last] = first
     start, end = corners, corners[following]
     twice_area = start[:, 0] * end[:, 1] - start[:, 1] * end[:, 0]
-    # All turn the same way, so that what two of them cover does not cancel.
+    # All outlines turn the same way, so that overlapping areas do not cancel.
     turned = np.add.reduceat(twice_area, first) < 0
     turned = np.repeat(turned, last - first + 1)[:, None]
     start, end = np.where(turned, end, start), np.where(turned, start, end)
@@ -100,7 +100,7 @@ def _accumulate(points: Float[np.ndarray, "n 4 2"], size: int) -> Image:
     middle = ((points[:, 1:] + points[:, :-1]) / 2).reshape(-1, 2)
     fall = np.diff(points[..., 1], axis=1).ravel()
     column, row = np.floor(middle).astype(int).T
-    # What is left of the image counts for all of its pixels, what is right for none.
+    # Edges left of the image count for all pixels of a row, edges right of it for none.
     column_in = np.clip(column, -1, size)
     seen = (row >= 0) & (row < size)
     index = (row * (size + 3) + column_in + 1)[seen]
@@ -108,5 +108,5 @@ def _accumulate(points: Float[np.ndarray, "n 4 2"], size: int) -> Image:
     total = np.bincount(index, fall[seen] - right, size * (size + 3))
     total += np.bincount(index + 1, right, size * (size + 3))
     rows = np.cumsum(total.reshape(size, size + 3), axis=1)[:, 1 : size + 1]
-    # The sign of the area of outlines that turn from x to y is that of -dy.
+    # The area of outlines that turn from x to y has the sign of -dy.
     return np.clip(-rows, 0, 1).astype(np.float32)

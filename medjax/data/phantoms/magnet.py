@@ -1,11 +1,12 @@
-"""From the signal of tissues to a magnetic resonance image.
+"""Turn the signal of tissues into a magnetic resonance image.
 
 The value of a pixel is the magnitude of a signal with noise in both of its channels,
 
     v = √((s + n_1)² + n_2²),                                                   (1)
 
-where s is the tissue's signal times the coil's sensitivity, which falls from one side
-of the image to the other. So noise in the dark is not centred at zero (Rice).
+where s is the tissue's signal times the coil's sensitivity. The sensitivity falls from
+one side of the image to the other. So noise in dark areas is not centred at zero
+(Rice).
 """
 
 import dataclasses
@@ -17,27 +18,28 @@ from medjax.data.phantoms.poses import Image, Pose, pose_in_field
 from medjax.data.phantoms.randomness import normals, uniform
 
 _MOTTLE = ((9, 0.05), (20, 0.04))
-"""Cells along a side, and amplitude, of the unevenness of all tissue."""
+"""Unevenness of all tissue: cells along a side of the image, and amplitude."""
 
 _NOISE_SIZE = 256
-"""Pixels along the side of the image that `noise` is meant for."""
+"""Side, in pixels, of the image that `noise` refers to."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """How a body lies in the scanner, and what the scanner makes of it.
+    """Position of a body in the scanner, and properties of the scan.
 
     Attributes:
-        rotation_degrees: Of the body in the image, clockwise; -8 to 8.
+        rotation_degrees: Rotation of the body in the image, clockwise; -8 to 8.
         scale: Size of the body in the image; 0.92 to 1.06.
-        shift_x: Of the body to the right, as a share of the image side; -0.04 to 0.04.
-        shift_y: The same, down.
-        shading_x: How much more sensitive the coil is at the image's right side than in
-            the middle, as a share; less so at its left side; -0.15 to 0.15.
-        shading_y: The same, at the lower side.
+        shift_x: Shift of the body to the right, as a share of the image side; -0.04 to
+            0.04.
+        shift_y: Shift of the body down, as a share of the image side; -0.04 to 0.04.
+        shading_x: Extra sensitivity of the coil at the image's right side, as a share
+            of that in the middle; -0.15 to 0.15. The left side lacks as much.
+        shading_y: Extra sensitivity at the lower side, in the same way.
         noise: Standard deviation in each channel, as a share of white, in an image of
-            256² pixels; larger pixels have less; 0.01 to 0.03.
-        texture_seed: Of noise and texture.
+            256² pixels; 0.01 to 0.03. Larger pixels have less noise.
+        texture_seed: Seed of noise and texture.
     """
 
     rotation_degrees: float
@@ -51,7 +53,7 @@ class Scan:
 
 
 def draw_scan(random: np.random.Generator) -> Scan:
-    """Draw how a body is scanned."""
+    """Draw the properties of a scan."""
     return Scan(
         rotation_degrees=uniform(random, -8, 8),
         scale=uniform(random, 0.92, 1.06),
@@ -65,13 +67,13 @@ def draw_scan(random: np.random.Generator) -> Scan:
 
 
 def make_pose(scan: Scan, size: int, field_cm: float) -> Pose:
-    """Return where the body lies in an image that shows `field_cm` at scale 1."""
+    """Return the body's pose in an image that shows `field_cm` at scale 1."""
     shift = (scan.shift_x, scan.shift_y)
     return pose_in_field(size, field_cm, scan.rotation_degrees, scan.scale, shift)
 
 
 def expose(signal: Image, scan: Scan) -> UInt8[np.ndarray, "h w"]:
-    """Return the image of a signal, by equation (1), in gray values."""
+    """Return the image of a signal by equation (1), in gray values."""
     size = len(signal)
     random = np.random.default_rng((scan.texture_seed, 3))
     for cells, amplitude in _MOTTLE:

@@ -1,4 +1,4 @@
-"""Where a body lies in an image."""
+"""Map a body to the pixels of an image."""
 
 import dataclasses
 
@@ -17,9 +17,9 @@ class Pose:
 
     Attributes:
         size: Pixels along a side.
-        cos: Pixels a cm, times the cosine of the rotation.
-        sin: The same with the sine; clockwise.
-        offset: Where the body's origin lies, in pixels.
+        cos: Pixels per cm, times the cosine of the clockwise rotation.
+        sin: Pixels per cm, times the sine of the clockwise rotation.
+        offset: Position of the body's origin, in pixels.
     """
 
     size: int
@@ -29,7 +29,7 @@ class Pose:
 
     @property
     def pixels_per_cm(self) -> float:
-        """Pixels a cm of the body."""
+        """Pixels per cm of the body."""
         return float(np.sqrt(self.cos**2 + self.sin**2))
 
     def to_pixels(self, points: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
@@ -51,15 +51,15 @@ def pose_in_field(
     scale: float,
     shift: tuple[float, float],
 ) -> Pose:
-    """Return where a body lies in an image.
+    """Return the pose of a body in an image.
 
     Args:
         size: Pixels along a side.
-        field_cm: What the image shows at scale 1, in cm of the body.
-        rotation_degrees: Of the body in the image, clockwise.
+        field_cm: Side of the image at scale 1, in cm of the body.
+        rotation_degrees: Rotation of the body in the image, clockwise.
         scale: Size of the body in the image.
-        shift: Of the body's origin from the image's centre, to the right and down, as
-            shares of the image side.
+        shift: Shift of the body's origin from the image's centre, to the right and
+            down, as shares of the image side.
     """
     pixels_per_cm = scale * size / field_cm
     angle = np.deg2rad(rotation_degrees)

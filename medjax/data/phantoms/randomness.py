@@ -1,7 +1,7 @@
-"""Random numbers whose bits are the same on every machine.
+"""Draw random numbers whose bits are the same on every machine.
 
-`Generator.random` and `Generator.integers` are; normal numbers go through logarithms,
-which are not rounded alike everywhere.
+`Generator.random` and `Generator.integers` return the same bits everywhere. Normal
+numbers use logarithms, which machines round differently.
 """
 
 import numpy as np
@@ -9,16 +9,16 @@ from jaxtyping import Float32
 
 
 def uniform(random: np.random.Generator, low: float, high: float) -> float:
-    """Draw a number between two."""
+    """Draw a number from [low, high)."""
     return low + (high - low) * random.random()
 
 
 def normals(
     random: np.random.Generator, shape: tuple[int, ...]
 ) -> Float32[np.ndarray, "..."]:
-    """Draw numbers of mean 0 and variance 1 that are normal, near enough.
+    """Draw numbers that are approximately normal, with mean 0 and variance 1.
 
-    Each is the sum of four uniform ones, made from integers alone.
+    Each is the sum of four uniform numbers, which are made from integers only.
     """
     parts = random.integers(0, 2**64, shape, np.uint64).view(np.uint16)
     total = parts.reshape(*shape, 4).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Phantoms as a data set: random access, by split."""
+"""Give random access to the phantoms of a split."""
 
 import dataclasses
 import operator
@@ -32,13 +32,13 @@ _VENTRICLES = {"AD": "large", "NC": "small"}
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What phantoms of one kind are.
+    """A kind of phantoms.
 
     Attributes:
-        description: Of all of them, in a sentence.
-        label_names: All labels there can be.
-        record: From seed, number, size, possible findings and the share of each to a
-            record without its id.
+        description: One sentence about all phantoms of the kind.
+        label_names: All possible labels.
+        record: Function from seed, number, size, possible findings and the share of
+            each finding to a record without its id.
     """
 
     description: str
@@ -103,17 +103,17 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 class PhantomSource:
     """A split of the phantoms of a seed.
 
-    Phantoms are numbered over all splits in turn, so that none is in two, and more of
-    them leave the first ones as they are.
+    The splits take the numbers of phantoms in turn. So no phantom is in two splits, and
+    a larger count does not change the first phantoms.
 
     Attributes:
         split: "train", "validation" or "test".
         size: Pixels along a side, 8 or more.
         count: Number of phantoms.
-        seed: Which population, 0 or more.
-        kind: What they show: "chest", "knee" or "brain".
-        findings: What chests may have; see `draw_parameters`.
-        finding_share: Share of chests with each of these, in [0, 1].
+        seed: Seed of the population, 0 or more.
+        kind: Body part that phantoms show: "chest", "knee" or "brain".
+        findings: Findings that chests may have; see `draw_parameters`.
+        finding_share: Share of chests with each of these findings, in [0, 1].
     """
 
     split: str
@@ -128,7 +128,7 @@ class PhantomSource:
         """Check the names and the numbers.
 
         Raises:
-            UserError: If a name is not known or a number is too small.
+            UserError: If a name is unknown or a number is too small.
         """
         for name, known in (("split", SPLITS), ("kind", KINDS)):
             value = getattr(self, name)
@@ -140,7 +140,8 @@ class PhantomSource:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(
-                    f"phantoms of {name} {getattr(self, name)}: must be {least} or more"
+                    f"phantoms with {name} {getattr(self, name)}: expected at least "
+                    f"{least}"
                 )
         check_findings(self.findings)
 
@@ -156,7 +157,7 @@ class PhantomSource:
             `KneeParameters` or `BrainParameters` as a dict.
 
         Raises:
-            IndexError: Unless 0 ≤ index < count.
+            IndexError: If the index is not in [0, count).
         """
         position = operator.index(index)
         if not 0 <= position < self.count:
@@ -169,7 +170,7 @@ class PhantomSource:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The id of each record, for each is of a body of its own."""
+        """Group of each record: its id, because each record shows another body."""
         return tuple(self._id(self._number(i)) for i in range(self.count))
 
     def _number(self, position: int) -> int:

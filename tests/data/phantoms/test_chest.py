@@ -296,9 +296,9 @@ def test_a_source_is_a_sequence_that_pickles():
     ("arguments", "message"),
     [
         (("training", 8, 1), "did you mean 'train'"),
-        (("train", 7, 1), "phantoms of size 7: must be 8 or more"),
-        (("train", 8, -1), "phantoms of count -1"),
-        (("train", 8, 1, -1), "phantoms of seed -1"),
+        (("train", 7, 1), "phantoms with size 7: expected at least 8"),
+        (("train", 8, -1), "phantoms with count -1"),
+        (("train", 8, 1, -1), "phantoms with seed -1"),
         (("train", 8, 1, 0, "chests"), "did you mean 'chest'"),
         (("train", 8, 1, 0, "chest", ("Nodules",)), "did you mean 'Nodule'"),
     ],

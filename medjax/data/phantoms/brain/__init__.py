@@ -1,1 +1,1 @@
-"""Axial T1-weighted images of heads, painted from outlines of tissues."""
+"""Compute axial T1-weighted images of heads from outlines of tissues."""

@@ -1,4 +1,4 @@
-"""Lateral and third ventricles, as wide as their share of the brain's area says."""
+"""Compute the lateral and third ventricles from their share of the brain's area."""
 
 import numpy as np
 
@@ -18,13 +18,13 @@ _LATERAL = (
     (2.75, 3.9, 0.38, 0.28),
     (2.80, 4.8, 0.10, 0.08),
 )
-"""The ventricle at the right of the image: frontal horn, body, trigone, occipital."""
+"""Ventricle at the right of the image: frontal horn, body, trigone, occipital horn."""
 
 _SEPTUM_CM = 0.06
-"""Half the thickness of what is between the two."""
+"""Half the thickness of the septum between the lateral ventricles."""
 
 _THIRD = ((-0.9, 0.5), (0.0, 1.0), (0.9, 1.0), (1.7, 0.4))
-"""y of the third ventricle, and shares of its half width."""
+"""y along the third ventricle, and the share of its half width there."""
 
 _THIRD_CM = 0.11
 _STEPS = 4
@@ -34,12 +34,12 @@ def ventricles(parameters: BrainParameters, brain_cm2: float) -> list[Points]:
     """Return the outlines of the ventricles.
 
     Args:
-        parameters: Whose.
-        brain_cm2: Area of all inside the skull, to which `ventricle_share` refers.
+        parameters: Parameters of the phantom.
+        brain_cm2: Area inside the skull, in cm². `ventricle_share` refers to it.
     """
     wanted = parameters.ventricle_share * brain_cm2
     factor = 1.0
-    # Areas grow a little slower than widths, so this converges.
+    # The loop converges, because areas grow a little slower than widths.
     for _ in range(_STEPS):
         outlines = _widened(parameters, factor)
         factor *= wanted / sum(abs(signed_area(o)) for o in outlines)
@@ -53,7 +53,7 @@ def _widened(parameters: BrainParameters, factor: float) -> list[Points]:
     stretch_x, stretch_y = parameters.width_cm / 13.2, parameters.length_cm / 16.4
     side = np.array([[-1], [1]])
     own = width * (1 + side * parameters.asymmetry / 2)
-    # A ventricle that widens moves away from the midline, where the other one is.
+    # A ventricle that widens moves away from the other one, beyond the midline.
     place = np.maximum(x * stretch_x + 0.35 * (own - 0.3), own + _SEPTUM_CM)
     both = np.stack([side * place, np.broadcast_to(y * stretch_y, own.shape), own], 2)
     slit = np.array([(0, at * stretch_y, share) for at, share in _THIRD])

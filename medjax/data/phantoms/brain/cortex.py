@@ -1,7 +1,7 @@
-"""The folded surface of the brain: where its sulci are, and how they run.
+"""Compute the folded surface of the brain: the places and courses of its sulci.
 
-Brains differ in their folds, but not in all: each sulcus here has a place on the
-surface and a depth of its own, from which a phantom departs a little.
+Brains differ in some of their folds, not in all. Each sulcus here has its own place on
+the surface and its own depth. A phantom differs a little from them.
 """
 
 import numpy as np
@@ -14,25 +14,25 @@ _INSIDE = (
     (0.0, -1.0), (0.36, -0.955), (0.68, -0.76), (0.9, -0.43), (1.0, 0.0), (0.98, 0.36),
     (0.84, 0.67), (0.55, 0.9), (0.22, 1.0), (0.0, 1.0),
 )  # fmt: skip
-"""The inside of the skull, one half, over its half width and half length."""
+"""One half of the inside of the skull, in units of its half width and half length."""
 
 _DEPTHS_CM = (1.3, 2.2, 1.1, 2.3, 1.5, 2.0, 1.2, 1.9, 1.1, 2.1, 1.4, 2.4, 1.3, 2.1, 1.2,
               2.1, 1.2)  # fmt: skip
-"""Of the sulci of a half, from front to back."""
+"""Depths of the sulci of one half, from front to back."""
 
 _ENDS = (0.03, 0.95)
-"""The first and the last place of a sulcus, over the length of the half's surface."""
+"""First and last place of a sulcus, as shares of the length of the half's surface."""
 
 _MEDIAL = (-0.8, -0.62, 0.63, 0.8)
-"""y of the sulci that leave the fissure between the halves, over half the length."""
+"""y of the sulci that leave the fissure between the halves, in half lengths."""
 
 _FISSURE_ENDS = (-0.50, 0.50)
-"""How far the fissure reaches from the front, and from the back: the corpus callosum
-joins the halves between."""
+"""y where the fissure ends, from the front and from the back, in half lengths. Between
+these, the corpus callosum joins the halves."""
 
 
 def inside_of_skull(parameters: BrainParameters) -> Points:
-    """Return the outline of all that is inside the skull."""
+    """Return the outline of the inside of the skull."""
     half = (parameters.width_cm / 2, parameters.length_cm / 2)
     return closed_curve(mirrored(_INSIDE) * half)
 
@@ -40,7 +40,7 @@ def inside_of_skull(parameters: BrainParameters) -> Points:
 def sulci(parameters: BrainParameters) -> Float[np.ndarray, "m 5 3"]:
     """Return the courses of the sulci on the outer surface, with half widths.
 
-    Each begins outside of the brain, where it is widest.
+    Each sulcus begins outside the brain, where it is widest.
     """
     random = np.random.default_rng((parameters.folding_seed, 4))
     outer = [_surface_sulci(parameters, random, side) for side in (-1, 1)]
@@ -66,7 +66,7 @@ def _surface_sulci(
     place = np.linspace(*_ENDS, count) + 0.022 * (2 * random.random(count) - 1)
     start, inwards = _on_surface(parameters, place, side)
     depth = np.array(_DEPTHS_CM) * (0.85 + 0.3 * random.random(count))
-    # A sulcus leans to one side, and bends on its way.
+    # A sulcus leans to one side, and bends along its course.
     lean, bend = 0.5 * (2 * random.random((2, count, 1)) - 1)
     sideways = np.stack([-inwards[:, 1], inwards[:, 0]], axis=1)
     way = np.linspace(-0.12, 1, 5)[:, None, None]
@@ -79,7 +79,7 @@ def _surface_sulci(
 def _branches(
     stems: Float[np.ndarray, "m 5 3"], random: np.random.Generator
 ) -> Float[np.ndarray, "m 5 3"]:
-    """Return a branch of each sulcus, to one side from about its middle."""
+    """Return a branch of each sulcus, which leaves it sideways near its middle."""
     count = len(stems)
     along = stems[:, 4, :2] - stems[:, 1, :2]
     across = np.stack([-along[:, 1], along[:, 0]], axis=1)
@@ -118,8 +118,8 @@ def _on_surface(
     """Return points of one half's surface, and the directions inwards.
 
     Args:
-        parameters: Whose.
-        place: Over the surface's length, 0 in front to 1 at the back.
+        parameters: Parameters of the phantom.
+        place: Places as shares of the surface's length, 0 in front to 1 at the back.
         side: -1 at the left of the image, 1 at its right.
     """
     outline = inside_of_skull(parameters)

@@ -1,4 +1,4 @@
-"""From the parameters of a brain to its image."""
+"""Compute the image of a brain from its parameters."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,8 +15,8 @@ def render_brain(
     """Compute the image of a phantom, in gray values.
 
     Args:
-        parameters: Whose.
-        size: Pixels along a side; from 32 on one recognises a brain.
+        parameters: Parameters of the phantom.
+        size: Pixels along a side. From 32 on, a brain can be recognised.
     """
     pose = make_pose(parameters.scan, size, FIELD_CM)
     return expose(compose(pose, tissues(parameters)), parameters.scan)

@@ -1,7 +1,7 @@
-"""The tissues of a head, as layers in the order in which they are painted.
+"""Build the tissues of a head, as layers in the order of painting.
 
-The contrast is that of T1: fat white, white matter brighter than gray matter, fluid
-dark, bone black but for the marrow in it.
+The contrast is that of T1. Fat is white, white matter is brighter than gray matter,
+fluid is dark, and bone is black except for its marrow.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _WHITE = 0.74
 _CORTEX_CM = 0.33
 _SKIN_CM, _FALX_CM = 0.15, 0.03
 _TABLE_SHARE = 0.32
-"""Of the skull's thickness, each of the two tables that enclose its marrow."""
+"""Share of the skull's thickness in each of the two tables that enclose its marrow."""
 
 _CAUDATE = ((1.75, -2.7), (2.1, -1.9), (1.75, -1.0), (1.2, -0.7), (1.05, -1.6))
 _LENTIFORM = ((2.6, -2.3), (3.35, -1.2), (3.35, 0.2), (2.7, 1.1), (2.0, -0.1),
@@ -56,7 +56,7 @@ def _skull(parameters: BrainParameters, inside: Points) -> list[Layer]:
 
 
 def _hemispheres(parameters: BrainParameters, surface: Points) -> list[Layer]:
-    """Return white matter, the gray matter around it and in it, and the sulci."""
+    """Return white matter, the gray matter around and inside it, and the sulci."""
     gray = 0.54 - 0.12 * parameters.contrast
     folds = [cortex.sulci(parameters), cortex.fissure(parameters)]
     low = max(0.0, 1 - 1.3 * parameters.level)

@@ -1,1 +1,1 @@
-"""Sagittal magnetic resonance images of knees, painted from outlines of tissues."""
+"""Compute sagittal magnetic resonance images of knees from outlines of tissues."""

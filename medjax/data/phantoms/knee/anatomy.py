@@ -1,7 +1,8 @@
-"""The outlines of a straight knee: knots in cm, in thigh, shank or patella.
+"""Define the outlines of a straight knee: knots in cm, in thigh, shank or patella.
 
-A femoral condyle rests on the tibial plateau; the patella glides before it, between the
-tendon of the thigh's muscle and the one that ends at the tibia's tuberosity.
+A femoral condyle rests on the tibial plateau. The patella glides in front of it,
+between the tendon of the thigh's muscle and the tendon that ends at the tibia's
+tuberosity.
 """
 
 import numpy as np
@@ -16,7 +17,7 @@ def _knots(*rows: tuple[float, ...]) -> Float[np.ndarray, "k f"]:
 
 
 PIVOT = (0.6, -2.2)
-"""What the knee bends around: the middle of the condyle."""
+"""Point that the knee bends around: the middle of the condyle."""
 
 FEMUR: Knots = _knots(
     (-1.3, -14),
@@ -85,7 +86,10 @@ FEMUR_CARTILAGE: BandKnots = _knots(
     (3.2, -2.15, 1.0),
     (3.35, -3.45, 0.3),
 )
-"""(x, y), and the share of `cartilage_cm` that is there; so for the next two."""
+"""(x, y), and the thickness there as a share of `cartilage_cm`.
+
+The two constants below have the same form.
+"""
 
 TIBIA_CARTILAGE: BandKnots = _knots(
     (-2.4, 0.58, 0.4), (-1.2, 0.34, 1.0), (0.3, 0.42, 1.0), (1.8, 0.34, 1.0),
@@ -101,7 +105,7 @@ FEMUR_SCAR: BandKnots = _knots(
 TIBIA_SCAR: BandKnots = _knots(
     (-2.4, 2.3, 0.04), (-1.1, 1.7, 0.04), (0.9, 1.75, 0.04), (2.4, 1.85, 0.04)
 )
-"""Where the growth plates were: thin dark lines across the marrow."""
+"""Former growth plates: thin dark lines across the marrow."""
 
 MENISCI: tuple[Knots, Knots] = (
     _knots((-2.55, 0.5), (-2.6, -0.3), (-2.15, -0.6), (-1.5, -0.2), (-0.7, 0.05),
@@ -109,18 +113,18 @@ MENISCI: tuple[Knots, Knots] = (
     _knots((3.0, 0.45), (3.15, -0.4), (2.75, -0.85), (2.0, -0.3), (1.1, 0.05),
            (2.0, 0.32)),
 )  # fmt: skip
-"""The anterior and the posterior horn: wedges that point to the middle of the joint."""
+"""Anterior and posterior horn: wedges that point to the middle of the joint."""
 
 JOINT: BandKnots = _knots(
     (-3.25, -3.0, 0.2), (-2.75, -1.3, 0.3), (-1.6, -0.4, 0.4), (0.2, 0.02, 0.42),
     (1.8, -0.3, 0.4), (3.0, -1.2, 0.25), (3.55, -2.6, 0.12),
 )  # fmt: skip
-"""What the capsule holds: where it is neither cartilage nor meniscus, fluid."""
+"""Inside of the capsule, which is fluid except for cartilage and menisci."""
 
 POUCH: BandKnots = _knots(
     (-3.2, -4.3, 0.25), (-3.0, -5.3, 0.7), (-2.4, -6.6, 1.0), (-2.0, -7.6, 0.3)
 )
-"""Above the patella; the width is a share of what `fluid` says."""
+"""Pouch above the patella. Its widths are multiplied by a number that `fluid` sets."""
 
 THIGH_FRONT: Knots = _knots(
     (-1.7, -14), (-1.75, -8.2), (-2.2, -6.9), (-3.0, -6.2), (-3.7, -6.6), (-4.3, -8.2),
@@ -148,7 +152,7 @@ VESSELS: BandKnots = _knots(
     (2.2, -8.0, 0.13), (2.9, -5.8, 0.13), (3.85, -3.6, 0.14), (3.95, -1.2, 0.12),
     (3.6, 1.0, 0.08),
 )  # fmt: skip
-"""Popliteal vessels: behind the femur, dark with flow."""
+"""Popliteal vessels behind the femur, which are dark because of flow."""
 
 SKIN_THIGH_FRONT: Knots = _knots((-5.5, -14), (-5.35, -8), (-5.4, -6.2), (-5.8, -4.7))
 SKIN_PATELLA: Knots = _knots((-5.95, -3.3), (-5.6, -1.6))

@@ -1,7 +1,7 @@
-"""The true parameters of a knee phantom, and how they are drawn.
+"""Draw the true parameters of a knee phantom.
 
-Lengths are in cm of the body, before the pose scales it. The origin lies between femur
-and tibia; x points to the back of the knee, y down. An image shows `FIELD_CM` at
+Lengths are in cm of the body, before the pose scales it. The origin is between femur
+and tibia. x points to the back of the knee, and y down. An image shows `FIELD_CM` at
 scale 1.
 """
 
@@ -19,25 +19,27 @@ FIELD_CM = 15.0
 """Side of the image in cm of the body, at scale 1."""
 
 SLICE_REACH_CM = 1.2
-"""Farthest slice from the middle of the condyle."""
+"""Largest distance of a slice from the middle of the condyle."""
 
 
 @dataclasses.dataclass(frozen=True)
 class KneeParameters:
-    """All that determines a phantom.
+    """Parameters that determine a knee phantom.
 
     Attributes:
-        facing: The side of the image that the patella is on.
-        flexion_degrees: Between thigh and shank; 0 (straight) to 30.
-        cartilage_cm: Thickness on the femur and the tibia, 1.3 times that on the
-            patella; 0.10 to 0.30.
-        fluid: In the joint and its pouch above the patella; 0 (little) to 1 (effusion).
-        fat_cm: Thickness under the skin, at the back; 0.3 to 1.4.
-        muscle: Of thigh and calf; 0 (thin) to 1 (thick).
-        slice_cm: Of the slice from the middle of the condyle; negative is towards the
-            other leg, where the condyle is larger, positive outwards, where the fibula
-            begins; -1.2 to 1.2.
-        contrast: 0 (fat and marrow as gray as muscle) to 1 (much brighter).
+        facing: Side of the image on which the patella is.
+        flexion_degrees: Angle between thigh and shank; 0 (straight) to 30.
+        cartilage_cm: Thickness of the cartilage on femur and tibia, and 1.3 times as
+            much on the patella; 0.10 to 0.30.
+        fluid: Fluid in the joint and its pouch above the patella; 0 (little) to 1
+            (effusion).
+        fat_cm: Thickness of the fat under the skin, at the back; 0.3 to 1.4.
+        muscle: Muscle of thigh and calf; 0 (thin) to 1 (thick).
+        slice_cm: Distance of the slice from the middle of the condyle; -1.2 to 1.2.
+            Negative is towards the other leg, where the condyle is larger. Positive is
+            outwards, where the fibula begins.
+        contrast: Brightness of fat and marrow; 0 (as gray as muscle) to 1 (much
+            brighter).
         scan: Pose, coil and noise.
     """
 
@@ -53,11 +55,11 @@ class KneeParameters:
 
 
 def draw_knee(seed: int, number: int) -> KneeParameters:
-    """Draw a phantom; the same arguments give the same one on every machine.
+    """Draw a phantom. The same arguments give the same phantom on every machine.
 
     Args:
-        seed: 0 or more; another seed is another population.
-        number: Of the phantom, 0 or more.
+        seed: Seed of the population, 0 or more.
+        number: Number of the phantom, 0 or more.
     """
     random = np.random.default_rng((seed, number, 1))
     return KneeParameters(

@@ -1,4 +1,4 @@
-"""From the parameters of a knee to its image."""
+"""Compute the image of a knee from its parameters."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,8 +15,8 @@ def render_knee(
     """Compute the image of a phantom, in gray values.
 
     Args:
-        parameters: Whose.
-        size: Pixels along a side; from 32 on one recognises a knee.
+        parameters: Parameters of the phantom.
+        size: Pixels along a side. From 32 on, a knee can be recognised.
     """
     layers = tissues(parameters)
     if parameters.facing == "right":

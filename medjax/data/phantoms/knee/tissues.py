@@ -1,7 +1,8 @@
-"""The tissues of a bent knee, as layers in the order in which they are painted.
+"""Build the tissues of a bent knee, as layers in the order of painting.
 
-The contrast is between those of proton density and of DESS: cartilage and fluid bright,
-fat and marrow next, muscle gray; cortical bone, menisci and tendons black.
+The contrast is between those of proton density and DESS. Cartilage and fluid are
+bright, fat and marrow are less bright, and muscle is gray. Cortical bone, menisci and
+tendons are black.
 """
 
 import dataclasses
@@ -18,12 +19,12 @@ _SKIN, _CORTEX, _TENDON, _MENISCUS, _VESSEL = 0.45, 0.05, 0.1, 0.12, 0.15
 _SKIN_CM, _CORTEX_CM = 0.12, 0.1
 _THICKEST_CM = 0.3
 _PATELLA_SHARE = -0.1
-"""Of the flexion, how far the patella turns: it glides down along the femur."""
+"""Turn of the patella as a share of the flexion: it glides down along the femur."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Bend:
-    """Where the parts of a straight knee lie in a bent one."""
+    """Map from the parts of a straight knee to their places in a bent knee."""
 
     flexion_degrees: float
 
@@ -50,7 +51,7 @@ def tissues(parameters: KneeParameters) -> list[Layer]:
 
 
 def _envelope(parameters: KneeParameters, bend: _Bend) -> list[Layer]:
-    """Return skin, and the fat that fills what nothing else does."""
+    """Return the skin, and the fat that fills all remaining space."""
     fat = parameters.fat_cm
     front = (-0.3 * fat, 0)
     back = (fat, 0)
@@ -86,7 +87,7 @@ def _muscles(parameters: KneeParameters, bend: _Bend) -> list[Layer]:
 
 
 def _joint(parameters: KneeParameters, bend: _Bend) -> list[Layer]:
-    """Return fluid, menisci and cartilage, whose inner half the bones will cover."""
+    """Return fluid, menisci and cartilage. Bones will cover half of the cartilage."""
     fluid = parameters.fluid
     wet = [
         _wide(bend.thigh(anatomy.JOINT), 0.6 + 0.4 * fluid),
@@ -122,7 +123,7 @@ def _bones(parameters: KneeParameters, bend: _Bend) -> list[Layer]:
         Layer([grown(bone, -_CORTEX_CM) for bone in outer], marrow),
         Layer(scars, marrow / 2),
     ]
-    # The fibula is beside the condyle's middle, so a slice there holds none of it.
+    # The fibula is beside the condyle's middle, so a slice there does not contain it.
     share = min(1.0, max(0.0, (parameters.slice_cm - 0.1) / 0.6))
     if share:
         (fibula,) = band(bend.shank(anatomy.FIBULA)[None])
@@ -160,7 +161,7 @@ def _turned(
 def _thicker(
     knots: Float[np.ndarray, "k 2"], parameters: KneeParameters
 ) -> Float[np.ndarray, "k 2"]:
-    """Move the back of thigh and calf outwards, as far as there is muscle."""
+    """Move the back of thigh and calf outwards, depending on the muscle."""
     x, y = knots.T
     outwards = 0.9 * (parameters.muscle - 0.3) * np.clip((x - 3.5) / 1.5, 0, 1)
     return np.stack([x + outwards, y], axis=1)
@@ -169,7 +170,7 @@ def _thicker(
 def _sliced(
     knots: Float[np.ndarray, "k f"], parameters: KneeParameters
 ) -> Float[np.ndarray, "k f"]:
-    """Shrink the condyle towards where it rests, in slices beside its middle."""
+    """Shrink the condyle towards its resting point, in slices beside its middle."""
     beside = 0.1 * (parameters.slice_cm / 1.2 + 0.4) ** 2
     x, y = knots[:, 0], knots[:, 1]
     low = np.clip((y + 6.5) / 2, 0, 1)
@@ -180,7 +181,7 @@ def _sliced(
 def _worn(
     knots: Float[np.ndarray, "k f"], parameters: KneeParameters
 ) -> Float[np.ndarray, "k f"]:
-    """Lift the tibial plateau: the thinner the cartilage, the closer the bones."""
+    """Lift the tibial plateau. Thinner cartilage brings the bones closer together."""
     lost = _THICKEST_CM - parameters.cartilage_cm
     x, y = knots[:, 0], knots[:, 1]
     lifted = [x, y - 1.4 * lost * np.clip((2.2 - y) / 1.5, 0, 1), *knots[:, 2:].T]
@@ -188,5 +189,5 @@ def _worn(
 
 
 def _wide(knots: Float[np.ndarray, "k 3"], width_cm: float) -> Points:
-    """Return the band whose half width is a share of `width_cm`."""
+    """Return the band whose half widths are shares of `width_cm`."""
     return band((knots * (1, 1, width_cm))[None])[0]
