@@ -1,1 +1,1 @@
-"""Frontal chest radiographs, computed from the lengths of rays in solids."""
+"""Compute frontal chest radiographs from the lengths of rays in solids."""

@@ -1,14 +1,14 @@
-"""The skeleton of the chest, as tubes: ribs, clavicles, scapulae, arms, spine.
+"""Build the skeleton of the chest as tubes: ribs, clavicles, scapulae, arms, spine.
 
 A rib is a tilted ring around the thoracic cavity. At the angle phi from the spine
 
     x = x_0 + (X(y) - x_0) sin phi,   y = y_k + D_k (1 - cos phi) / 2,
     z = -Z(y) cos phi                                                          (1)
 
-where X and Z are the cavity's half width and depth, and rib k begins at y_k and ends
-D_k lower in front. Where it runs along the rays, at the side, its chord is long: the
-depth of a tube of cross-section S and half width w is 2 S / (pi w) · ds / dl, with ds
-its length and dl that of its projection.
+where X and Z are the cavity's half width and half depth. Rib k begins at y_k and ends
+lower in front, by D_k. At the side, where a rib runs along the rays, its chord is long:
+the depth of a tube with cross-section S and half width w is 2 S / (pi w) · ds / dl.
+Here ds is the tube's length and dl the length of its projection.
 """
 
 import functools
@@ -22,11 +22,11 @@ from medjax.data.phantoms.chest.spine import bone_density, vertebral_arches
 from medjax.data.phantoms.chest.tubes import Tubes, bones
 
 _BONE = 0.75
-"""Attenuation of a bone's cortex over soft tissue, 1/cm, at a diagnostic spectrum."""
+"""Attenuation of a bone's cortex minus soft tissue, 1/cm, at a diagnostic spectrum."""
 
 _SHOULDER = (17.6, -10.9)
 _ARM_CM = 60.0
-"""Long enough to leave every image."""
+"""Length of an arm, long enough to leave every image."""
 
 _FIRST_RIB_Y = -12.7
 _LAST_RIB_Y = 12.6
@@ -36,7 +36,7 @@ _RIB_SECTION_CM2 = 0.62
 
 
 def skeleton(parameters: ChestParameters) -> list[Tubes]:
-    """Return all bones but the vertebral bodies."""
+    """Return all bones except the vertebral bodies."""
     cortex = _BONE * bone_density(parameters.age)
     return [
         Tubes(
@@ -60,17 +60,17 @@ def _ribs() -> Tubes:
     z = -(np.interp(y, table_y(), cavity_depth()) + 0.5) * np.cos(phi)
     dx, dy, dz = (np.gradient(v, axis=1) for v in (x, y, z))
     stretch = np.sqrt(1 + dz**2 / (dx**2 + dy**2))
-    # Seen from its broad side in front and behind, from its edge at the side.
+    # A rib shows its broad side in front and behind, and its edge at the side.
     width = 0.34 + 0.28 * np.abs(np.cos(phi))
     chord = 2 * _RIB_SECTION_CM2 / (np.pi * width) * stretch
-    # In front bone gives way to cartilage, over a centimetre or so.
+    # In front, bone changes to cartilage over about a centimetre.
     chord *= np.clip((phi[:, -1:] - phi) / 0.12, 0, 1)
     return Tubes(np.stack([x, y], axis=2), width, chord, core=0.66)
 
 
 def _shoulder(parameters: ChestParameters) -> list[Tubes]:
     """Return the left clavicle, scapula and humerus."""
-    # With the arms turned inwards, as for a PA view, the scapulae leave the lungs.
+    # In a PA view, the arms are turned inwards and the scapulae leave the lungs.
     out = 1.7 if parameters.view == "PA" else 0.0
     up = 0.0 if parameters.view == "PA" else -0.9
     clavicle = [
@@ -117,7 +117,7 @@ def _shoulder(parameters: ChestParameters) -> list[Tubes]:
 def arm_ends(
     parameters: ChestParameters,
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the (x, y) of the left shoulder joint and a point down its arm."""
+    """Return the (x, y) of the left shoulder joint and of a point far down the arm."""
     angle, (x, y) = np.deg2rad(parameters.arm_degrees), _SHOULDER
     dx, dy = _ARM_CM * float(np.sin(angle)), _ARM_CM * float(np.cos(angle))
     return (x, y), (x + dx, y + dy)

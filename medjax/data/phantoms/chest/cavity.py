@@ -1,4 +1,4 @@
-"""The edges of the thoracic cavity, which lungs, heart and ribs share."""
+"""Define the edges of the thoracic cavity, which lungs, heart and ribs share."""
 
 import functools
 
@@ -6,13 +6,13 @@ from medjax.data.phantoms.chest.parameters import Side
 from medjax.data.phantoms.chest.shapes import Table, tabulate
 
 TOP, BOTTOM = -13.5, 13.2
-"""y of its apices and of the costophrenic sulci, in cm."""
+"""y of the cavity's apices and of the costophrenic sulci, in cm."""
 
 HALF_WIDTH_CM = 13.6
-"""Its greatest half width, from the midline."""
+"""Greatest half width of the cavity, from the midline."""
 
 SIDES: dict[Side, int] = {"right": -1, "left": 1}
-"""The sign of x on a patient's side."""
+"""Sign of x on each side of the patient."""
 
 
 @functools.cache
@@ -39,7 +39,7 @@ def cavity_edge() -> Table:
 
 @functools.cache
 def cavity_medial_edge() -> Table:
-    """Return x of the end of a lung towards the midline, as a function of y."""
+    """Return x of the medial end of a lung, as a function of y."""
     return tabulate({TOP: 4.6, -13.35: 3.8, -13: 3.3, -12.2: 2.6, -9: 1.8, -4: 1.3})
 
 

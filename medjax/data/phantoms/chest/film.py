@@ -1,11 +1,11 @@
-"""From optical depth to gray values: the detector's blur and noise, and the film.
+"""Turn optical depth into gray values: the detector's blur and noise, and the film.
 
-The gray value is a curve of the depth tau, bright where the body is dense:
+The gray value is a function of the depth tau. It is bright where the body is dense:
 
     v = (1 + t / sqrt(1 + t²)) / 2,   t = (tau - tau_0) / w                    (1)
 
-Quantum noise has, in tau, the standard deviation exp(tau / 2) / sqrt(n), where n is the
-number of quanta in a pixel without a body.
+The quantum noise of tau has the standard deviation exp(tau / 2) / sqrt(n). Here n is
+the number of quanta in a pixel without a body.
 """
 
 import numpy as np
@@ -26,8 +26,8 @@ def expose(
     """Return the radiograph of an optical depth.
 
     Args:
-        depth: Mean over each pixel.
-        parameters: Habitus and exposure set tau_0 in equation (1).
+        depth: Mean optical depth over each pixel.
+        parameters: Parameters. Habitus and exposure set tau_0 in equation (1).
         pixel_cm: Side of a pixel on the detector, in cm.
     """
     depth = _blur(depth, (_BLUR_CM / pixel_cm) ** 2)
@@ -36,7 +36,7 @@ def expose(
 
 
 def _blur(image: Image, variance: float) -> Image:
-    """Return the image convolved with a binomial of this variance, in pixels²."""
+    """Convolve the image with a binomial of this variance, in pixels²."""
     # A pass with weights (a, 1 - 2 a, a) has the variance 2 a, at most 1/2.
     passes = max(1, int(np.ceil(2 * variance)))
     a = np.float32(variance / 2 / passes)
@@ -54,7 +54,7 @@ def _blur(image: Image, variance: float) -> Image:
 
 
 def _noise(depth: Image, seed: int, pixel_cm: float) -> Image:
-    """Return quantum noise of the depth; its exp is the series to the third term."""
+    """Return quantum noise of the depth. exp is its series up to the third power."""
     random = np.random.default_rng((seed, 2))
     half = depth * np.float32(0.5)
     growth = 1 + half * (1 + half * (np.float32(1 / 2) + half * np.float32(1 / 6)))
@@ -66,7 +66,7 @@ def _noise(depth: Image, seed: int, pixel_cm: float) -> Image:
 
 
 def _display(depth: Image, parameters: ChestParameters) -> UInt8[np.ndarray, "h w"]:
-    """Return equation (1) as gray values; exposure follows the patient's thickness."""
+    """Return equation (1) as gray values. The patient's thickness sets the exposure."""
     middle = 1.95 + 0.5 * parameters.habitus + 0.25 * parameters.exposure
     t = (depth - np.float32(middle)) * np.float32(1 / _WIDTH)
     value = np.float32(127.5) * (1 + t / np.sqrt(1 + t * t))

@@ -1,6 +1,6 @@
-"""What findings do to a lung: shares of it that are fluid or air, and the pleural line.
+"""Compute the findings of a lung: shares of fluid and air, pleural line and nodule.
 
-Heart size is part of the mediastinum (`chest.organs`), and a nodule is a ball.
+Heart size is part of the mediastinum (`chest.organs`). A nodule is a ball.
 """
 
 import numpy as np
@@ -18,11 +18,11 @@ from medjax.data.phantoms.chest.tubes import Tubes
 from medjax.data.phantoms.poses import Image
 
 _SURFACE_CM = 1.4
-"""Height over which the surface of an effusion goes from lung to fluid."""
+"""Height of the transition from lung to fluid at the surface of an effusion."""
 
 
 def fluid(grid: Grid, effusion: Effusion, side: int) -> Image:
-    """Return the share of lung that is fluid: its surface climbs along the wall."""
+    """Return the share of lung that is fluid. Its surface rises towards the wall."""
     u = np.maximum(grid.x * np.float32(side / HALF_WIDTH_CM), 0)
     height = np.float32(effusion.height_cm) * (np.float32(0.65) + 0.35 * u * u * u * u)
     t = np.clip((grid.y - BOTTOM + height) * np.float32(1 / _SURFACE_CM), 0, 1)
@@ -30,7 +30,7 @@ def fluid(grid: Grid, effusion: Effusion, side: int) -> Image:
 
 
 def outside_the_lung(grid: Grid, pneumothorax: Pneumothorax, side: int) -> Image:
-    """Return 1 between chest wall and pleural line, 0 inside that."""
+    """Return 1 between chest wall and pleural line, and 0 inside the line."""
     medial, lateral = (grid.at(t) for t in _collapsed_lung(pneumothorax))
     x = grid.x * np.float32(side)
     depth = np.minimum(lateral - x, x - medial)
@@ -43,7 +43,7 @@ def pleural_line(pneumothorax: Pneumothorax, side: int) -> Tubes:
     medial, lateral = _collapsed_lung(pneumothorax)
     y = table_y()
     inside = np.flatnonzero((lateral > medial) & (y < 8))[::4]
-    # Over the apex, and a little down on the side of the mediastinum.
+    # The line passes over the apex, and a little down on the mediastinum's side.
     up = inside[y[inside] < y[inside[0]] + 1.4][::-1]
     points = np.concatenate(
         [np.stack([medial[up], y[up]], 1), np.stack([lateral[inside], y[inside]], 1)]

@@ -1,4 +1,4 @@
-"""The soft organs of the chest: body, breasts, lungs, diaphragm, heart, stomach.
+"""Compute the soft organs: body, breasts, lungs, diaphragm, heart and stomach.
 
 Half chords and chords are in cm; see `chest.shapes`.
 """
@@ -28,7 +28,7 @@ from medjax.data.phantoms.chest.shapes import (
 )
 from medjax.data.phantoms.poses import Image
 
-# The cavity's own centre is z = 0.
+# z of the centres, in cm. The cavity's centre is z = 0.
 _HEART_Z = 1.0
 _DOME_Z = 0.5
 
@@ -81,7 +81,7 @@ def body(grid: Grid, parameters: ChestParameters) -> Image:
 
 
 def breasts(grid: Grid, parameters: ChestParameters) -> Image:
-    """Return the half chord of a woman's breasts, sharp below and fading above."""
+    """Return the half chord of a woman's breasts, sharp below and soft above."""
     size = 0.8 + 0.5 * parameters.habitus
     total = np.zeros_like(grid.x)
     for side in (-1, 1):
@@ -94,11 +94,11 @@ def breasts(grid: Grid, parameters: ChestParameters) -> Image:
 
 
 def lung(grid: Grid, parameters: ChestParameters, side: int, heart: Image) -> Image:
-    """Return the chord of a lung: of its cavity without heart and abdomen, in cm.
+    """Return the chord of a lung: its cavity without heart and abdomen, in cm.
 
     Args:
-        grid: Where.
-        parameters: Whose.
+        grid: Body coordinates of the pixels.
+        parameters: Parameters of the phantom.
         side: -1 for the right lung, 1 for the left.
         heart: Half chord of the mediastinum.
     """
@@ -135,7 +135,7 @@ def _dome(grid: Grid, parameters: ChestParameters, side: int) -> Image:
 
 
 def heart_edges(parameters: ChestParameters) -> tuple[float, float]:
-    """Return x of the heart's right and left border, in cm: right is negative."""
+    """Return x of the heart's right and left border, in cm. Right is negative."""
     width = 2 * HALF_WIDTH_CM * parameters.heart_width_ratio
     return -0.31 * width, 0.69 * width
 
@@ -145,8 +145,8 @@ def mediastinum(grid: Grid, parameters: ChestParameters) -> Image:
     right, left = heart_edges(parameters)
     k = (left - right) / 12.2
     bottom = dome_top(parameters, 1) + 2.6 + 2 * (k - 1)
-    # A larger heart lies flatter. Its ventricles, a tilted ellipse, begin at the left
-    # border and end short of the right one, which is the atrium's.
+    # A larger heart is tilted less. Its ventricles are a tilted ellipse. They begin at
+    # the left border and end before the right border, which belongs to the atrium.
     tilt, b, reach_x = 35 - 18 * (k - 1), 5.0 * k**0.6, 0.46 * (left - right)
     cos, sin = float(np.cos(np.deg2rad(tilt))), float(np.sin(np.deg2rad(tilt)))
     a = float(np.sqrt(reach_x**2 - (b * sin) ** 2)) / cos

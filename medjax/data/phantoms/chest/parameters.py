@@ -1,8 +1,8 @@
-"""The true parameters of a chest phantom, and how they are drawn.
+"""Draw the true parameters of a chest phantom.
 
-Lengths are in cm of the body, before the pose scales it. The body's origin lies in the
-midline at the level of the pulmonary hila; x points to the patient's left (the right of
-the image), y down, z to the front. An image shows 40 cm at scale 1.
+Lengths are in cm of the body, before the pose scales it. The body's origin is on the
+midline at the level of the pulmonary hila. x points to the patient's left (the right of
+the image), y down, and z to the front. An image shows 40 cm at scale 1.
 """
 
 import dataclasses
@@ -19,25 +19,26 @@ View = Literal["PA", "AP"]
 Sex = Literal["F", "M"]
 
 FINDINGS = ("Cardiomegaly", "Effusion", "Nodule", "Pneumothorax")
-"""What a phantom may have, by NIH's names."""
+"""Findings that a phantom may have, by NIH's names."""
 
 CARDIOMEGALY_RATIO = {"PA": 0.50, "AP": 0.55}
-"""Cardiothoracic ratio over which a heart is called enlarged; AP views magnify it."""
+"""Cardiothoracic ratio above which a heart is enlarged. AP views magnify the heart."""
 
 _MARGIN = 0.03
-"""No ratio is drawn closer than this to the limit, so that labels are unambiguous."""
+"""Smallest distance of a ratio from the limit, so that labels are unambiguous."""
 
 FINDING_SHARE = 0.22
-"""Share of chests with each finding, where it is not told."""
+"""Default share of chests with each finding."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Effusion:
-    """Fluid in the pleural cavity: it blunts the costophrenic angle.
+    """Fluid in the pleural cavity. It blunts the costophrenic angle.
 
     Attributes:
-        side: The patient's side.
-        height_cm: Of the meniscus at the lateral wall, over the sulcus; 5.5 to 11.
+        side: Side of the patient.
+        height_cm: Height of the meniscus at the lateral wall, above the sulcus; 5.5 to
+            11.
     """
 
     side: Side
@@ -49,10 +50,10 @@ class Nodule:
     """A ball of soft tissue in a lung.
 
     Attributes:
-        side: The patient's side.
-        x_cm: Centre; positive on the patient's left.
-        y_cm: Centre; positive below the hila.
-        radius_cm: 0.8 to 1.5.
+        side: Side of the patient.
+        x_cm: x of the centre, positive on the patient's left.
+        y_cm: y of the centre, positive below the hila.
+        radius_cm: Radius; 0.8 to 1.5.
     """
 
     side: Side
@@ -66,8 +67,8 @@ class Pneumothorax:
     """Air between the lung and the chest wall, widest at the apex.
 
     Attributes:
-        side: The patient's side.
-        width_cm: From the wall to the pleural line; 2 to 5.
+        side: Side of the patient.
+        width_cm: Distance from the wall to the pleural line; 2 to 5.
     """
 
     side: Side
@@ -76,27 +77,28 @@ class Pneumothorax:
 
 @dataclasses.dataclass(frozen=True)
 class ChestParameters:
-    """All that determines a phantom.
+    """Parameters that determine a chest phantom.
 
     Attributes:
         view: "PA" (standing, arms away) or "AP" (lying, heart magnified).
-        age: 18 to 90 years: bones thin out, the aortic arch widens.
+        age: Age in years; 18 to 90. With it, bones thin out and the aortic arch widens.
         sex: "F" or "M".
-        heart_width_ratio: Cardiothoracic ratio as projected: the heart's greatest width
+        heart_width_ratio: Projected cardiothoracic ratio: the heart's greatest width
             over the thorax's greatest inner width; 0.38 to 0.70.
-        habitus: 0 (slender) to 1 (obese).
-        inspiration: 0 (shallow) to 1 (full): how low the diaphragm stands.
-        exposure: -1 (under: bright) to 1 (over: dark).
-        rotation_degrees: Of the body in the image, clockwise; -12 to 12.
+        habitus: Build of the body; 0 (slender) to 1 (obese).
+        inspiration: Depth of the breath; 0 (shallow) to 1 (full, with a low diaphragm).
+        exposure: Exposure; -1 (under: bright) to 1 (over: dark).
+        rotation_degrees: Rotation of the body in the image, clockwise; -12 to 12.
         scale: Size of the body in the image; 0.7 to 1.1.
-        shift_x: Of the body to the right, as a share of the image side; -0.1 to 0.1.
-        shift_y: The same, down.
+        shift_x: Shift of the body to the right, as a share of the image side; -0.1 to
+            0.1.
+        shift_y: Shift of the body down, as a share of the image side; -0.1 to 0.1.
         arm_degrees: Angle of the upper arms to the trunk; 8 to 40.
-        stomach_gas_cm: Radius of the gas under the left dome; 0 (none) to 2.5.
-        texture_seed: Of vessels and quantum noise.
-        effusion: None where there is none; so for the next two.
-        nodule: See `Nodule`.
-        pneumothorax: See `Pneumothorax`.
+        stomach_gas_cm: Radius of the gas under the left dome; 0 (no gas) to 2.5.
+        texture_seed: Seed of vessels and quantum noise.
+        effusion: Effusion. None means no effusion.
+        nodule: Nodule. None means no nodule.
+        pneumothorax: Pneumothorax. None means no pneumothorax.
     """
 
     view: View
@@ -119,7 +121,7 @@ class ChestParameters:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The findings, by NIH's names and in their order."""
+        """Findings of the phantom, in the order of `FINDINGS`."""
         enlarged = self.heart_width_ratio > CARDIOMEGALY_RATIO[self.view]
         present = (enlarged, self.effusion, self.nodule, self.pneumothorax)
         return tuple(
@@ -128,7 +130,7 @@ class ChestParameters:
 
     @property
     def sides(self) -> dict[str, str]:
-        """The patient's side of each finding that has one."""
+        """Side of the patient, for each finding that has a side."""
         found = (self.effusion, self.nodule, self.pneumothorax)
         return {
             name: finding.side
@@ -142,16 +144,16 @@ def check_findings(names: Collection[str], where: str = "") -> None:
 
     Args:
         names: Some of `FINDINGS`.
-        where: What the message begins with.
+        where: Beginning of the error message.
 
     Raises:
-        UserError: Names the first that is none of them, and the nearest that is.
+        UserError: If a finding is unknown. The message names the nearest known one.
     """
     for name in names:
         if name not in FINDINGS:
             raise UserError(
-                f"{where}phantoms cannot have the finding '{name}'; expected some of "
-                f"{', '.join(FINDINGS)}{nearest(name, FINDINGS)}"
+                f"{where}phantoms cannot have the finding '{name}'; expected findings "
+                f"of {', '.join(FINDINGS)}{nearest(name, FINDINGS)}"
             )
 
 
@@ -162,24 +164,24 @@ def draw_parameters(
     possible: Collection[str] = FINDINGS,
     share: float = FINDING_SHARE,
 ) -> ChestParameters:
-    """Draw a phantom; the same arguments give the same one on every machine.
+    """Draw a phantom. The same arguments give the same phantom on every machine.
 
     Args:
-        seed: 0 or more; another seed is another population.
+        seed: Seed of the population, 0 or more.
         index: Number of the phantom, 0 or more.
-        findings: Exactly these findings; None draws them too. What is not asked for
-            stays as it is with other findings: the same body, well or ill.
-        possible: What may be drawn where `findings` is None. A body that would have had
-            another finding is without it; all others stay as they are.
-        share: Of bodies with each possible finding where `findings` is None; a larger
-            one gives more bodies the finding and takes it from none.
+        findings: Exact findings of the phantom. None draws the findings, too. They do
+            not change the rest: the same body, well or ill.
+        possible: Findings that may be drawn if `findings` is None. Bodies lose all
+            other findings. Bodies without these do not change.
+        share: Share of bodies with each possible finding, if `findings` is None. A
+            larger share gives the finding to more bodies and takes it from none.
 
     Raises:
-        UserError: If a finding is none of `FINDINGS`.
+        UserError: If a finding is not in `FINDINGS`.
     """
     check_findings([*(findings or ()), *possible])
     random = np.random.default_rng((seed, index))
-    # All draws are made, in this order, whether they are used or not.
+    # All draws are always made in this order, even if some are not used.
     drawn = [name for name in FINDINGS if random.random() < share]
     present = findings
     if present is None:
@@ -226,11 +228,11 @@ def _heart_width_ratio(
 
 
 def _nodule(random: np.random.Generator, enlarged: bool) -> Nodule:
-    """Draw a nodule where lung surrounds it: beside the hila, above a large heart."""
+    """Draw a nodule surrounded by lung: beside the hila, above an enlarged heart."""
     side = _side(random)
     lowest = -5.0 if enlarged else {"left": -0.5, "right": 2.0}[side]
     y = uniform(random, -9, lowest)
-    # Between a lung's hilum and its wall, which recedes towards the apex.
+    # x is between a lung's hilum and its wall, which recedes towards the apex.
     x = uniform(random, 5.0, 9.8 + 0.22 * min(y, 0))
     return Nodule(
         side=side,

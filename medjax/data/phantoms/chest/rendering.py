@@ -1,12 +1,12 @@
-"""From the parameters of a chest to its radiograph.
+"""Compute the radiograph of a chest from its parameters.
 
 The optical depth of a ray is, by Beer and Lambert,
 
     tau(x, y) = sum_i mu_i l_i(x, y)                                           (1)
 
-over the tissues' attenuations and the lengths of the ray in them, here those of
-parallel rays (`chest.shapes`). Lung is what the cavity holds besides heart, great
-vessels and what lies under the diaphragm.
+over the tissues' attenuations mu_i and the lengths l_i of the ray in them. Rays are
+parallel (`chest.shapes`). Lung fills the cavity except for heart, great vessels and
+the space under the diaphragm.
 """
 
 import numpy as np
@@ -42,15 +42,15 @@ _SOFT, _LUNG = 0.17, 0.05
 """Attenuation of soft tissue and of aerated lung, 1/cm, at a diagnostic spectrum."""
 
 _NODULE = 0.24
-"""Attenuation of a nodule, with some calcium in it, less that of lung, 1/cm."""
+"""Attenuation of a nodule, which has some calcium, minus that of lung, 1/cm."""
 
 _BLOOD = 0.24
-"""Attenuation of a vessel less that of lung, 1/cm: doubled, as a share of the vessels
-is too thin to be drawn."""
+"""Attenuation of a vessel minus that of lung, 1/cm. It is doubled, because a share of
+the vessels is too thin to be drawn."""
 
 _THINNER_AIR = 0.04
-"""Attenuation of lung less that of a pneumothorax, 1/cm, averaged over the ray, since
-some lung remains before and behind the air."""
+"""Attenuation of lung minus that of a pneumothorax, 1/cm, averaged over the ray,
+because some lung remains in front of and behind the air."""
 
 
 def render(
@@ -59,13 +59,13 @@ def render(
     """Compute the radiograph of a phantom.
 
     Args:
-        parameters: Whose.
+        parameters: Parameters of the phantom.
         size: Pixels along a side, 8 or more.
 
     Returns:
         Gray values, bright where the body is dense.
     """
-    # A pixel is the mean over itself; smoothing the edges is enough for small pixels.
+    # A pixel is the mean over its area. For small pixels, smooth edges are enough.
     finer = 2 if size <= 128 else 1
     fine = optical_depth(parameters, make_pose(parameters, size * finer))
     depth = np.zeros((size, size), np.float32)
@@ -76,7 +76,7 @@ def render(
 
 
 def make_pose(parameters: ChestParameters, size: int) -> Pose:
-    """Return where the body lies in an image of `size` pixels a side."""
+    """Return the body's pose in an image with sides of `size` pixels."""
     return pose_in_field(
         size,
         FIELD_CM,
@@ -87,7 +87,7 @@ def make_pose(parameters: ChestParameters, size: int) -> Pose:
 
 
 def optical_depth(parameters: ChestParameters, pose: Pose) -> Image:
-    """Return the optical depth of the body along each ray, equation (1)."""
+    """Return the optical depth of the body along each ray, by equation (1)."""
     grid = make_grid(pose)
     depth = np.float32(2 * _SOFT) * body(grid, parameters)
     if parameters.sex == "F":
@@ -111,10 +111,10 @@ def _lung_depth(
     heart: Image,
     blood: Image,
 ) -> Image:
-    """Return what a lung and its findings add to the depth of soft tissue."""
+    """Return the change of the depth by a lung and its findings, from soft tissue."""
     sign = SIDES[side]
     chord = lung(grid, parameters, sign, heart)
-    # Vessels thin out near the lung's rim; the heart hides most of those it covers.
+    # Vessels thin out near the lung's rim. The heart hides most vessels that it covers.
     share = chord * np.float32(1 / 5) / (1 + heart * np.float32(0.4))
     share = np.minimum(share, 1) * (grid.x * sign > 0)
     effusion, pneumothorax = parameters.effusion, parameters.pneumothorax
@@ -130,7 +130,7 @@ def _lung_depth(
         outside = outside_the_lung(grid, pneumothorax, sign)
         air = chord * outside
         collapsed = chord - air
-        # The lung keeps its mass, and so gets denser.
+        # The lung keeps its mass, so it gets denser.
         denser = air.sum() / max(collapsed.sum(), air.sum())
         depth += np.float32(_THINNER_AIR) * (np.float32(denser) * collapsed - air)
         share = share * (1 - outside)

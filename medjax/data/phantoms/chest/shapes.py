@@ -1,20 +1,22 @@
-"""Solids and tubes, and the lengths of the rays through them.
+"""Compute the lengths of rays through solids and tubes.
 
-Rays are parallel to z. A solid is given by its half chord: the ray at (x, y) is inside
-it from z_c - h(x, y) to z_c + h(x, y). For an ellipsoid of radii (a, b, r)
+Rays are parallel to z. A solid is given by its half chord h: the ray at (x, y) is
+inside the solid from z_c - h(x, y) to z_c + h(x, y). For an ellipsoid of radii
+(a, b, r)
 
     h = r sqrt(1 - x²/a² - y²/b²)                                              (1)
 
-and a stack of ellipses is (1) without its y term, a and r being functions of y. Tubes
+A stack of ellipses is (1) without the y term, and a and r are functions of y. Tubes
 are drawn segment by segment, each in a small window, with the chord of an ellipse
 
     l = l_0 sqrt(1 - d²/w²)                                                    (2)
 
-across the axis. To look the same at every size, (1) is averaged over the pixel, and (2)
-convolved with it up to the second moment: w² grows by 1/3 pixel² while the area stays.
+across the axis. To look the same at every size, (1) is averaged over the pixel. (2) is
+convolved with the pixel up to the second moment: w² grows by 1/3 pixel² and the area
+stays the same.
 
-Pixels are computed by + - × ÷ √ alone, which IEEE 754 rounds the same everywhere (and
-exp and sin it does not), so that all machines compute the same image.
+Pixels are computed only with + - × ÷ √, so that all machines compute the same image.
+IEEE 754 rounds these in the same way everywhere, but not exp and sin.
 """
 
 import dataclasses
@@ -35,11 +37,11 @@ _TABLE_STEP_CM = 1 / 16
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The body coordinates of all pixels.
+    """Body coordinates of all pixels.
 
     Attributes:
-        x: In cm, positive on the patient's left.
-        y: In cm, positive downwards.
+        x: x in cm, positive on the patient's left.
+        y: y in cm, positive downwards.
         pixel_cm: Side of a pixel, in cm of the body.
     """
 
@@ -50,7 +52,7 @@ class Grid:
     _rest: Image
 
     def at(self, table: Table) -> Image:
-        """Look up, linearly, a function of y made by `tabulate`."""
+        """Interpolate linearly a function of y that `tabulate` made."""
         low = table.astype(np.float32)
         step = np.append(low[1:] - low[:-1], np.float32(0))
         return low[self._row] + step[self._row] * self._rest
@@ -71,15 +73,16 @@ def make_grid(pose: Pose) -> Grid:
 
 @functools.cache
 def table_y() -> Table:
-    """Return the y that functions of y are tabulated at, in cm."""
+    """Return the values of y at which functions of y are tabulated, in cm."""
     return np.arange(-_TABLE_REACH_CM, _TABLE_REACH_CM, _TABLE_STEP_CM)
 
 
 def tabulate(knots: Mapping[float, float]) -> Table:
-    """Return a function of y that goes smoothly through knots, without overshoot.
+    """Return a function of y that passes smoothly through knots, without overshoot.
 
     Args:
-        knots: From y to value, in ascending order; constant beyond the ends.
+        knots: Value at each y, in ascending order. The function is constant beyond the
+            ends.
 
     Source: Fritsch and Butland, "A method for constructing local monotone piecewise
     cubic interpolants", SIAM J. Sci. Stat. Comput. 1984, with equal weights.
@@ -102,12 +105,14 @@ def tabulate(knots: Mapping[float, float]) -> Table:
 
 
 def half_chord(inside: Image, change: float) -> Image:
-    """Return √inside (0 where that is negative), averaged over a pixel.
+    """Return √inside (0 if inside is negative), averaged over a pixel.
+
+    The mean over the change is the difference of the integrals at its two ends,
+    (2/3) inside^(3/2), divided by the change.
 
     Args:
         inside: 1 - x²/a² - y²/b², or the like: 1 in the middle, 0 on the edge.
-        change: How much `inside` changes over a pixel at the edge. The mean over that
-            is the difference of the integrals at both ends, (2/3) inside^(3/2).
+        change: Change of `inside` over a pixel at the edge.
     """
     half = np.float32(change / 2)
     high, low = np.maximum(inside + half, 0), np.maximum(inside - half, 0)
@@ -120,7 +125,7 @@ def stack(
 ) -> Image:
     """Return the half chord of a stack of ellipses, from x = low(y) to high(y).
 
-    A boxy stack is one of curves with the power 4 in place of 2.
+    The curves of a boxy stack have the power 4 instead of 2.
     """
     half = np.maximum((high - low) / 2, 1e-3)
     centre, inverse = grid.at((low + high) / 2), grid.at(1 / half)
@@ -138,12 +143,12 @@ def ellipsoid(
     radii: tuple[float, float, float],
     tilt_degrees: float = 0.0,
 ) -> Image:
-    """Return the half chord of an ellipsoid, equation (1), in cm.
+    """Return the half chord of an ellipsoid by equation (1), in cm.
 
     Args:
-        grid: Where.
-        centre: (x, y), in cm.
-        radii: Along the tilted x, the tilted y, and z, in cm.
+        grid: Body coordinates of the pixels.
+        centre: (x, y) of the centre, in cm.
+        radii: Radii along the tilted x, the tilted y, and z, in cm.
         tilt_degrees: Rotation about z, clockwise in the image.
     """
     angle = np.deg2rad(tilt_degrees)
@@ -163,9 +168,9 @@ def capsule(
     """Return the half chord of a tube with round ends, in cm.
 
     Args:
-        grid: Where.
-        ends: The (x, y) of its axis' ends, in cm.
-        radii: At these ends, in cm.
+        grid: Body coordinates of the pixels.
+        ends: (x, y) of the ends of the axis, in cm.
+        radii: Radii at these ends, in cm.
     """
     (x0, y0), (x1, y1) = ends
     dx, dy = x1 - x0, y1 - y0
@@ -179,7 +184,7 @@ def capsule(
 
 
 def merge(half_chords: Sequence[Image]) -> Image:
-    """Return the half chord of a union, its creases rounded: the 4-norm."""
+    """Return the half chord of a union with rounded creases: the 4-norm."""
     total = np.zeros_like(half_chords[0])
     for half in half_chords:
         square = half * half
@@ -188,7 +193,7 @@ def merge(half_chords: Sequence[Image]) -> Image:
 
 
 def overlap(*intervals: tuple[Image, float]) -> Image:
-    """Return how much of a ray lies in all of some solids, in cm.
+    """Return the length of a ray that is inside all of some solids, in cm.
 
     Args:
         intervals: Half chord and z of the centre of each solid.

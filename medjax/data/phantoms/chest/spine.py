@@ -1,4 +1,4 @@
-"""The spine: vertebral bodies with discs between them, pedicles, processes."""
+"""Build the spine: vertebral bodies with discs between them, pedicles, processes."""
 
 import functools
 from typing import Any
@@ -11,13 +11,13 @@ from medjax.data.phantoms.chest.tubes import Tubes, bones
 from medjax.data.phantoms.poses import Image
 
 _BODY_DEPTH = 0.31
-"""Optical depth of a vertebral body over that of soft tissue, in a young adult."""
+"""Optical depth of a vertebral body minus that of soft tissue, in a young adult."""
 
 
 @functools.cache
 def _vertebra_y() -> Float[np.ndarray, " v"]:
     """Return the upper ends of the vertebrae, from the neck to the loins, in cm."""
-    # They grow downwards: 1.75 cm at the neck, 3.3 cm at the loins.
+    # Lower vertebrae are taller: 1.75 cm at the neck, 3.3 cm at the loins.
     y = [-32.0]
     while y[-1] < 40:
         y.append(y[-1] + float(np.clip(2.15 + 0.033 * (y[-1] + 4), 1.75, 3.3)))
@@ -30,7 +30,7 @@ def _half_width(y: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 
 def vertebrae(grid: Grid, age: int) -> Image:
-    """Return what the vertebral bodies add to the soft tissue's depth."""
+    """Return the depth that the vertebral bodies add to that of soft tissue."""
     y, tops = table_y(), _vertebra_y()
     which = np.clip(np.searchsorted(tops, y, side="right") - 1, 0, len(tops) - 2)
     height = np.diff(tops)[which]
@@ -40,7 +40,7 @@ def vertebrae(grid: Grid, age: int) -> Image:
     bone = np.where(from_disc < disc, 0.25, 1.0)
     bone += 0.5 * np.clip(1 - np.abs(from_disc - disc - 0.1) / 0.12, 0, 1)
     bone = _mean_over(bone, grid.pixel_cm)
-    # Bodies have waists.
+    # Vertebral bodies have waists.
     waist = 1 - 0.1 * np.clip(from_disc / height * 2, 0, 1)
     half = _half_width(y) * waist
     u = grid.x * grid.at(1 / half)
@@ -51,7 +51,7 @@ def vertebrae(grid: Grid, age: int) -> Image:
 
 @functools.cache
 def vertebral_arches() -> list[Tubes]:
-    """Return the pedicles and transverse processes on the left."""
+    """Return the pedicles and transverse processes of the left side."""
     top = _vertebra_y()
     height, width = np.diff(top), _half_width(top[:-1])
     y = top[:-1] + 0.42 * height
@@ -70,7 +70,7 @@ def vertebral_arches() -> list[Tubes]:
 
 
 def _stack_bones(knots: list[tuple[Any, ...]]) -> Tubes:
-    """Return a bone a vertebra, from knots that are numbers or one number each."""
+    """Return one bone per vertebra. Knots have one number for all, or one for each."""
     columns = [np.stack(np.broadcast_arrays(*knot), axis=1) for knot in knots]
     return bones(np.stack(columns, axis=1), core=0.7)
 

@@ -1,8 +1,8 @@
-"""Tubes along curves: ribs, vessels and all else that is long and thin.
+"""Draw tubes along curves: ribs, vessels and other long and thin shapes.
 
-See `chest.shapes`, equation (2). A tube's segments meet in planes that halve the
-angle between them, so that no ray counts twice, and are drawn many at a time, each in a
-window around it.
+See `chest.shapes`, equation (2). A tube's segments meet in planes that halve the angle
+between them, so that no ray counts twice. Many segments are drawn at a time, each in
+its own window.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from medjax.data.phantoms.curves import smooth_curve
 from medjax.data.phantoms.poses import Pose
 
 _WINDOWS = np.array([int(4 * 1.5**k) for k in range(20)])
-"""Sides of the windows, in pixels: few, so that many segments share one."""
+"""Sides of the windows, in pixels. They are few, so that many segments share one."""
 
 _PIXELS_AT_ONCE = 2**18
-"""Few enough for the processor's cache to hold them."""
+"""Number of pixels that fits in the processor's cache."""
 
 _CORE_WIDTH = 0.78
 _PIXEL_VARIANCE = 1 / 3
-"""What a pixel adds to w²: the variance of a box is 1/12, that of (2) is w²/4."""
+"""Increase of w² by a pixel: the variance of a box is 1/12, that of (2) is w²/4."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Tubes:
     """Tubes along m polylines of n points each.
 
     Attributes:
-        points: The axes, projected, in cm of the body.
+        points: Projected axes, in cm of the body.
         width: Half the width across the axis, in cm.
         depth: Optical depth (attenuation times chord) on the axis.
-        core: Share of that depth that a core, 0.78 times as wide, is lacking: 0 is
-            solid; a bone has its cortex outside.
+        core: Share of that depth that is missing in the core, which is 0.78 times as
+            wide. 0 means a solid tube. A bone has its cortex outside.
     """
 
     points: Float[np.ndarray, "m n 2"]
@@ -45,7 +45,7 @@ class Tubes:
 
 @dataclasses.dataclass(frozen=True)
 class _Segments:
-    """Segments in pixels, a row each."""
+    """Segments in pixels, one per row."""
 
     start: Float64[np.ndarray, "n 2"]
     end: Float64[np.ndarray, "n 2"]
@@ -84,7 +84,7 @@ def _segments(pose: Pose, tubes: Tubes) -> _Segments:
     points = pose.to_pixels(tubes.points)
     along = np.diff(points, axis=1)
     direction = along / np.sqrt((along**2).sum(axis=2, keepdims=True))
-    # The plane at a joint is normal to the mean of the directions that meet there.
+    # The plane at a joint is normal to the mean direction of the two segments.
     ends = np.concatenate([direction[:, :1], direction, direction[:, -1:]], axis=1)
     planes = ends[:, :-1] + ends[:, 1:]
 
@@ -107,7 +107,7 @@ def _pairs(values: Float[np.ndarray, "m n"]) -> Float64[np.ndarray, "mn 2"]:
 def _bounds(
     segments: _Segments,
 ) -> tuple[Int[np.ndarray, "n 2"], Int[np.ndarray, "n 2"]]:
-    """Return the first pixel of each segment's box, and the box's sides."""
+    """Return the first pixel and the sides of each segment's box."""
     reach = np.sqrt(segments.width.max(axis=1, keepdims=True) ** 2 + _PIXEL_VARIANCE)
     low = np.minimum(segments.start, segments.end) - reach
     high = np.maximum(segments.start, segments.end) + reach
@@ -122,7 +122,7 @@ def _draw(
     corner: Int[np.ndarray, "n 2"],
     side: int,
 ) -> None:
-    """Add segments to the flat canvas, each in the window that begins at its corner."""
+    """Add segments to the flat canvas. A segment's window begins at its corner."""
     pixel = corner[:, :, None] + np.arange(side)
     column, row = pixel[:, 0], pixel[:, 1]
     depth = _optical_depth(segments, pixel)
@@ -141,8 +141,8 @@ def _optical_depth(
     """Evaluate equation (2) of each segment in its window.
 
     Args:
-        segments: n of them.
-        pixel: The windows' columns and rows.
+        segments: n segments.
+        pixel: Columns and rows of the windows.
     """
     along = segments.end - segments.start
     length2 = (along**2).sum(axis=1)
@@ -156,7 +156,7 @@ def _optical_depth(
         core = _profile(_CORE_WIDTH * segments.width, across2, share)
         chord -= _column(segments.core) * core
     chord *= _interpolate(segments.depth, share)
-    # Two segments that meet make the very same comparison, so a pixel is in just one.
+    # Two segments that meet make the same comparison, so a pixel is in only one.
     chord *= _is_past(pixel, segments.start, segments.start_plane)
     chord *= ~_is_past(pixel, segments.end, segments.end_plane)
     return chord
@@ -186,7 +186,7 @@ def _project(
     vectors: Float64[np.ndarray, "n 2 s"] | Int[np.ndarray, "n 2 s"],
     onto: Float64[np.ndarray, "n 2"],
 ) -> Float32[np.ndarray, "n s s"]:
-    """Return the scalar products of all (column, row) with one vector a segment."""
+    """Return the scalar products of all (column, row) with one vector per segment."""
     terms = (vectors * onto[:, :, None]).astype(np.float32)
     return terms[:, 0, None, :] + terms[:, 1, :, None]
 

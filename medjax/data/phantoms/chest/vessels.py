@@ -1,7 +1,7 @@
-"""Airways and the vessels of the lungs, as tubes.
+"""Build the airways and vessels of the lungs as tubes.
 
-From each hilum a few vessels leave like a fan; each forks into two, thinner and
-shorter, four times over.
+A few vessels leave each hilum like a fan. Each vessel forks into two, which are thinner
+and shorter and fork again. A tree has four forks from its first vessel to its last.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from medjax.data.phantoms.chest.tubes import Tubes
 from medjax.data.phantoms.curves import smooth_curve
 
 _FAN_DEGREES = (-78, -58, -36, -14, 8, 26, 42, 58, 74)
-"""Directions of the first vessels: 0 is sideways, 90 is down."""
+"""Directions of the first vessels, in degrees: 0 is sideways, 90 is down."""
 
 _GENERATIONS = 5
 _POINTS = 5
@@ -21,10 +21,10 @@ _HILUM = {-1: (3.3, -1.0), 1: (3.5, -2.2)}
 
 
 def airways(air: float) -> list[Tubes]:
-    """Return trachea and main bronchi.
+    """Return the trachea and the main bronchi.
 
     Args:
-        air: Attenuation of air less that of soft tissue, 1/cm: negative.
+        air: Attenuation of air minus that of soft tissue, 1/cm. It is negative.
     """
     trachea = [(0, -34, 0.85), (0, -22, 0.85), (0.1, -12, 0.9), (-0.3, -5.3, 0.85)]
     right = [(-0.5, -5.7, 0.65), (-1.9, -4.2, 0.65), (-3.9, -2.2, 0.4)]
@@ -43,8 +43,8 @@ def vessels(parameters: ChestParameters, blood: float) -> list[Tubes]:
     """Return the vessels of both lungs.
 
     Args:
-        parameters: Whose; `texture_seed` decides how they branch.
-        blood: Attenuation of blood less that of lung, 1/cm.
+        parameters: Parameters of the phantom. `texture_seed` decides the branches.
+        blood: Attenuation of blood minus that of lung, 1/cm.
     """
     random = np.random.default_rng((parameters.texture_seed, 1))
     trees = [_tree(random, side) for side in (-1, 1)]
@@ -62,7 +62,7 @@ def _tree(
     x, y = _HILUM[side]
     start = np.stack([x + 0.6 * np.cos(angle), y + 2.0 * np.sin(angle)], axis=1)
     length = 2.9 + 0.9 * random.random(count) + 0.9 * np.abs(np.sin(angle))
-    # The lower lobes get more blood, in the upright body much more.
+    # The lower lobes get more blood, and much more in an upright body.
     radius = 0.3 + 0.1 * (np.sin(angle) > 0)
     bundles = []
     for _ in range(_GENERATIONS):
