@@ -1,33 +1,33 @@
 r"""Prepare a folder of images for training: write a TFDS data set.
 
-NIH ChestX-ray14 as published (images anywhere below the folder, Data_Entry_2017*.csv):
+NIH ChestX-ray14 as published (Data_Entry_2017*.csv, and images anywhere below NIH):
 
     medjax prepare --dataset=nih_cxr --source=NIH --out=DIR
 
-Any folder of images, with metadata.csv or metadata.jsonl (file_name, text, optionally
-conditioning_image), or without:
+Any folder of images, with or without metadata.csv or metadata.jsonl (file_name, text,
+optionally conditioning_image):
 
     medjax prepare --dataset=folder --source=IMAGES --out=DIR \
         --group_column=patient
 
-With --classes_from_folders, an image's label is the folder that it lies in.
+With --classes_from_folders, an image's label is the name of its folder.
 
 Knee slices of the Osteoarthritis Initiative (AKOA_Analysis/*.png), and brain slices of
-ADNI (AD_NC/{train,test}/{AD,NC}/*.jpeg), split by the subjects in their names:
+ADNI (AD_NC/{train,test}/{AD,NC}/*.jpeg). Both are split by the subjects in their names:
 
     medjax prepare --dataset=oai_akoa --source=AKOA_Analysis --out=DIR
     medjax prepare --dataset=adni --source=AD_NC --out=DIR
 
-Open-i's radiographs with their reports, from the two published archives or what is in
-them; --download fetches the archives into the source folder:
+Open-i's radiographs with their reports, from the two published archives or their files.
+--download fetches the archives into the source folder:
 
     medjax prepare --dataset=openi --source=OPENI --out=DIR --download
 
-Then train on it with --config.data.root=DIR.
+Then train on the data set with --config.data.root=DIR.
 
-Images and rows that cannot be used are left where they are, and named with the reason
-in DIR/report.json: under `quarantine` what is damaged, under `skipped` what is whole
-and belongs to nothing. Every other image and row is in the data set.
+Images and rows that cannot be used stay where they are. DIR/report.json names them with
+the reason: under `quarantine` if they are damaged, and under `skipped` if they are
+intact but match nothing. All other images and rows are in the data set.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ from medjax.data.datasets.survey import Survey
 from medjax.data.splits import DEFAULT_FRACTIONS, parse_percent
 from medjax.errors import UserError
 
-# Hidden, so that nothing half-written is ever taken for a data set.
+# The folder is hidden, so that unfinished data are never taken for a data set.
 _STAGING = ".incomplete"
 
 
@@ -67,23 +67,23 @@ def prepare(
     Args:
         dataset: "nih_cxr", "openi", "oai_akoa", "adni" or "folder".
         source: Folder with the images.
-        out: Folder to write to; what is there stays until the new data are complete.
-        caption_style: "findings", the default, or "binary" (nih_cxr); "report", the
-            default, or "published" (openi).
-        tokenizer: Folder or hub id of the tokenizer that captions are to fit; CLIP's by
-            default (openi).
-        download: Fetch the archives that are not in `source` (openi).
+        out: Folder to write to. An old data set stays until the new one is complete.
+        caption_style: "findings" (default) or "binary" for nih_cxr; "report" (default)
+            or "published" for openi.
+        tokenizer: Folder or hub id of the tokenizer that captions must fit. "" means
+            CLIP's tokenizer (openi).
+        download: Whether to fetch the archives that are missing in `source` (openi).
         group_column: Column to split by (folder).
-        classes_from_folders: Take labels from the names of folders (folder).
+        classes_from_folders: Whether folder names become labels (folder).
         fractions: Expected share of the groups per split.
-        overwrite: Replace a data set that is there.
+        overwrite: Whether to replace an existing data set.
 
     Returns:
-        The report, as it stands in `out`/report.json.
+        The report, which is also in `out`/report.json.
 
     Raises:
-        UserError: If something is missing, `out` has a data set already, no image can
-            be read, or the disk is full or fails; `out` is then as it was before.
+        UserError: If something is missing, `out` already has a data set, no image can
+            be read, or the disk is full or fails. Then `out` stays as it was.
     """
     from medjax.data.datasets.builder import SurveyBuilder
 
@@ -97,9 +97,9 @@ def prepare(
         classes_from_folders=classes_from_folders,
     )
     if not str(source):
-        raise UserError("--source is empty; give a folder, . for this one")
+        raise UserError("--source is empty; set it to a folder, or to . for this one")
     cli.writable_folder(out, "--out")
-    # What a run that was killed had set aside.
+    # A killed process may have moved the old data set to another name.
     storage.recover(target / dataset)
     _publish_report(target, dataset)
     _check_target(target, dataset, overwrite)
@@ -119,7 +119,7 @@ def prepare(
 
 
 def _publish_report(target: Path, dataset: str) -> None:
-    """Copy the report that came with the data to where users look for it."""
+    """Copy the report of the data set to the place where users look for it."""
     own, public = target / dataset / REPORT, target / REPORT
     if own.exists():
         text = own.read_text(encoding="utf-8")
@@ -129,17 +129,17 @@ def _publish_report(target: Path, dataset: str) -> None:
 
 @contextlib.contextmanager
 def _disk_errors(out: str | Path) -> Iterator[None]:
-    """Turn what a full or failing disk raises into `UserError`."""
+    """Turn the errors of a full or failing disk into `UserError`."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # ArrayRecord raises RuntimeError with the operating system's words in it.
+        # ArrayRecord raises RuntimeError with the operating system's message.
         if isinstance(error, RuntimeError) and "write() failed" not in str(error):
             raise
         reason = str(error).partition("write() failed: ")[2].partition(";")[0]
         raise UserError(
-            f"--out={out}: cannot be written: {reason or error}; what was there is as "
-            "it was"
+            f"--out={out}: cannot be written: {reason or error}; existing data "
+            "are unchanged"
         ) from error
 
 
@@ -151,20 +151,20 @@ def _check_target(target: Path, dataset: str, overwrite: bool) -> None:
     for folder in find_prepared(target):
         if folder.parent != target / dataset:
             raise UserError(
-                f"--out={target}: has another data set, {folder}; choose an --out of "
-                "its own"
+                f"--out={target}: has another data set, {folder}; set --out to a "
+                "folder of its own"
             )
-        # One that is damaged can be replaced without being read.
+        # A damaged data set can be replaced without being read.
         if not overwrite:
             metadata = read_metadata(folder)
             raise UserError(
                 f"--out={target}: already has {metadata.name}, complete: "
-                f"{describe_splits(metadata.splits)}; nothing to do, or --overwrite"
+                f"{describe_splits(metadata.splits)}; to replace it, set --overwrite"
             )
 
 
 def _survey(dataset: str, source: Path, settings: dict[str, Any]) -> Survey:
-    """Look over the source folder."""
+    """Survey the source folder."""
     from medjax.data.datasets.adni import survey_adni
     from medjax.data.datasets.akoa import survey_akoa
     from medjax.data.datasets.folder import survey_folder
@@ -183,7 +183,7 @@ def _survey(dataset: str, source: Path, settings: dict[str, Any]) -> Survey:
 def _survey_openi(
     source: Path, caption_style: Any, tokenizer: str, download: bool
 ) -> Survey:
-    """Fetch and unpack what is missing, and look over it."""
+    """Fetch and unpack missing archives, then survey the source folder."""
     from medjax.data.datasets.openi import survey_openi
     from medjax.data.datasets.openi_source import complete_source
     from medjax.data.tokens import tokenize
@@ -193,8 +193,8 @@ def _survey_openi(
         clip = find_tokenizer(tokenizer or TOKENIZER_ID)
     except UserError as error:
         raise UserError(
-            f"captions are made to fit CLIP's 77 tokens: {error}; --tokenizer=FOLDER "
-            "names one with vocab.json and merges.txt"
+            f"captions must fit CLIP's 77 tokens: {error}; set --tokenizer=FOLDER to a "
+            "folder with vocab.json and merges.txt"
         ) from error
     if download:
         cli.writable_folder(source, "--source")
@@ -205,7 +205,7 @@ def _survey_openi(
 
 
 def define_flags() -> None:
-    """Define the command's flags; not on import, where commands would collide."""
+    """Define the command's flags. On import, flags of several commands collide."""
     flags.DEFINE_string("dataset", None, ", ".join(DATASETS), required=True)
     flags.DEFINE_string("source", None, "folder of the images", required=True)
     flags.DEFINE_string("out", None, "folder to write to", required=True)
@@ -213,46 +213,46 @@ def define_flags() -> None:
         "caption_style",
         "",
         "nih_cxr: 'findings' (the default) names findings, view, age and sex; 'binary' "
-        "says only whether there is a disease. openi: 'report' (the default) tells the "
-        "report's first sentences, the impression's before all; 'published' is the "
-        "published system's prompt",
+        "says only whether the patient has a disease. openi: 'report' (the default) "
+        "takes the report's first sentences, beginning with the impression; "
+        "'published' is the published system's prompt",
     )
     flags.DEFINE_string(
         "tokenizer",
         "",
-        "openi: folder or hub id of the tokenizer that captions are to fit; by default "
-        "CLIP's, as of Stable Diffusion 1.x, from the hub or your cache of it",
+        "openi: folder or hub id of the tokenizer that captions must fit; by default "
+        "the CLIP tokenizer of Stable Diffusion 1.x, from the hub or its cache",
     )
     flags.DEFINE_bool(
         "download",
         False,
-        "openi: fetch the archives that are not in --source; an interrupted download "
-        "goes on where it stopped",
+        "openi: fetch the archives that are missing in --source; an interrupted "
+        "download resumes where it stopped",
     )
     flags.DEFINE_string(
         "group_column",
         "",
-        "folder: column of the metadata (a patient's id, say) whose images the split "
-        "keeps together",
+        "folder: column of the metadata, such as the patient's id; the split keeps "
+        "images with the same value together",
     )
     flags.DEFINE_bool(
         "classes_from_folders",
         False,
-        "folder: an image's label is the name of its folder, of those beside one "
-        "another; see medjax/data/datasets/classes.py",
+        "folder: an image's label is the name of its folder, directly below the folder "
+        "of all images; see medjax/data/datasets/classes.py",
     )
     flags.DEFINE_list(
         "split_percent",
         ["80", "10", "10"],
-        "expected shares of train, validation and test; each group is drawn by itself, "
-        "so small sets stray from them",
+        "expected shares of train, validation and test, in percent; each group is "
+        "assigned independently, so shares of small data sets differ from these",
     )
-    flags.DEFINE_bool("overwrite", False, "replace the data set in --out")
+    flags.DEFINE_bool("overwrite", False, "replace an existing data set in --out")
 
 
 def main(_: Sequence[str]) -> None:
-    """Prepare as the flags say."""
-    # Pillow also warns of damage that it can live with.
+    """Prepare a data set as the flags say."""
+    # Pillow also warns about damage that it tolerates.
     warnings.filterwarnings("ignore", module="PIL")
     values = flags.FLAGS
     report = prepare(

@@ -78,5 +78,5 @@ def test_a_full_disk_keeps_the_data_set_that_is_there(tmp_path):
     prepare("folder", tmp_path / "few", out)
     before = files(out)
     done = full_by_limit(out, *arguments_for(tmp_path, "--overwrite"))
-    assert "what was there is as it was" in one_line(done)
+    assert "existing data are unchanged" in one_line(done)
     assert files(out) == before

@@ -110,12 +110,12 @@ MISTAKES = [
     prep(
         "data set that is there",
         "--out={data}",
-        says=("already has folder/1.0.0, complete: train (", "or --overwrite"),
+        says=("already has folder/1.0.0, complete: train (", "set --overwrite"),
     ),
     prep(
         "other data set that is there",
         "--out={data}/folder",
         "--overwrite",
-        says=("has another data set", "choose an --out of its own"),
+        says=("has another data set", "set --out to a folder of its own"),
     ),
 ]
