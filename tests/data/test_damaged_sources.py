@@ -38,8 +38,8 @@ def test_a_damaged_row_of_nih_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("{", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("3", "is int, expected an object"),
         ('{"file_name": "a.png"}', "has no value for 'text'"),
         ('{"file_name": "a.png", "text": "\\ud800"}', "is not UTF-8"),

@@ -196,7 +196,7 @@ def test_folder_takes_several_captions_of_one_image(tmp_path):
     ("content", "message"),
     [
         ("file_name,caption\na.png,x\n", "no column 'text'"),
-        ("file_name,text\n", "holds no rows"),
+        ("file_name,text\n", "has no rows"),
         ("file_name,text\ngone.png,x\n", r"gone\.png: its file does not exist"),
     ],
 )

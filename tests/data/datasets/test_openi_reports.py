@@ -31,8 +31,8 @@ def test_sections_and_images_are_read(tmp_path):
         (b"<eCitation>", "is not XML"),
         (b"\xff\xfe\x00", "is not XML"),
         (b'<?xml version="1.0" encoding="nonsense"?><a/>', "is not XML"),
-        (b"<html></html>", "no report of Open-i"),
-        (b"<eCitation><uId/></eCitation>", "no report of Open-i"),
+        (b"<html></html>", "not a report of Open-i"),
+        (b"<eCitation><uId/></eCitation>", "not a report of Open-i"),
     ],
 )
 def test_what_is_no_report_is_said(content, reason):
