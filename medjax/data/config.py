@@ -49,7 +49,8 @@ class DataConfig:
             object.__setattr__(self, "phantoms", None)
         elif self.phantoms is None:
             raise UserError(
-                "root is '' and phantoms is None. Expected a folder, or phantoms"
+                "root is '' and phantoms is None. Expected a folder for root, or "
+                "settings of phantoms"
             )
         check_least(self, folds=0, fold=0)
         if self.folds == 1 or self.fold >= max(1, self.folds):
@@ -96,7 +97,7 @@ class ControlDataConfig(DataConfig):
             if low > high:
                 raise UserError(
                     f"canny_low reaches {low:g}, but canny_high reaches {high:g}. "
-                    "Expected no end of canny_low above the same end of canny_high"
+                    "Expected canny_low <= canny_high at both ends"
                 )
 
 

@@ -27,11 +27,11 @@ def make_example(
         key: (seed, example number). They determine the random draws.
 
     Returns:
-        The arrays, and the end of the caption that did not fit ("" if all did). The
-        arrays are images (H W 3, [-1, 1]); with a `ControlDataConfig` also
-        conditioning_image (H W 3, [0, 1]); with classes labels (); with a tokenizer
-        text_ids (77); with letterbox loss_mask (H W 1). A record of cached latents
-        gives latents_mean and latents_logvar (h w c) instead of images.
+        The arrays, and the end of the caption that did not fit ("" if all did). Arrays:
+        images (H W 3, [-1, 1]); conditioning_image (H W 3, [0, 1]) for a
+        `ControlDataConfig`; labels () for a `ClassDataConfig` with classes; text_ids
+        (77) with a tokenizer; loss_mask (H W 1) with letterbox. A record of cached
+        latents gives latents_mean and latents_logvar (h w c) instead of images.
 
     Raises:
         UserError: If a stored conditioning_image has another aspect than its image, or

@@ -56,7 +56,7 @@ def fold_numbers(groups: Sequence[str], folds: int) -> tuple[int, ...]:
     if len(known) < folds:
         raise UserError(
             f"config.data.folds={folds}: the data have {len(known)} groups (patients "
-            "or reports), and each fold requires one; set config.data.folds lower"
+            "or reports), and each fold requires one; reduce config.data.folds"
         )
     fold_of = {group: number % folds for number, group in enumerate(known)}
     return tuple(fold_of[group] for group in groups)

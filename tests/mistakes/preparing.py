@@ -45,7 +45,7 @@ MISTAKES = [
     prep(
         "one class",
         "--classes_from_folders",
-        says=("no folder as the only class", "CLASSES/NAME/*.png"),
+        says=("fewer than two classes: no folder", "CLASSES/NAME/*.png"),
     ),
     prep(
         "knees without subjects",

@@ -88,7 +88,7 @@ def _entry(image: Path, folder: Path) -> Entry | str:
     if label not in CLASSES:
         return f"its folder is not named {' or '.join(CLASSES)}"
     if len(sides) != 1:
-        return f"is not in one folder {' or '.join(_SIDES)}, as in {_LAYOUT}"
+        return f"is not in exactly one folder {' or '.join(_SIDES)}, as in {_LAYOUT}"
     if name is None:
         return "its name does not give subject and slice, as in 218391_78.jpeg"
     return Entry(

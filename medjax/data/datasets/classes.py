@@ -41,9 +41,10 @@ def with_classes(survey: Survey, folder: Path) -> Survey:
     names = sorted({name for entry in labelled for name in entry.labels})
     if len(names) < 2:
         raise UserError(
-            f"--classes_from_folders: {folder} has {', '.join(names) or 'no folder'} "
-            f"as the only class; first: {shown(survey.entries[0].image, folder)}; "
-            "expected a folder for each class: --source=CLASSES with CLASSES/NAME/*.png"
+            f"--classes_from_folders: {folder} has fewer than two classes: "
+            f"{', '.join(names) or 'no folder'} (first image: "
+            f"{shown(survey.entries[0].image, folder)}); expected a folder for each "
+            "class: --source=CLASSES with CLASSES/NAME/*.png"
         )
     if _SPLITS.issuperset(name.lower() for name in names):
         raise UserError(

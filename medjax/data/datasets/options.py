@@ -17,7 +17,7 @@ _OPTIONS = {
 # The first is the default.
 _STYLES = {"nih_cxr": ("findings", "binary"), "openi": ("report", "published")}
 MEANS = ("tokenizer", "download")
-"""Options about access to the data. They do not change the prepared data."""
+"""Options about access to the data. They do not describe the data."""
 
 
 def own_options(dataset: str, **options: Any) -> dict[str, Any]:

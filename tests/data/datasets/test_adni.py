@@ -103,7 +103,7 @@ def test_what_does_not_lie_in_the_layout_is_left_out_by_name(tmp_path):
     good = "AD_NC/train/AD/218391_78.jpeg"
     bad = {
         "AD_NC/train/MCI/1_78.jpeg": "folder is not named AD or NC",
-        "AD_NC/AD/2_78.jpeg": "is not in one folder train or test",
+        "AD_NC/AD/2_78.jpeg": "is not in exactly one folder train or test",
         "AD_NC/train/AD/3.jpeg": "does not give subject and slice",
         "cover.png": "folder is not named AD or NC",
     }

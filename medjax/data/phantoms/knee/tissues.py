@@ -87,7 +87,7 @@ def _muscles(parameters: KneeParameters, bend: _Bend) -> list[Layer]:
 
 
 def _joint(parameters: KneeParameters, bend: _Bend) -> list[Layer]:
-    """Return fluid, menisci and cartilage. Bones will cover half of the cartilage."""
+    """Return fluid, menisci and cartilage. Bones will cover its inner half."""
     fluid = parameters.fluid
     wet = [
         _wide(bend.thigh(anatomy.JOINT), 0.6 + 0.4 * fluid),
