@@ -47,7 +47,7 @@ def test_an_image_beside_the_classes_is_left_out_by_name(tmp_path):
     ("names", "message"),
     [
         (("1.png", "2.png"), "fewer than two classes: no folder"),
-        (("Images/pug/1.png", "cover.png"), r"fewer than two classes: Images \(first image"),
+        (("Images/pug/1.png", "cover.png"), r"fewer than two classes: Images \(first"),
         (("x/train/pug/1.png", "x/Test/pug/2.png"), "Test, train, which are splits"),
     ],
 )

@@ -77,7 +77,7 @@ def test_what_has_no_partner_is_counted_and_named(tmp_path):
     reasons = {one.name: one.reason for one in survey.skipped}
     assert reasons == {
         # Of two the first by its path is kept.
-        "png/CXR1_IM-0001-1001.png": "another file of this name: "
+        "png/CXR1_IM-0001-1001.png": "another file has this name: "
         "copy/CXR1_IM-0001-1001.jpg",
         "CXR2": "has neither findings nor impression",
         "CXR2_IM-0001-1001": "its report CXR2 has neither findings nor impression",
