@@ -2,8 +2,8 @@
 
 Let B be the global batch size. Example i of the global batch of step s is example
 number n = s B + i of the stream. Epoch n // N has its own permutation of the N records.
-Random draws for an example are keyed by (seed, n). So a run that resumes at any step,
-on any number of hosts or workers, sees exactly the examples of an uninterrupted run.
+Random draws for an example are keyed by (seed, n). So a run can resume at any step, on
+any number of hosts or workers. It sees exactly the examples of an uninterrupted run.
 """
 
 import dataclasses

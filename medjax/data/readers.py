@@ -27,8 +27,8 @@ def decode_image(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
     Grayscale is repeated over the channels. Transparent pixels are blended with black.
     The first image of an animation or of a file with several pages is taken. A 16-bit
     image is scaled by the smallest usual depth (8, 10, 12, 14 or 16 bits) that holds
-    its values, because files rarely state the detector's depth. Scaled by 16 bits, an
-    image of 12 bits is nearly black.
+    its values. The reason is that files rarely state the detector's depth, and an image
+    of 12 bits, scaled by 16, is nearly black.
 
     Args:
         encoded: Content of a PNG, JPEG, WebP, BMP or TIFF file.

@@ -16,9 +16,8 @@ _PLACES = ("", "*/", "*/*/", "*/*/*/")
 def find_prepared(root: str | Path) -> list[Path]:
     """Return the folders below `root` that hold a complete TFDS data set.
 
-    A data set that is being written, or was when a process was killed, is in a hidden
-    folder and is not found. A data set that a killed process was about to replace is
-    found.
+    An unfinished data set is in a hidden folder and is not found, even if the process
+    that wrote it was killed. The data set that it was about to replace is found.
     """
     folder = Path(root).expanduser()
     found = {path.parent for place in _PLACES for path in folder.glob(place + INFO)}

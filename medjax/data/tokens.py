@@ -14,8 +14,8 @@ def tokenize(
 ) -> tuple[Int32[np.ndarray, " l"], str]:
     """Tokenise one caption and pad it with the tokenizer's padding (SD1.5's: its eos).
 
-    The tokenizer's own truncation and padding are not used. On fast tokenizers they set
-    a state that threads must not share, and they do not return the text that was cut.
+    The tokenizer's own truncation and padding are not used. They do not return the text
+    that was cut. On fast tokenizers they set a state that threads must not share.
 
     Args:
         tokenizer: A `transformers` CLIP tokenizer.

@@ -10,8 +10,9 @@ or `L_E_F_T`) and the slice. A subject has up to two knees with many slices each
 look alike. So the split keeps a subject's slices together, and a file whose name does
 not give the subject is left out.
 
-If no file of the folder names a subject, names of a series and a slice alone, such as
-`fs_001.png`, count as one subject. One subject cannot be divided, so it is in training.
+A name of only a series and a slice, such as `fs_001.png`, is used if no file of the
+folder names a subject. All such files count as one subject, who is in training, because
+one subject cannot be divided.
 
 Source: Peterfy, Schneider & Nevitt, "The osteoarthritis initiative: report on the
 design rationale for the magnetic resonance imaging protocol for the knee",

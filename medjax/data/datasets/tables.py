@@ -84,8 +84,8 @@ def read_jsonl(path: Path, wanted: Sequence[str]) -> Table:
 def _records(lines: list[str]) -> Iterator[tuple[int, list[str] | str]]:
     """Yield each record's first line number with its cells, or with the line's fault.
 
-    After a faulty line (such as an unclosed quote), reading starts again at the next
-    line, so that no further row is lost.
+    A line can be faulty, for example by an unclosed quote. Then reading starts again at
+    the next line, so that no further row is lost.
     """
     start = 0
     while start < len(lines):

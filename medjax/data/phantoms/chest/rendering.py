@@ -49,7 +49,7 @@ _BLOOD = 0.24
 the vessels is too thin to be drawn."""
 
 _THINNER_AIR = 0.04
-"""Attenuation of lung minus that of a pneumothorax, 1/cm, averaged over the ray,
+"""Attenuation of lung minus that of a pneumothorax, 1/cm. It is a mean over the ray,
 because some lung remains in front of and behind the air."""
 
 

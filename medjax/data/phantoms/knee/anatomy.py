@@ -1,7 +1,7 @@
 """Define the outlines of a straight knee: knots in cm, in thigh, shank or patella.
 
-A femoral condyle rests on the tibial plateau. The patella glides in front of it,
-between the tendon of the thigh's muscle and the tendon that ends at the tibia's
+A femoral condyle rests on the tibial plateau. The patella glides in front of it. It is
+between two tendons: that of the thigh's muscle, and one that ends at the tibia's
 tuberosity.
 """
 
