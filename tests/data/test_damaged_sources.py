@@ -40,7 +40,7 @@ def test_a_damaged_row_of_nih_is_named(tmp_path):
     [
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("3", "is int, expected an object"),
+        ("3", "has type int, expected an object"),
         ('{"file_name": "a.png"}', "has no value for 'text'"),
         ('{"file_name": "a.png", "text": "\\ud800"}', "is not UTF-8"),
         ('{"file_name": "a.png", "text": "\\u0000"}', "holds a NUL character"),

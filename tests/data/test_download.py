@@ -121,7 +121,7 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_refusal_is_said_at_once(server, tmp_path, status):
     server.statuses = [status] * 9
-    with pytest.raises(UserError, match=rf"refuses: {status} .*put the file into"):
+    with pytest.raises(UserError, match=rf"refuses: {status} .*put it into"):
         download(server.url, tmp_path / "big.tgz")
     assert len(server.requests) == 1
 

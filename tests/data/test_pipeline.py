@@ -187,7 +187,7 @@ def test_a_stored_condition_wins_over_edges(tokenizer):
     record = Records()[0] | {"conditioning_image": stored}
     example, _ = make_example(record, tokenizer, CONFIG, (0, 0))
     np.testing.assert_allclose(example["conditioning_image"], 0.2, rtol=1e-6)
-    with pytest.raises(UserError, match="record 0: .*not the same aspect"):
+    with pytest.raises(UserError, match="record 0: .*Expected the same aspect ratio"):
         make_example(
             record | {"conditioning_image": stored[:16]}, tokenizer, CONFIG, (0, 0)
         )
