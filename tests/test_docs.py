@@ -1,6 +1,7 @@
 """The documentation: each command is right, each block runs, and a mistake is found."""
 
 import contextlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -170,3 +171,21 @@ def make_xrays(folder: Path) -> None:
     (folder / "IMAGES").symlink_to(folder / "xrays")
     edges = canny(phantoms[0]["image"], 100, 200)
     save_png(folder / "edges.png", np.repeat(edges[:, :, None], 3, axis=2))
+
+
+def test_the_readme_is_short_and_its_pictures_are_small():
+    text = (REPOSITORY / "README.md").read_text()
+    assert len(text.split()) <= 700
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert pictures
+    for picture in pictures:
+        assert (REPOSITORY / picture).stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_to_files_exist(page):
+    """Sphinx checks those of docs/."""
+    text = (REPOSITORY / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (REPOSITORY / target).exists(), target

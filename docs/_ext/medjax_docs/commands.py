@@ -15,6 +15,8 @@ from absl import flags
 from medjax.__main__ import COMMANDS, main
 from medjax_docs.texts import Written, describe
 
+# What absl shows of a flag without a help text.
+_NO_HELP = "(no help available)"
 # Flags that absl and ml_collections offer everywhere.
 _ANYWHERE = ("flagfile", "help")
 
@@ -93,7 +95,7 @@ def _flag(flag: flags.Flag) -> Flag:
         flag.name,
         flag.flag_type(),
         default.strip("'") if default else default,
-        flag.help or "",
+        "" if flag.help in (None, _NO_HELP) else flag.help,
         required,
     )
 

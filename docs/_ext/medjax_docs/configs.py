@@ -125,7 +125,7 @@ def _written_group(tasks: tuple[str, ...], here: list[Key]) -> list[str]:
 
 
 def _entry(name: str, same: list[Key]) -> list[str]:
-    """Return the lines about a key, of which tasks may have different defaults."""
+    """Return the lines about a key, whose default may differ between tasks."""
     facts, text = "", ""
     if len({(key.type, key.default) for key in same}) == 1:
         facts = f"{same[0].type} · default {same[0].default}"

@@ -22,7 +22,7 @@ _OTHERS = frozenset(("durations",))
 def link_names(app: Sphinx, tree: nodes.document) -> None:
     """Replace inline code that names a key or a flag by a link to it.
 
-    What is no key and no flag is a warning.
+    An unknown key or flag is a warning.
     """
     for literal in list(tree.findall(nodes.literal)):
         if isinstance(literal.parent, nodes.reference | addnodes.pending_xref):

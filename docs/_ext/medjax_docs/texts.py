@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 Written: TypeAlias = tuple[str, list[str]]
-"""Markdown, and what is wrong with the code that it describes."""
+"""Markdown, and the problems of the code that it describes."""
 
 
 def describe(directive: str, name: str, facts: str, text: str) -> list[str]:
