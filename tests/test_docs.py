@@ -135,7 +135,7 @@ def additions(words: list[str], stand_ins: bool) -> list[str]:
     command, values = words[1], dict(w.partition("=")[::2] for w in words[2:])
     if command == "sample":
         return [] if "--steps" in values else ["--steps=2"]
-    if command not in ("train", "cross-validate"):
+    if command not in ("train", "cross-validate") or "--help" in values:
         return []
     config = load_config("config", values["--config"])
     changes = SHORT | (STAND_INS if stand_ins else {})

@@ -16,7 +16,7 @@ _KEY = re.compile(r"(?:--)?(config(?:\.[a-z0-9_]+)+)(?:=.*)?")
 _FILES = (".json", ".py", ".md")
 _FLAG = re.compile(r"--([a-z_]+)(?:=.*)?")
 # Flags of other programs that pages mention.
-_OTHERS = frozenset(("durations",))
+_OTHERS = frozenset(("only",))
 
 
 def link_names(app: Sphinx, tree: nodes.document) -> None:
