@@ -1,6 +1,5 @@
 """The documentation: each command is right, each block runs, and a mistake is found."""
 
-import ast
 import contextlib
 import re
 import subprocess
@@ -39,6 +38,7 @@ STAND_INS = {
 # Pages whose blocks need what earlier pages left.
 CHAINS = {
     "readme": ("README.md",),
+    "python": ("docs/reference/python.md",),
     "demo": ("docs/tutorials/demo.md",),
     "lora": ("docs/tutorials/lora.md",),
     "own images": (
@@ -73,13 +73,15 @@ def test_a_quick_block_runs(block, tmp_path):
     run(block, tmp_path)
 
 
-@pytest.mark.ci
-def test_the_blocks_of_the_readme_run(tmp_path):
-    run_chain("readme", tmp_path)
+def tiers() -> list:
+    marks = {"readme": pytest.mark.ci}
+    return [
+        pytest.param(name, marks=marks.get(name, pytest.mark.release))
+        for name in CHAINS
+    ]
 
 
-@pytest.mark.release
-@pytest.mark.parametrize("name", [name for name in CHAINS if name != "readme"])
+@pytest.mark.parametrize("name", tiers())
 def test_the_blocks_of_pages_run(name, tmp_path):
     run_chain(name, tmp_path)
 
@@ -190,33 +192,3 @@ def test_links_to_files_exist(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         if "://" not in target:
             assert (REPOSITORY / target).exists(), target
-
-
-def test_each_message_of_troubleshooting_is_in_the_code():
-    page = (DOCS / "troubleshooting.md").read_text()
-    shown = re.findall(r"^### `([^`]+)`$", page, re.MULTILINE)
-    assert len(shown) > 20
-    said = "\n".join(messages())
-    for message in shown:
-        parts = [re.escape(part) for part in message.split("…")]
-        assert re.search("[^\n]*".join(parts), said), message
-
-
-def messages() -> list[str]:
-    """Return the strings of the package, with … in place of each value."""
-    found = []
-    for path in sorted((REPOSITORY / "medjax").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            text = string(node)
-            found.append(re.sub(r"%[sdrg]", "…", text).replace("\n", " "))
-    return found
-
-
-def string(node: ast.AST) -> str:
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(map(string, node.values))
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return string(node.left) + string(node.right)
-    return "…"
