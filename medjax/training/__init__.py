@@ -1,1 +1,1 @@
-"""The training loop and its parts: optimiser, checkpoints, metrics, progress."""
+"""The training loop and its parts: optimiser, evaluators, metrics, progress."""

@@ -1,4 +1,4 @@
-"""Early stopping: end a run that no longer improves by one of its measures."""
+"""Early stopping: end a run when its metric no longer improves."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,11 +11,11 @@ class Patience:
     """Counts validations in a row without an improvement."""
 
     def __init__(self, config: BestConfig, history: Iterable[float] = ()) -> None:
-        """Begin.
+        """Count the earlier validations.
 
         Args:
-            config: The measure, and how long to wait.
-            history: The measure in earlier validations, in order.
+            config: The metric, and how many validations to wait.
+            history: Values of the metric in earlier validations, in order.
         """
         self._config = config
         self._best = math.inf
@@ -24,10 +24,10 @@ class Patience:
             self.look(value)
 
     def look(self, value: float) -> None:
-        """Take in what a validation measured; NaN is no improvement.
+        """Record the metric of one validation. NaN is not an improvement.
 
-        Once patience is exhausted, nothing changes that. The run ends with one more
-        validation; if that were better, the next call would continue the run.
+        Once patience is exhausted, later values are ignored. The run ends with one more
+        validation. If that one counted as better, the next call would resume training.
         """
         if self.exhausted:
             return
@@ -40,22 +40,22 @@ class Patience:
             self._waited += 1
 
     def look_at(self, row: Mapping[str, float], complete: bool) -> None:
-        """Take in a row of metrics, which may hold the measure.
+        """Record the metric if the row has it.
 
         Args:
-            row: Metrics of one step.
+            row: Metrics of one step, by column.
             complete: Whether all evaluators ran.
 
         Raises:
-            UserError: If all ran and none measures it.
+            UserError: If all evaluators ran and the metric is missing.
         """
         measured = [name for name in row if name.startswith("val/")]
         if self._config.metric in row:
             self.look(row[self._config.metric])
         elif complete and (measured or self._config.patience is not None):
             raise UserError(
-                f"config.best.metric={self._config.metric}: validation measures "
-                f"{', '.join(measured) or 'nothing'}"
+                f"config.best.metric={self._config.metric}: unknown metric. Validation "
+                f"writes {', '.join(measured) or 'no metric'}"
                 f"{nearest(self._config.metric, measured)}"
             )
 

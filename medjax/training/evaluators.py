@@ -41,23 +41,24 @@ class Evaluator(Protocol):
 
     @property
     def work(self) -> str:
-        """What it does, for the log; empty if that is nothing."""
+        """Description of the work for the log. Empty if nothing is done."""
         ...
 
     def due(self, step: int) -> bool:
-        """Tell whether the schedule has it after `step`."""
+        """Tell whether the schedule runs this evaluator after `step`."""
         ...
 
     def run(self, params: Params, frozen: Params) -> Evaluation | None:
-        """Evaluate; return None if a signal asked to stop meanwhile."""
+        """Evaluate. Return None if a signal asked to stop meanwhile."""
         ...
 
 
 class Evaluators:
-    """All evaluators of a run, and what their results decide.
+    """Runs all evaluators of a run, and passes on their results.
 
     Results go to ``metrics.csv``, ``samples/`` and ``curves.png``. The column
-    ``config.best.metric`` also goes to a patience, which knows the run's earlier ones.
+    ``config.best.metric`` also goes to `patience`, with its values from before a
+    resumption.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class Evaluators:
         evaluators: Sequence[Evaluator],
         writer: MetricsWriter,
     ) -> None:
-        """Begin, or resume.
+        """Begin, or resume with the metrics that were written before.
 
         Args:
-            config: The run's.
-            workdir: Its folder.
-            evaluators: In the order in which they run.
-            writer: Knows what was measured before.
+            config: Config of the run.
+            workdir: Folder of the run.
+            evaluators: The evaluators, in the order in which they run.
+            writer: Writes the metrics, and holds the earlier ones.
         """
         self._workdir = workdir
         self._evaluators, self._writer = evaluators, writer
@@ -84,9 +85,10 @@ class Evaluators:
         self.patience = Patience(config.best, [history[step] for step in self._seen])
 
     def due(self, step: int) -> bool:
-        """Tell whether the schedule has any after `step`; the last step has all.
+        """Tell whether the schedule runs any evaluator after `step`.
 
-        An evaluation that `train.max_hours` brings about is not on the schedule.
+        All run after the last step. An evaluation because of `train.max_hours` is not
+        on the schedule.
         """
         return step == self._steps or any(one.due(step) for one in self._evaluators)
 
@@ -97,16 +99,16 @@ class Evaluators:
 
         Args:
             params: The weights to evaluate.
-            frozen: The others.
-            step: Updates done.
-            everything: Whether all evaluators run, due or not.
+            frozen: The frozen weights.
+            step: Steps done.
+            everything: Whether to run all evaluators, due or not.
 
         Returns:
-            Numbers by column; empty if nothing was due. None if a signal asked to stop
-            meanwhile: then nothing is recorded.
+            Metrics by column; empty if nothing was due. None if a signal asked to stop
+            meanwhile. Nothing is recorded then.
 
         Raises:
-            UserError: If ``config.best.metric`` is missing though all evaluators ran.
+            UserError: If all evaluators ran and ``config.best.metric`` is missing.
         """
         due = [one for one in self._evaluators if everything or one.due(step)]
         start = time.monotonic()
@@ -132,7 +134,7 @@ class Evaluators:
         return row
 
     def _announce(self, work: str, step: int) -> None:
-        """Log what begins, the first time, because only that compiles."""
+        """Log the first run of each work, which takes longer because it compiles."""
         if work and work not in self._ran:
             self._ran.add(work)
             where = step_of(step, self._steps)

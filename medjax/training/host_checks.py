@@ -1,4 +1,4 @@
-"""Check that all hosts of a run are about to train the same, in the same folder."""
+"""Check that all hosts of a run train the same thing in the same folder."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ from medjax.runs.config import RunConfig
 from medjax.runs.same_run import PER_HOST
 from medjax.training.run_summary import CONFIG, write_summary
 
-# A shared folder may show a new file late.
+# A shared folder may show a new file after a delay.
 _SECONDS_UNTIL_SEEN = 60.0
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -27,21 +27,21 @@ def check_hosts(
 ) -> None:
     """Check that all hosts have the same config, inputs, weights and workdir.
 
-    The first host writes `config.json` if it is missing. An older one stays, because
-    the run may still be refused.
+    The first host writes `config.json` if it is missing. An existing one stays, because
+    a later check may still refuse the run.
 
     Args:
-        config: The run's.
-        inputs: ``source`` and ``fingerprint`` of what training stands on, by name.
-        params: What trains, before the first step.
-        workdir: The run's folder.
+        config: Config of the run.
+        inputs: ``source`` and ``fingerprint`` of the base model and the data, by name.
+        params: The trained parameters, before the first step.
+        workdir: Folder of the run.
 
     Raises:
-        UserError: If the hosts differ, or the workdir cannot be written to.
+        UserError: If the hosts differ, or the workdir is not writable.
     """
     file = workdir / CONFIG
     first = jax.process_index() == 0
-    # The others must not look yet: NFS remembers for a while that nothing was there.
+    # The other hosts must not look yet, because NFS caches that a file is missing.
     if first and not file.exists():
         write_summary(config, workdir)
     if jax.process_count() == 1:
@@ -53,11 +53,11 @@ def check_hosts(
     facts |= {"start": trees.fingerprint(params), "jax": jax.__version__}
     distributed.check_same("run", facts)
     there = digest_of(file, 0 if first else _SECONDS_UNTIL_SEEN)
-    distributed.check_same("--workdir", {f"what lies in {file}": there})
+    distributed.check_same("--workdir", {f"the SHA-256 of {file}": there})
 
 
 def digest_of(file: Path, seconds: float) -> str | None:
-    """Return the digest of a file; None if it does not appear within `seconds`."""
+    """Return a file's SHA-256 in hex; None if it does not appear within `seconds`."""
     end = time.monotonic() + seconds
     while not file.is_file():
         if time.monotonic() >= end:

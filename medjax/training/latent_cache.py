@@ -1,9 +1,9 @@
 """Compute the latents of each training image once, and keep them on disk.
 
-A frozen autoencoder gives the same mean and log-variance of an image's latents at every
-epoch, and for Stable Diffusion at 512² its encoder is a third of a step's arithmetic.
-They are computed before training and stored as float16. Each step still draws latents
-from them anew.
+A frozen autoencoder gives the same mean and log-variance of an image's latents in every
+epoch. For Stable Diffusion at 512², its encoder is a third of a step's arithmetic.
+So mean and log-variance are computed before training and stored as float16. Each step
+still samples new latents from them.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _ARRAYS = ("latents_mean", "latents_logvar")
 _STORED = np.dtype(np.float16)
 
 Posterior = Callable[[Params, Array], tuple[Array, Array]]
-"""From frozen weights and images in [-1, 1] to mean and log-variance of latents."""
+"""Maps frozen weights and images in [-1, 1] to mean and log-variance of latents."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CachedLatents:
     """A split whose records have ``latents_mean`` and ``latents_logvar``, no image.
 
     Attributes:
-        folder: Where they lie.
+        folder: Folder of the stored latents.
     """
 
     folder: Path
@@ -83,35 +83,40 @@ def cache_latents(
     home: Path,
     stop: StopRequest,
 ) -> CachedLatents:
-    """Return a split's latents, computed unless they are there already.
+    """Return a split's latents; compute and store them if they are missing.
 
     Args:
         source: The split.
-        data: How its images are made, and how many at a time.
-        inputs: Fingerprints of data and weights, which decide the latents.
+        data: How its images are made, and the batch size.
+        inputs: Fingerprints of data and weights, which determine the latents.
         posterior: The encoder.
-        frozen: Its weights, on `mesh`.
-        mesh: Where to compute.
-        home: Folder for all that is kept; one inside it is made.
-        stop: Ends the work between two batches; the next call resumes it there.
+        frozen: Weights of the encoder, on `mesh`.
+        mesh: Devices to compute on.
+        home: Folder of all stored latents; these get a folder inside it.
+        stop: A request ends the work between two batches. The next call resumes there.
 
     Raises:
-        UserError: On several hosts, or for padded images, which it does not keep.
-        Stopped: If that was asked for.
+        UserError: If there are several hosts. Also if images are padded, because the
+            mask of the padding is not stored.
+        Stopped: If `stop` was requested.
     """
     if jax.process_count() > 1:
-        raise UserError("config.model.cache_latents is for one host; set it to False")
+        raise UserError(
+            "config.model.cache_latents=True: several hosts are not supported. Set it "
+            "to False"
+        )
     if data.resize == "letterbox":
         raise UserError(
-            "config.model.cache_latents keeps no mask of padding; expected another "
-            "config.data.resize than letterbox, or cache_latents=False"
+            "config.data.resize=letterbox: config.model.cache_latents cannot store the "
+            "mask of the padding. Set another config.data.resize, or "
+            "config.model.cache_latents=False"
         )
     dtype = jax.tree.leaves(frozen)[0].dtype
     name = _name(source, data, inputs, dtype)
     _rename_former(home, name, _name(source, data, _former(inputs), dtype))
     folder = home / name
     if folder.is_dir() and (reason := damage(folder)):
-        logger.warning("latents in %s are computed again: %s", folder, reason)
+        logger.warning("computing the latents in %s again: %s", folder, reason)
         storage.remove(folder)
     if not folder.is_dir():
         begun = home / f"{name}.incomplete"
@@ -130,17 +135,17 @@ def _name(
     inputs: Mapping[str, Mapping[str, str]],
     dtype: np.dtype,
 ) -> str:
-    """Return a name that tells these latents from others."""
+    """Return a name that no other latents have."""
     facts = {name: one["fingerprint"] for name, one in inputs.items()}
     facts |= {"dtype": str(dtype), "stored": f"{_STORED}, {_RECORDS}"}
     facts |= {"size": str(data.image_size), "resize": data.resize}
-    # Which examples: other folds keep others.
+    # The examples, because each fold trains on others.
     facts |= {"examples": str(len(source)), "fold": f"{data.fold} of {data.folds}"}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _former(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-    """Return the inputs by their former fingerprints, where they have some."""
+    """Return the inputs with their former fingerprints, where they have one."""
     return {
         name: {"fingerprint": one.get("sparse_fingerprint", one["fingerprint"])}
         for name, one in inputs.items()
@@ -148,7 +153,7 @@ def _former(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]
 
 
 def _rename_former(home: Path, name: str, former: str) -> None:
-    """Give latents that were named by the former fingerprints their new name."""
+    """Rename latents that are named by the former fingerprints."""
     for ending in ("", ".incomplete"):
         folder = home / f"{former}{ending}"
         if (
@@ -176,7 +181,7 @@ def _write(
     if count:
         logger.info("%d of %d latents are cached already", count, len(source))
     encode = jax.jit(meshes.on_mesh(mesh, posterior))
-    # In threads of this process, because worker processes could not record here.
+    # Read in threads, because other processes could not add to `records`.
     recording = _RecordingSource(source, count, {})
     here = dataclasses.replace(data, workers=0)
     batches = make_batches(recording, None, here, shuffle=False, repeat=False)
@@ -189,20 +194,22 @@ def _write(
         bar = stack.enter_context(
             ProgressBar("caching latents", len(source), "images", count)
         )
-        # None are left where only the folder's name was missing.
+        # Nothing is left to do if only the final rename was missing.
         for batch in batches if count < len(source) else ():
             if stop.signal is not None:
                 raise Stopped(
-                    f"{stop.signal.name} after the latents of {count} of {len(source)} "
-                    "images, before the first step; the same command resumes the run"
+                    f"{stop.signal.name} after caching the latents of {count} of "
+                    f"{len(source)} images, before the first step; the same command "
+                    "resumes the run"
                 )
             images = meshes.place_batch({"images": batch["images"]}, mesh)["images"]
-            # The last batch is filled up.
+            # The last batch is filled up with images from the beginning.
             found = min(len(images), len(source) - count)
             for file, array in zip(files, encode(frozen, images), strict=True):
                 if count == 0:
                     file.write(header)
-                # Written, not mapped: a full disk is an error then, and no crash.
+                # Written and not memory-mapped, so that a full disk raises an error
+                # instead of ending the process.
                 file.write(np.asarray(array)[:found].astype(_STORED).tobytes())
             for index in range(count, count + found):
                 line = json.dumps(recording.records.pop(index)) + "\n"
@@ -221,12 +228,12 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 
 def _whole_rows(folder: Path, header: int, row: int) -> int:
-    """Return how many images all files of an interrupted call hold, and cut the rest.
+    """Return how many images are in all files of an interrupted call; cut the rest.
 
     Args:
-        folder: Theirs; empty if there was none.
+        folder: Folder of these files; empty if no call was interrupted.
         header: Bytes before the first row of an array's file.
-        row: Bytes of each.
+        row: Bytes of each row.
     """
     files = [folder / f"{name}.npy" for name in _ARRAYS]
     records = folder / _RECORDS
@@ -250,8 +257,8 @@ class _RecordingSource:
     """A source that records the id and text of each example that is read.
 
     Attributes:
-        source: The source.
-        first: Index in `source` of this source's index 0.
+        source: The source to read.
+        first: Index in `source` of this source's first example.
         records: Id and text, by index in `source`.
     """
 

@@ -1,9 +1,9 @@
-"""The lines that a run logs: one a report, aligned with the others.
+"""The lines that a run logs: one line for each report, all aligned.
 
   step 120/600 · loss 0.0712 · rate 1.0e-03 ·  16.1 images/s ·  12% waiting · 4:32 left
   step 120/600 · val loss 0.0680 · edge_f1 0.5360 (chance 0.4390) · took 0:12
 
-The lines show what a person follows. `metrics.csv` and TensorBoard hold all numbers.
+The lines show the main numbers. `metrics.csv` and TensorBoard have all of them.
 """
 
 import math
@@ -18,19 +18,19 @@ _RATE = "train/learning_rate"
 def training_line(
     step: int, total: int, row: Mapping[str, float], seconds_left: float | None
 ) -> str:
-    """Return the line of one report of training.
+    """Return the line for one report of training.
 
     Args:
-        step: Updates done.
-        total: Updates of the whole run.
-        row: Metrics by column of ``metrics.csv``; what is missing is left out.
-        seconds_left: Until the last step; None where that is unknown.
+        step: Steps done.
+        total: Steps of the whole run.
+        row: Metrics by column of ``metrics.csv``. Missing ones are left out.
+        seconds_left: Seconds until the last step. None means unknown.
     """
     parts = [step_of(step, total)]
     if "train/loss" in row:
         parts.append(f"loss {number(row['train/loss'])}")
     if _RATE in row:
-        # Networks with a rate of their own follow in brackets.
+        # Learning rates of single networks follow in brackets.
         own = [
             f" ({name.removeprefix(f'{_RATE}_')} {rate:.1e})"
             for name, rate in row.items()
@@ -52,13 +52,13 @@ def training_line(
 def evaluation_line(
     step: int, total: int, row: Mapping[str, float], seconds: float
 ) -> str:
-    """Return the line of one evaluation: each measure, with its level of chance.
+    """Return the line for one evaluation: each metric, with its level of chance.
 
     Args:
-        step: Updates done.
-        total: Updates of the whole run.
+        step: Steps done.
+        total: Steps of the whole run.
         row: Metrics by column, e.g. ``val/edge_f1`` and ``val/edge_f1_chance``.
-        seconds: How long it took.
+        seconds: Duration of the evaluation.
     """
     parts, split = [step_of(step, total)], ""
     for column, value in row.items():
@@ -75,12 +75,12 @@ def evaluation_line(
 
 
 def step_of(step: int, total: int) -> str:
-    """Return ``step  120/600``, as wide for every step."""
+    """Return ``step  12/600``, equally wide for every step."""
     return f"step {step:>{len(str(total))}}/{total}"
 
 
 def number(value: float) -> str:
-    """Return a number in six characters where they suffice for its leading digits."""
+    """Return a number in six characters, or in more if its leading digits need them."""
     size = abs(value)
     if not math.isfinite(value):
         return f"{value:6}"

@@ -1,4 +1,4 @@
-"""The training loop: set up, restore or start, then one step after the other."""
+"""The training loop: set up, restore or start, then train step by step."""
 
 import contextlib
 import logging
@@ -28,20 +28,21 @@ def train(
     workdir: str | Path,
     autoencoder: TrainedAutoencoder | None = None,
 ) -> TrainState:
-    """Train until `config.train.steps`, from the newest checkpoint in `workdir`.
+    """Train to step `config.train.steps`, from the newest checkpoint in `workdir`.
 
-    The last step always validates, samples and saves. SIGTERM or Ctrl-C saves after the
-    update under way, or after the batch of an evaluation; the next call then begins
-    with that evaluation. The workdir gets `config.json`, `metrics.csv`, `curves.png`,
-    `tensorboard/`, `samples/` and `checkpoints/`.
+    After its last step, a run always validates, samples and saves. SIGTERM or Ctrl-C
+    saves after the current step, or after the current batch of an evaluation. In the
+    second case the next call begins with that evaluation. The workdir gets
+    `config.json`, `metrics.csv`, `curves.png`, `tensorboard/`, `samples/` and
+    `checkpoints/`.
 
     Args:
-        config: The run's.
-        workdir: Its folder.
-        autoencoder: A trained one, for tasks that need it; see `two_stages`.
+        config: Config of the run.
+        workdir: Folder of the run.
+        autoencoder: A trained autoencoder, for tasks that need one; see `two_stages`.
 
     Returns:
-        The state after the last update.
+        The state after the last step.
 
     Raises:
         UserError: If data, weights, mesh or checkpoints do not fit the config, the disk
@@ -59,14 +60,14 @@ def train(
 
 
 def restore_or_start(run: SetUp, state: TrainState) -> tuple[TrainState, int | None]:
-    """Return the newest checkpoint's state and step; without one, `state` and None."""
+    """Return state and step of the newest checkpoint; if none, `state` and None."""
     start = run.checkpoints.latest_step
     if start is None:
         return state, None
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    # Or the devices would hold two.
+    # Free the memory first, because the devices may not hold two states.
     for array in jax.tree.leaves(state):
         array.delete()
     logger.info("restoring the checkpoint of step %d", start)
@@ -85,10 +86,10 @@ def train_steps(
     """Train until the verdict is to stop; return the state, its step and the verdict.
 
     Args:
-        run: What was set up.
-        session: What is open.
-        state: Before the next step; the first update donates it.
-        start: The step that the run resumes after; None means it is new.
+        run: Everything that the steps do not change.
+        session: The open files, batches and meters.
+        state: State before the next step. The first step donates it.
+        start: Step of the restored checkpoint. None means a new run.
     """
     plan, evaluators = run.config.train, session.evaluators
     step = start or 0
@@ -118,9 +119,9 @@ def train_steps(
 def make_up_evaluation(
     run: SetUp, session: Session, state: TrainState, start: int | None
 ) -> Verdict:
-    """Evaluate what a signal cut short before; return whether to train at all.
+    """Repeat an evaluation that a signal interrupted; return whether to train.
 
-    Arguments are those of `train_steps`.
+    The arguments are those of `train_steps`.
     """
     plan, evaluators = run.config.train, session.evaluators
     step = start or 0
@@ -137,7 +138,7 @@ def make_up_evaluation(
         measured = evaluators.run(state.eval_params, run.frozen, step, ends)
     if measured is None:
         return Verdict.ASKED_TO_STOP
-    # A checkpoint saved out of turn is not to be the best.
+    # Only checkpoints on the schedule may become the best one.
     in_turn = ends or step % plan.checkpoint_every == 0
     run.checkpoints.add_metrics(step, measured if in_turn else {})
     return verdict
@@ -146,10 +147,10 @@ def make_up_evaluation(
 def update(
     run: SetUp, session: Session, state: TrainState, step: int
 ) -> tuple[TrainState, Batch, dict[str, Array]]:
-    """Do one update; return the state after it, its batch and its metrics.
+    """Do one step; return the state after it, its batch and its metrics.
 
-    The metrics may still be under way on the devices. The first update compiles, so it
-    waits for them.
+    The devices may still compute the metrics. Only the first step waits for them,
+    because it compiles.
     """
     session.profile.before(step)
     with session.rate.waiting():
@@ -170,7 +171,7 @@ def update(
 def report(
     run: SetUp, session: Session, step: int, metrics: dict[str, Array]
 ) -> dict[str, float]:
-    """Write a row of metrics, and return it by column."""
+    """Write a row of metrics; return it by column."""
     row = {f"train/{name}": float(x) for name, x in metrics.items()}
     row |= {f"train/{n}": float(rate(step - 1)) for n, rate in run.rates.items()}
     row |= session.rate.read() | memory()
@@ -181,7 +182,7 @@ def report(
 def save(
     run: SetUp, step: int, state: TrainState, metrics: dict[str, float] | None
 ) -> None:
-    """Begin to save a checkpoint; `metrics` are None if an evaluation was cut short."""
+    """Start to save a checkpoint. `metrics=None`: the evaluation was interrupted."""
     logger.info("%s · saving the checkpoint", step_of(step, run.config.train.steps))
     run.checkpoints.save(step, state, metrics)
 
@@ -190,7 +191,7 @@ def conclude(run: SetUp, step: int, verdict: Verdict, patience: Patience) -> Non
     """Log why the run ended at `step`.
 
     Raises:
-        Stopped: If it was asked to stop.
+        Stopped: If a signal asked this host or another one to stop.
     """
     plan = run.config.train
     where = f"at step {step} of {plan.steps}"
@@ -203,7 +204,7 @@ def conclude(run: SetUp, step: int, verdict: Verdict, patience: Patience) -> Non
         logger.info("early stopping %s: no improvement of %s", where, patience)
     elif verdict is Verdict.TIME_IS_UP:
         logger.info(
-            "stopped %s: train.max_hours=%s is over; the same command resumes the run",
+            "stopped %s: reached train.max_hours=%s; the same command resumes the run",
             where,
             plan.max_hours,
         )

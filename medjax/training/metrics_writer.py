@@ -1,9 +1,9 @@
 """Write a run's metrics: ``metrics.csv`` and TensorBoard's event files.
 
-``metrics.csv`` has a row for each step with a report. Its columns grow
-as new metrics appear; the file is then rewritten beside itself and renamed, so that a
-reader never sees half of it. A run that resumes at step s drops the rows after s, and
-those that a crash cut short, so that the file reads as if nothing had happened.
+``metrics.csv`` has a row for each step with a report. A new metric adds a column. The
+file is then written anew under another name and renamed, so that a reader never sees
+half of it. A run that resumes at step s drops the rows after s and the rows that a
+crash cut short. So the file reads like that of an uninterrupted run.
 """
 
 import csv
@@ -20,14 +20,14 @@ from medjax import storage
 
 logger = logging.getLogger(__name__)
 
-# Always there, also in a run too short to fill them, because scripts read them.
+# Columns that always exist, also in a very short run, because scripts read them.
 COLUMNS = ("step", "train/loss", "val/loss", "images_per_second")
 
 Row = dict[str, str]
 
 
 class MetricsWriter:
-    """Writes the metrics of one run; a context manager that flushes what it wrote."""
+    """Writes the metrics of one run. A context manager, which closes the files."""
 
     def __init__(
         self,
@@ -38,16 +38,16 @@ class MetricsWriter:
         """Open ``metrics.csv`` and ``tensorboard/`` in the workdir.
 
         Args:
-            workdir: The run's folder; created if need be.
-            restored_step: The step a run resumes at: what was written after it is
-                dropped. None starts anew.
-            enabled: False writes nothing, on all hosts but the first.
+            workdir: Folder of the run, created if it is missing.
+            restored_step: Step of the restored checkpoint. Later rows are dropped.
+                None starts new files.
+            enabled: Whether to write. False on all hosts except the first.
         """
         self._enabled = enabled
         self._rows: list[Row] = []
         if not enabled:
             return
-        # Imported here: it takes a second, and the other hosts never need it.
+        # Imported here, because it takes a second and other hosts never need it.
         from tensorboardX import SummaryWriter
 
         self._path = Path(workdir) / "metrics.csv"
@@ -60,12 +60,12 @@ class MetricsWriter:
         self._events = SummaryWriter(folder, purge_step=purge)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Write one row, and the scalars' events.
+        """Write one row, and the scalars' events for TensorBoard.
 
         Args:
-            step: Updates done.
-            scalars: Numbers by name, e.g. ``train/loss``; what comes later of the same
-                step is added to its row.
+            step: Steps done.
+            scalars: Numbers by name, e.g. ``train/loss``. A later call with the same
+                step adds to its row.
         """
         if not self._enabled:
             return
@@ -75,7 +75,7 @@ class MetricsWriter:
             self._events.add_scalar(name, value, step)
 
     def history(self, name: str) -> dict[int, float]:
-        """Return all values of a scalar by step, also from before a resumption."""
+        """Return all values of a scalar by step, also those before a resumption."""
         return {int(r["step"]): float(r[name]) for r in self._rows if name in r}
 
     def write_image(
@@ -84,8 +84,8 @@ class MetricsWriter:
         """Write an image for TensorBoard.
 
         Args:
-            step: Updates done.
-            name: What it shows, e.g. ``samples``.
+            step: Steps done.
+            name: Name of the image, e.g. ``samples``.
             image: RGB, 0 to 255.
         """
         if self._enabled:
@@ -93,7 +93,7 @@ class MetricsWriter:
             self._events.flush()
 
     def close(self) -> None:
-        """Flush and release the files."""
+        """Flush and close the files."""
         if self._enabled:
             self._events.close()
             self._file.close()
@@ -125,7 +125,7 @@ class MetricsWriter:
             self._file.flush()
 
     def _rewrite(self) -> None:
-        """Write all rows to a new file, put it in the old one's place, append to it."""
+        """Replace the file by a new one with all rows, and open that to append."""
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self._columns)
         writer.writeheader()
@@ -136,9 +136,9 @@ class MetricsWriter:
 
 
 def _read(path: Path, last_step: int) -> tuple[list[str], list[Row]]:
-    """Return the columns, and the whole rows up to `last_step`."""
+    """Return the columns, and the complete rows up to `last_step`."""
     text = path.read_text(encoding="utf-8", errors="replace")
-    # What follows the last line's end was cut short, even where it looks like a row.
+    # A last line without a line end was cut short, even if it looks like a row.
     whole, _, tail = text.rpartition("\n")
     header, *lines = list(csv.reader(whole.splitlines())) or [list(COLUMNS)]
     rows: list[Row] = []
@@ -155,7 +155,7 @@ def _read(path: Path, last_step: int) -> tuple[list[str], list[Row]]:
 
 
 def _is_whole(row: Row) -> bool:
-    """Tell whether every value is a number, and the step a whole one."""
+    """Tell whether every value is a number, and the step an integer."""
     try:
         int(row["step"])
         for value in row.values():

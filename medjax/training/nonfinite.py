@@ -1,4 +1,4 @@
-"""Report a loss or gradient that is NaN or infinite, or stop the run for it."""
+"""Report a loss or gradient that is NaN or infinite, or stop the run."""
 
 import dataclasses
 import logging
@@ -31,17 +31,18 @@ def nonfinite_examples(
     keys: Key[Array, " b"],
     mesh: Mesh,
 ) -> list[int]:
-    """Return the numbers, in the batch, of examples with no finite loss and gradient.
+    """Return the indices in the batch of examples without finite loss and gradient.
 
-    Each is computed by itself, so this takes b updates' time and one compilation.
+    Each example is computed alone, so this takes the time of b steps and one
+    compilation.
 
     Args:
-        task: Gives the loss.
-        params: The parameters before the update that failed.
-        frozen: The frozen ones, and the statistics.
-        batch: That update's.
-        keys: The examples' keys in it.
-        mesh: Where arrays lie.
+        task: Computes the loss.
+        params: The trained parameters before the update that failed.
+        frozen: The frozen parameters, and the statistics.
+        batch: The batch of that update.
+        keys: Keys of its examples.
+        mesh: Devices of all arrays.
     """
     copies = meshes.batch_shards(mesh)
 
@@ -68,15 +69,15 @@ def nonfinite_examples(
 
 @dataclasses.dataclass(frozen=True)
 class Culprits:
-    """Names the examples to blame for an update that was not finite.
+    """Finds the examples that caused an update that was not finite.
 
     Attributes:
-        task: Gives the loss.
+        task: The task, which computes the loss.
         frozen: The frozen parameters.
         examples: The training split.
         data: How its batches are made.
-        key: Of everything drawn in training.
-        mesh: Where arrays lie.
+        key: Key of all randomness in training.
+        mesh: Devices of all arrays.
     """
 
     task: Task
@@ -90,9 +91,9 @@ class Culprits:
         """Return the ids of the examples without a finite loss and gradient.
 
         Args:
-            state: The weights before that update, which it left as they were.
-            step: The update, from 1.
-            batch: Its examples.
+            state: The state before that update, which did not change it.
+            step: Number of the step, from 1.
+            batch: Examples of the step.
         """
         ids = record_ids(self.examples, self.data, step - 1)
         keys = example_keys(self.key, step - 1, len(ids))
@@ -104,10 +105,10 @@ class Culprits:
 
 
 class NonfiniteWatch:
-    """Warns of updates that were skipped; stops the run when there are too many.
+    """Warns about skipped updates; stops the run when there are too many.
 
-    It looks at an update's numbers while the next one computes, so that the device
-    never waits for it. The step itself keeps such updates from doing harm.
+    It reads the numbers of one step while the next one computes, so that the devices
+    never wait. The compiled step itself skips an update that is not finite.
     """
 
     def __init__(
@@ -119,17 +120,18 @@ class NonfiniteWatch:
         """Begin to watch.
 
         Args:
-            max_skipped: Updates that may be skipped over the whole run.
-            skipped: Those that were, before.
-            culprits: Gives the ids of the examples to blame; see `Culprits`.
+            max_skipped: Most updates that the whole run may skip.
+            skipped: Updates skipped before.
+            culprits: Returns the ids of the examples that caused it; see `Culprits`.
 
         Raises:
-            UserError: If more were skipped before, because no update would apply then.
+            UserError: If more than `max_skipped` were skipped before, because no update
+                would be applied then.
         """
         if skipped > max_skipped:
             raise UserError(
-                f"config.train.max_skipped_updates={max_skipped}, but this run has "
-                f"skipped {skipped} updates before; give at least {skipped}"
+                f"config.train.max_skipped_updates={max_skipped}: this run has already "
+                f"skipped {skipped} updates. Expected at least {skipped}"
             )
         self._max_skipped = max_skipped
         self._skipped = skipped
@@ -144,17 +146,19 @@ class NonfiniteWatch:
         metrics: Mapping[str, Array],
         now: bool,
     ) -> None:
-        """Look at the update before this one, and if `now` at this one too.
+        """Check the step before this one, and if `now` this one too.
 
         Args:
-            state: After this update. It is not kept, because the next one donates it.
-            step: The update, from 1.
-            batch: Its examples.
-            metrics: What the step returned.
-            now: Whether to wait for this update.
+            state: State after this step. It is not kept, because the next step donates
+                it.
+            step: Number of the step, from 1.
+            batch: Examples of the step.
+            metrics: Metrics that the step returned.
+            now: Whether to wait for this step.
 
         Raises:
-            UserError: If too many updates were skipped; it names step and examples.
+            UserError: If too many updates were skipped. Names the step and the
+                examples.
         """
         self._unseen.append((step, batch, metrics))
         while len(self._unseen) > (not now):
@@ -187,7 +191,7 @@ class NonfiniteWatch:
             advice = "the run diverges: lower config.optim.learning_rate"
         else:
             advice = (
-                "look at these images, or allow some such updates to be skipped: "
+                "check these images, or allow more skipped updates: "
                 f"--config.train.max_skipped_updates={skipped + 9}"
             )
         raise UserError(

@@ -6,10 +6,10 @@ With gradient g_t at update t = 0, 1, …, learning rate η_t and norm limit c,
     θ ← θ − η_t · (m̂ / (√v̂ + ε) + λ θ)                   (2)  λ only on matrices
     e ← e + (1 − d_t)(θ − e),  d_t = min(d, (1+t)/(10+t))  (3)
 
-One network may have a learning rate η_t and a decay λ of its own; c is of all.
+One network may have its own learning rate η_t and decay λ. All networks share c.
 
 Source: (2) Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019.
-(3) is the warm-up of the decay of TensorFlow's ExponentialMovingAverage.
+(3) warms up the decay as TensorFlow's ExponentialMovingAverage does.
 """
 
 from collections.abc import Sequence
@@ -23,34 +23,34 @@ from medjax.arrays import Array, Params, PyTree
 from medjax.errors import UserError
 from medjax.runs.sections import OptimConfig
 
-# Of the peak: a rate below it trains little.
+# Fraction of the peak. Learning rates below it change little.
 _LITTLE = 0.01
 Plans = Sequence[tuple[int, int]]
-"""Numbers of steps, and the updates done when each was replaced by the next."""
+"""Planned numbers of steps, each with the steps done when the next plan replaced it."""
 
 
 def make_schedule(
     config: OptimConfig, steps: int, earlier: Plans = ()
 ) -> optax.Schedule:
-    """Return the learning rate as a function of the number of updates done before.
+    """Return the learning rate as a function of the number of steps done before.
 
-    The first update of a warm-up already has a rate above zero and the last update of a
-    decay too, so that every number of steps trains, one step included.
+    The rate is above zero in the first step of a warm-up and in the last step of a
+    decay. So every number of steps trains, even a single one.
 
-    Where the run was planned for other numbers of steps before, its warm-up stays that
-    of the first plan. The decay continues from the rate of the last update, and reaches
-    zero at the new end: no rate jumps.
+    If earlier plans had other numbers of steps, the warm-up stays that of the first
+    plan. The decay continues from the rate of the last step and reaches zero at the new
+    end. So the rate never jumps.
 
     Args:
         config: The peak, the warm-up and the decay.
-        steps: Updates of the whole run, at least 1.
-        earlier: See `runs.earlier_plans`.
+        steps: Steps of the whole run, at least 1.
+        earlier: Earlier plans; see `runs.earlier_plans`.
 
     Raises:
         UserError: If `steps` is below 1.
     """
     if steps < 1:
-        raise UserError(f"a run of {steps} steps trains nothing, expected at least 1")
+        raise UserError(f"a run of {steps} steps trains nothing. Expected at least 1")
     warmup = int(config.warmup_fraction * (earlier[0][0] if earlier else steps))
     start, begun = _decay_begins(warmup, earlier)
 
@@ -72,7 +72,10 @@ def make_schedule(
 
 
 def _decay_begins(warmup: int, earlier: Plans) -> tuple[int, float]:
-    """Return the update that the present plan's decay begins at, and how far it is."""
+    """Return where the current plan's decay begins, in steps, and its progress there.
+
+    The progress is in [0, 1].
+    """
     start, begun = warmup, 0.0
     for steps, done in earlier:
         last = max(done - 1, warmup)
@@ -84,8 +87,9 @@ def _decay_begins(warmup: int, earlier: Plans) -> tuple[int, float]:
 def learning_rates(
     config: OptimConfig, steps: int, earlier: Plans = ()
 ) -> dict[str, optax.Schedule]:
-    """Return ``learning_rate``, and ``learning_rate_NETWORK`` where that is otherwise.
+    """Return the schedules: ``learning_rate``, and any ``learning_rate_NETWORK``.
 
+    A network has a schedule of its own if it has optimizer settings of its own.
     Arguments and errors are those of `make_schedule`.
     """
     own = {f"learning_rate_{name}": config.of(name) for name in config.networks}
@@ -96,13 +100,13 @@ def learning_rates(
 def schedule_change(
     config: OptimConfig, steps: int, earlier: Plans, done: int
 ) -> list[str]:
-    """Return what a new number of steps does to each learning rate, a line each.
+    """Return how a new number of steps changes each learning rate, a line for each.
 
     Args:
         config: The peaks, the warm-ups and the decays.
-        steps: Updates of the whole run.
-        earlier: See `runs.earlier_plans`.
-        done: Updates done so far. Nothing changes unless the last plan ended here.
+        steps: Steps of the whole run.
+        earlier: Earlier plans; see `runs.earlier_plans`.
+        done: Steps done so far. Returns no lines unless the last plan ended here.
     """
     if not earlier or earlier[-1][1] != done or steps <= done:
         return []
@@ -117,8 +121,8 @@ def schedule_change(
         )
         line = (
             f"train.steps is {steps}, was {planned}: {name} at step {done + 1} is "
-            f"{now:.3g}, was {was:.3g} by the old plan; at step {done} it was "
-            f"{last:.3g}. The warm-up stays as it was"
+            f"{now:.3g}, was {was:.3g} in the old plan; at step {done} it was "
+            f"{last:.3g}. The warm-up is unchanged"
         )
         if now < _LITTLE * config.of(name.removeprefix("learning_rate_")).learning_rate:
             line += ". The decay is almost over, so these steps change little"
@@ -127,9 +131,9 @@ def schedule_change(
 
 
 def decay_mask(params: PyTree) -> PyTree:
-    """Return True for the arrays that weight decay may shrink.
+    """Return a tree with True for the arrays that weight decay may shrink.
 
-    Biases and the scales of normalisations have one dimension; pulling them to zero
+    Biases and the scales of normalisations have one dimension. Weight decay on them
     regularises nothing.
     """
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
@@ -138,26 +142,27 @@ def decay_mask(params: PyTree) -> PyTree:
 def make_optimizer(
     config: OptimConfig, steps: int, params: Params, earlier: Plans = ()
 ) -> optax.GradientTransformationExtraArgs:
-    """Return clip by global norm, then AdamW, with float32 state.
+    """Return AdamW behind a clip by global norm, with float32 state.
 
-    Its update takes the gradient's norm as `grad_norm`, which is there already.
+    Its update takes the gradient's norm as `grad_norm`, because the training step has
+    computed it already.
 
     Args:
         config: Rates, moments, decay, clip.
-        steps: Updates of the whole run.
+        steps: Steps of the whole run.
         params: The trained parameters, by network; shapes are enough.
-        earlier: See `runs.earlier_plans`.
+        earlier: Earlier plans; see `runs.earlier_plans`.
 
     Raises:
-        UserError: If something is otherwise for a network that does not train.
+        UserError: If a network has its own settings but does not train.
     """
     adamw = _adamw(config, steps, earlier)
     if config.networks:
         for name in config.networks:
             if name not in params:
                 raise UserError(
-                    f"config.optim.{name} is there, but of {', '.join(params)}, which "
-                    f"train, none is a {name}; expected None for all of its keys"
+                    f"config.optim.{name}: this run trains only {', '.join(params)}. "
+                    f"Expected None for all keys of config.optim.{name}"
                 )
         kinds = {name: _adamw(config.of(name), steps, earlier) for name in params}
         labels = jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, params)
@@ -168,10 +173,10 @@ def make_optimizer(
 
 
 def _clip(limit: float) -> optax.GradientTransformationExtraArgs:
-    """Return (1), by one factor that XLA multiplies in wherever the gradient is read.
+    """Return the clip (1) as one factor, which XLA applies where it reads the gradient.
 
-    optax's own divides each element by the norm, which XLA holds for too dear to do
-    twice: it keeps the clipped gradient, of the size of all that trains.
+    optax's own clip divides each element by the norm. XLA considers that too expensive
+    to do twice, so it stores the clipped gradient, as large as all trained parameters.
     """
 
     def update(
@@ -206,8 +211,8 @@ def update_ema(
     Args:
         ema_params: The average so far, float32.
         params: The parameters after this update.
-        decay: d, in [0, 1).
-        step: t, the number of updates averaged before this one.
+        decay: Decay d, in [0, 1).
+        step: Number t of the updates before this one.
     """
     count = jnp.asarray(step, jnp.float32)
     weight = 1 - jnp.minimum(decay, (1 + count) / (10 + count))

@@ -1,4 +1,4 @@
-"""How fast a run is, how long it waits for data, the time left, the memory in use."""
+"""Measure a run's speed, wait for data, time left and memory; show the progress."""
 
 import logging
 import time
@@ -20,12 +20,12 @@ _SECONDS_OF_SILENCE = 60.0
 
 
 class RateMeter:
-    """Measures images per second, apart from compilation and from pauses.
+    """Measures images per second, without compilation and pauses.
 
-    The first update compiles, so it is timed by itself: call `first_step_done` once its
-    results are there. From then on `count` every update, wrap waiting for data in
-    `waiting` and whatever is not training (validation, sampling) in `paused`, and
-    `read` after the updates counted are done on the device.
+    The first step compiles, so it is timed separately. Call `first_step_done` when its
+    results are computed. After that, call `count` for every step. Wrap waiting for data
+    in `waiting`, and everything that is not training (validation, sampling) in
+    `paused`. Call `read` when the devices have done all counted steps.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -44,12 +44,12 @@ class RateMeter:
         self._waited = self._idle = 0.0
 
     def count(self, images: int) -> None:
-        """Count one update of so many images."""
+        """Count one step on `images` images."""
         self._images += images
         self._steps += 1
 
     def first_step_done(self) -> float:
-        """Return the seconds until now as compilation; measure the rate from here."""
+        """Return the seconds of compilation, until now; restart the measurement."""
         seconds = self._clock() - self._start - self._waited - self._idle
         self.compile_seconds = seconds
         self._reset()
@@ -57,24 +57,24 @@ class RateMeter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time what happens inside as waiting for data."""
+        """Count the time inside as waiting for data."""
         start = self._clock()
         yield
         self._waited += self._clock() - start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what happens inside out of the rate."""
+        """Leave the time inside out of the rate."""
         start = self._clock()
         yield
         self._idle += self._clock() - start
 
     def read(self) -> dict[str, float]:
-        """Return the rate since the last reading, and start anew.
+        """Return the rate since the last call, and restart the measurement.
 
         Returns:
             ``images_per_second``, ``seconds_per_step`` and ``data_wait_fraction``, the
-            part of the time spent waiting for data; nothing if no update was counted.
+            fraction of the time spent waiting for data. Empty if no step was counted.
         """
         seconds = self._clock() - self._start - self._idle
         images, steps, waited = self._images, self._steps, self._waited
@@ -89,7 +89,7 @@ class RateMeter:
 
 
 class Progress:
-    """Logs a line for each report of training; on a terminal, below a progress bar."""
+    """Logs a line for each report of training; on a terminal, above a progress bar."""
 
     def __init__(
         self,
@@ -101,10 +101,10 @@ class Progress:
         """Show the bar.
 
         Args:
-            total: Updates of the whole run.
-            start: Updates done before.
+            total: Steps of the whole run.
+            start: Steps done before.
             clock: Seconds since some fixed moment.
-            terminal: Whether to draw a bar; None asks `draws_bars`.
+            terminal: Whether to draw a bar. None means the answer of `draws_bars`.
         """
         self._total = total
         self._clock = clock
@@ -120,13 +120,13 @@ class Progress:
         )
 
     def update(self, step: int, row: Mapping[str, float]) -> None:
-        """Show that `step` updates are done, and log a report if there is one.
+        """Show that `step` steps are done, and log a report if `row` has one.
 
-        Without a terminal, a line a minute also follows between two distant reports.
+        Without a terminal, one line a minute is also logged while no report comes.
 
         Args:
-            step: Updates done.
-            row: The report by column of ``metrics.csv``; empty if there is none.
+            step: Steps done.
+            row: Report by column of ``metrics.csv``. Empty if there is none.
         """
         self._seconds_per_step = row.get("seconds_per_step", self._seconds_per_step)
         left = None
@@ -138,12 +138,12 @@ class Progress:
             self._last_line = now
             line = training_line(step, self._total, row, left)
             logger.info("%s", line)
-            # The bar shows the step already.
+            # Without the step, because the bar shows it already.
             self._bar.set_postfix_str(line.partition(" · ")[2], refresh=False)
         self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar and leave it on the terminal."""
         self._bar.close()
 
     def __enter__(self) -> "Progress":
@@ -162,8 +162,8 @@ def memory() -> dict[str, float]:
     """Return the peak memory used so far, in GiB.
 
     Returns:
-        ``device_memory_gib``, the largest of this host's devices, or
-        ``host_memory_gib``, this process's, where the devices keep no count (the CPU).
+        ``device_memory_gib``: the largest peak of this host's devices. If the devices
+        do not report it (CPUs), ``host_memory_gib``: the peak of this process.
     """
     stats = [device.memory_stats() for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]

@@ -1,4 +1,4 @@
-"""Describe a run: a line of its sizes, `config.json` and `parameters.txt`."""
+"""Describe a run: a log line with its sizes, `config.json` and `parameters.txt`."""
 
 import dataclasses
 import logging
@@ -22,18 +22,18 @@ _PARAMETERS = "parameters.txt"
 def log_summary(
     config: RunConfig, params: Params, frozen: Params, mesh: Mesh, examples: int
 ) -> None:
-    """Log what is about to train, on which devices.
+    """Log the task, the devices, and the numbers of parameters and examples.
 
     Args:
-        config: The run's.
-        params: What trains.
-        frozen: What does not.
-        mesh: Where arrays lie.
-        examples: How many the training split has.
+        config: Config of the run.
+        params: The trained parameters.
+        frozen: The frozen parameters.
+        mesh: Devices of all arrays.
+        examples: Number of training examples.
     """
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     logger.info(
-        "%s on %d × %s (%s): %s parameters train, %s are frozen; %d training examples",
+        "%s on %d × %s (%s): %s trained and %s frozen parameters, %d training examples",
         config.task,
         mesh.size,
         mesh.devices.flat[0].device_kind,
@@ -47,15 +47,15 @@ def log_summary(
 def write_summary(
     config: RunConfig, workdir: Path, params: Params | None = None
 ) -> None:
-    """Write `config.json` and, of `params`, `parameters.txt`, on the first host.
+    """Write `config.json`, and `parameters.txt` for `params`. First host only.
 
     Args:
-        config: The run's.
-        workdir: Its folder, created if it is missing.
-        params: What trains; None writes no `parameters.txt`.
+        config: Config of the run.
+        workdir: Folder of the run, created if it is missing.
+        params: The trained parameters. None writes no `parameters.txt`.
 
     Raises:
-        UserError: If the workdir cannot be written to.
+        UserError: If the workdir is not writable.
     """
     if jax.process_index() != 0:
         return
@@ -68,6 +68,6 @@ def write_summary(
             storage.write_text(workdir / _PARAMETERS, table + "\n")
     except OSError as error:
         raise UserError(
-            f"cannot write to --workdir={workdir}: {error.strerror}; give a folder "
-            "that you may write to"
+            f"--workdir={workdir}: cannot be written to: {error.strerror}. Give a "
+            "folder that you may write to"
         ) from error

@@ -1,7 +1,7 @@
-"""Pages of samples for fixed examples, and what the task measures of them.
+"""Pages of samples for fixed examples, and the task's metrics of these samples.
 
 Noise is fixed too, so pages of different steps can be compared. Sampling may take long,
-so it asks between two batches whether to stop.
+so it checks before each batch whether to stop.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ from medjax.training.evaluators import Evaluation
 from medjax.training.step import example_keys
 from medjax.training.validation_loss import evaluation_bar, first_batches
 
-# Rows of a page, at most.
+# Maximum number of rows of a page.
 _ON_PAGE = 32
 
 
 class SamplePages:
-    """Samples for the first examples of a split: a page, and the task's measures.
+    """Samples for the first examples of a split: a page, and the task's metrics.
 
-    As many images are drawn at a time as `data.batch_size` says, at most. The page
-    shows the first 32; all are measured.
+    At most `data.batch_size` images are sampled at a time. The page shows the first 32.
+    The metrics cover all.
     """
 
     def __init__(
@@ -52,24 +52,23 @@ class SamplePages:
         """Read the examples.
 
         Args:
-            task: Draws the samples.
+            task: The task, which samples.
             source: The split.
-            tokenizer: Reads its captions.
-            data: How examples are made, and how many are drawn at a time.
-            config: How many samples, how often, and how they are drawn.
-            mesh: Where arrays lie.
-            key: Fixes the noise.
-            measure: The task's own measures.
-            asked_to_stop: Called before each batch; all hosts must get the same answer.
-            split: Prefix of the measures' columns: ``val``, or ``train``.
+            tokenizer: Tokenizer of the captions.
+            data: How examples are made, and how many images are sampled at a time.
+            config: Number of samples, how often, and the settings of the sampler.
+            mesh: Devices of all arrays.
+            key: Key of the noise.
+            measure: Computes the task's metrics.
+            asked_to_stop: Called before each batch. All hosts must get the same answer.
+            split: Prefix of the metrics' columns: ``val`` or ``train``.
         """
         self._task, self._mesh, self._config = task, mesh, config
         self._measure, self._split = measure, split
         self._asked_to_stop = asked_to_stop
         first = FirstExamples(source, config.samples)
         shards = meshes.batch_shards(mesh)
-        # No more at a time than training takes, filled up so that the devices divide
-        # them.
+        # At most the batch size of training, rounded up so that the devices divide it.
         self._size = min(data.batch_size, -(-len(first) // shards) * shards)
         self._data = dataclasses.replace(data, batch_size=self._size)
         self._batches = list(first_batches(first, tokenizer, self._data, mesh))
@@ -79,15 +78,15 @@ class SamplePages:
 
     @property
     def work(self) -> str:
-        """What it does, for the log."""
+        """Description of the work for the log."""
         return f"sampling {len(self._records)} images"
 
     def due(self, step: int) -> bool:
-        """Tell whether the schedule has it after `step`."""
+        """Tell whether the schedule samples after `step`."""
         return step % self._config.sample_every == 0
 
     def run(self, params: Params, frozen: Params) -> Evaluation | None:
-        """Return a page and its measures; None if asked to stop."""
+        """Return a page and the metrics; None if asked to stop."""
         count, size = len(self._records), self._size
         drawn, given = [], []
         with evaluation_bar("sampling", count) as bar:
@@ -118,7 +117,7 @@ class SamplePages:
 
 
 def _on_host(arrays: Mapping[str, Array], mesh: Mesh) -> dict[str, np.ndarray]:
-    """Return whole arrays, on every host."""
+    """Return the whole arrays as NumPy arrays, on every host."""
     whole = jax.device_put(dict(arrays), meshes.replicated(mesh))
     return {name: np.asarray(one.addressable_data(0)) for name, one in whole.items()}
 
@@ -126,7 +125,7 @@ def _on_host(arrays: Mapping[str, Array], mesh: Mesh) -> dict[str, np.ndarray]:
 def _joined(
     parts: Sequence[Mapping[str, np.ndarray]], count: int
 ) -> dict[str, Shaped[np.ndarray, "n ..."]]:
-    """Return the first `count` rows of batches, by name."""
+    """Join batches; return the first `count` rows by name."""
     return {
         name: np.concatenate([part[name] for part in parts])[:count]
         for name in parts[0]

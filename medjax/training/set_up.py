@@ -47,22 +47,22 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class SetUp:
-    """What a run needs, except for what its steps change.
+    """Everything that a run needs, except what its steps change.
 
     Attributes:
-        config: The run's.
-        workdir: Its folder.
-        mesh: Where arrays lie.
-        task: Its functions.
-        tokenizer: Reads the captions; None for tasks without captions.
+        config: Config of the run.
+        workdir: Folder of the run.
+        mesh: Devices of all arrays.
+        task: Functions of the task.
+        tokenizer: Tokenizer of the captions. None for tasks without captions.
         examples: The training split, perhaps as cached latents.
-        frozen: What does not train, on the mesh.
-        train_step: The jitted update. It donates the state.
-        rates: Learning rates by column, as functions of the updates done before.
-        train_key: Of everything drawn in training.
+        frozen: The frozen parameters, on the mesh.
+        train_step: The jitted training step. It donates the state.
+        rates: Learning rates by column, as functions of the steps done before.
+        train_key: Key of all randomness in training.
         evaluators: Validation, then pages of samples.
-        checkpoints: Those of the workdir; a context manager.
-        stop: Whether to stop.
+        checkpoints: Checkpoints of the workdir; a context manager.
+        stop: Decides whether to stop.
     """
 
     config: RunConfig
@@ -82,16 +82,16 @@ class SetUp:
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """What is open from the first step to the last.
+    """Everything that is open from the first step to the last.
 
     Attributes:
         batches: This host's rows of the global batches, from the next step on.
-        writer: Writes the metrics.
-        progress: Logs the reports.
-        profile: Records the steps that the config names.
-        rate: Measures images per second.
-        watch: Looks for updates that are not finite.
-        evaluators: Run validation and sampling.
+        writer: Writer of the metrics.
+        progress: Log and progress bar of the reports.
+        profile: Recorder of a profile, if the config sets ``train.profile_at``.
+        rate: Meter of images per second.
+        watch: Watch for updates that are not finite.
+        evaluators: Validation and sampling on schedule.
     """
 
     batches: Iterator[Example]
@@ -112,14 +112,14 @@ def set_up(
 ) -> tuple[SetUp, TrainState]:
     """Return what a run needs, and its state before the first step.
 
-    Arguments and errors are those of `loop.train`.
+    Errors are those of `loop.train`.
 
     Args:
-        config: The run's.
-        workdir: Its folder.
-        autoencoder: A trained one, for tasks that need it.
-        request: Made when a signal comes.
-        opened: Closes the checkpoints, also if the set-up fails after they are open.
+        config: Config of the run.
+        workdir: Folder of the run.
+        autoencoder: A trained autoencoder, for tasks that need one.
+        request: The request that a signal makes.
+        opened: Closes the checkpoints, also if the set-up fails after opening them.
     """
     data, plan = config.data, config.train
     stop = StopDecision(request, plan.steps, plan.max_hours)
@@ -189,12 +189,12 @@ def open_session(run: SetUp, state: TrainState, start: int | None) -> Iterator[S
     """Open what the steps need; close it after the last one.
 
     Args:
-        run: What was set up.
-        state: Before the next step.
-        start: The step that the run resumes after; None means it is new.
+        run: Everything that the steps do not change.
+        state: State before the next step.
+        start: Step of the restored checkpoint. None means a new run.
 
     Raises:
-        UserError: If more updates were skipped before than may be.
+        UserError: If the run has already skipped too many updates.
     """
     config = run.config
     first = jax.process_index() == 0
@@ -241,12 +241,12 @@ def _evaluators(
     """Return validation and pages of samples.
 
     Args:
-        config: The run's.
-        assembly: Its task.
+        config: Config of the run.
+        assembly: Task of the run.
         shown: The split to evaluate on, and whether it is held out.
-        mesh: Where arrays lie.
-        key: Fixes noise and timesteps.
-        stop: Whether a signal asks to stop.
+        mesh: Devices of all arrays.
+        key: Key of noise and timesteps.
+        stop: Tells whether a signal asks to stop.
     """
     source, held_out = shown
     how = (source, assembly.tokenizer, _microbatch(config), config.eval, mesh, key)
@@ -264,7 +264,7 @@ def _evaluators(
 
 
 def _microbatch(config: RunConfig) -> DataConfig:
-    """Return the data config of one microbatch: that many fit where training does."""
+    """Return the data config of one microbatch, which fits wherever training fits."""
     size = config.data.batch_size // config.train.gradient_accumulation_steps
     return dataclasses.replace(config.data, batch_size=size)
 

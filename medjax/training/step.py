@@ -1,10 +1,10 @@
-"""One update of the parameters, as a pure function that compiles to one program.
+"""One training step, as a pure function that compiles to one program.
 
     g = 1/N Σ_i ∇ L(params, frozen, x_i, k_i),   k_i = fold(fold(key, step), i)      (1)
 
-The gradient of a batch is the mean over its N examples, computed in microbatches that
-run one after the other where the whole batch does not fit. Each example's draws come
-from its own key k_i, so they do not depend on microbatches, mesh or hosts.
+The gradient of a batch is the mean over its N examples. If the whole batch does not fit
+into memory, microbatches run one after the other. The random numbers of each example
+come from its own key k_i. So they do not depend on microbatches, mesh or hosts.
 """
 
 import dataclasses
@@ -27,17 +27,18 @@ from medjax.training.optimizer import update_ema
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that an update changes, and all that a checkpoint keeps.
+    """Everything that a step changes, and everything that a checkpoint keeps.
 
-    Not annotated with arrays, because as a pytree it also holds shapes or shardings.
+    The fields are not annotated as arrays, because this pytree also holds shapes or
+    shardings.
 
     Attributes:
-        step: Updates done or skipped, an int32 scalar.
-        skipped: Those skipped because they were not finite, an int32 scalar.
-        params: What trains: a nested dict of float32 arrays.
-        statistics: What is averaged over the updates beside it; see `Task`.
-        ema_params: The exponential moving average of both of these, or None.
-        opt_state: The optimiser's.
+        step: Steps done, with skipped updates or not, an int32 scalar.
+        skipped: Updates skipped because they were not finite, an int32 scalar.
+        params: Trained parameters, a nested dict of float32 arrays.
+        statistics: Averages over the steps, which get no gradients; see `Task`.
+        ema_params: Exponential moving average of `params` and `statistics`, or None.
+        opt_state: State of the optimiser.
     """
 
     step: PyTree
@@ -49,9 +50,10 @@ class TrainState:
 
     @property
     def eval_params(self) -> Params:
-        """What to validate and sample with: the average, where there is one.
+        """Weights to validate and sample with: the moving average, if it exists.
 
-        With the statistics, so that averaged weights meet those of their own past.
+        The statistics are included. The average has its own, because averaged weights
+        need the statistics of their own past.
         """
         if self.ema_params is None:
             return trees.merge(self.params, self.statistics)
@@ -74,7 +76,7 @@ def init_state(
     mesh: Mesh,
     ema: bool,
 ) -> TrainState:
-    """Return the state before the first update, placed on `mesh`."""
+    """Return the state before the first step, placed on `mesh`."""
 
     def init(params: Params, statistics: Params) -> TrainState:
         # A copy, because the step donates every array of the state.
@@ -107,21 +109,21 @@ def make_train_step(
     ema_decay: float | None = None,
     max_skipped: int = 0,
 ) -> TrainStep:
-    """Return the jitted update ``(state, frozen, batch, key) -> (state, metrics)``.
+    """Return the jitted step ``(state, frozen, batch, key) -> (state, metrics)``.
 
     The state is donated. Metrics are scalars: ``loss``, the mean over the batch,
     ``grad_norm``, before clipping, ``skipped_updates`` so far, and the task's. An
-    update whose loss or gradient is not finite changes nothing but the counts; once
-    more than `max_skipped` were skipped, none does, so that the failure can be looked
-    into.
+    update whose loss or gradient is not finite changes only the counts. After more than
+    `max_skipped` skipped updates, no update is applied, so that the failure can be
+    inspected.
 
     Args:
-        task: Gives the loss.
-        optimizer: Takes the mean gradient, and its norm as `grad_norm` if it uses that.
-        mesh: Where arrays lie.
-        accumulation_steps: Microbatches of one update.
-        ema_decay: Of the average, where the state has one.
-        max_skipped: Updates that may be skipped for not being finite.
+        task: Computes the loss.
+        optimizer: Gets the mean gradient, and its norm as `grad_norm` if it uses that.
+        mesh: Devices of all arrays.
+        accumulation_steps: Microbatches of one step.
+        ema_decay: Decay of the moving average, if the state has one.
+        max_skipped: Most updates to skip because they are not finite.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -134,7 +136,7 @@ def make_train_step(
         gradient = _mean_gradient(task, count // accumulation_steps)
         (loss, about), gradients = gradient(state.params, fixed, batch, keys)
         metrics, observed = about
-        # No example has this key: their numbers begin at 0.
+        # No example has this key, because the last example has number count - 1.
         follow_key = jax.random.fold_in(jax.random.fold_in(key, state.step), count)
         statistics, said = task.follow(state.statistics, observed, follow_key)
         grad_norm = optax.tree.norm(gradients)
@@ -176,7 +178,7 @@ def make_train_step(
 def _mean_gradient(task: Task, microbatch_size: int) -> _Gradient:
     """Return ``(params, fixed, batch, keys) -> ((loss, (metrics, observed)), ∇)``.
 
-    All are means over the batch, which is computed in microbatches (eq. 1).
+    All results are means over the batch, computed in microbatches (eq. 1).
     """
 
     def gradient(
@@ -194,7 +196,7 @@ def _mean_gradient(task: Task, microbatch_size: int) -> _Gradient:
     ) -> tuple[tuple[Float[Array, ""], PyTree], Params]:
         if keys.shape[0] == microbatch_size:
             return gradient(params, frozen, batch, keys)
-        # Microbatches take every n-th example, so each device keeps its own.
+        # A microbatch takes every n-th example, so each device keeps its examples.
         return optax.microbatching.microbatch(
             gradient,
             argnums=(2, 3),
@@ -208,11 +210,12 @@ def _mean_gradient(task: Task, microbatch_size: int) -> _Gradient:
 def _either(
     first: Array, one: Callable[[], PyTree], other: Callable[[], PyTree]
 ) -> PyTree:
-    """Return what the one gives if `first`, else what the other gives.
+    """Return `one()` if `first`, else `other()`.
 
-    On the CPU by a branch: chosen leaf by leaf, the old moments would be copied, to be
-    there still for the parameters when they are overwritten. A GPU would wait at a
-    branch until the host has read which it is.
+    On the CPU this is a branch. A choice leaf by leaf would copy the old moments,
+    because the parameters still need them after they are overwritten. Elsewhere the
+    choice is leaf by leaf: at a branch, a GPU would wait until the host has read
+    `first`.
     """
     return jax.lax.platform_dependent(
         cpu=lambda: jax.lax.cond(first, one, other),
@@ -227,8 +230,8 @@ def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> No
     shards = meshes.batch_shards(mesh)
     if accumulation_steps < 1 or batch_size % (accumulation_steps * shards):
         raise UserError(
-            f"config.data.batch_size={batch_size} is not divisible by "
+            f"config.data.batch_size={batch_size}: not divisible by "
             f"config.train.gradient_accumulation_steps={accumulation_steps} × {shards} "
-            f"devices over (data, fsdp); use a multiple of "
+            f"devices over (data, fsdp). Expected a multiple of "
             f"{max(accumulation_steps, 1) * shards}"
         )

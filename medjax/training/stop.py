@@ -1,4 +1,4 @@
-"""When a run stops: signals, the deadline, patience, and the votes of other hosts."""
+"""Decide when a run stops: signals, deadline, patience and votes of other hosts."""
 
 import enum
 import logging
@@ -18,20 +18,20 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Verdict(enum.IntEnum):
-    """Whether to continue after a step. Where hosts differ, the largest counts."""
+    """The decision after a step. If hosts differ, the largest value counts."""
 
     CONTINUE = 0
     NO_IMPROVEMENT = 1
     TIME_IS_UP = 2
     ASKED_TO_STOP = 3
-    # No vote: every host counts the steps itself.
+    # Not voted on, because every host counts the steps itself.
     DONE = 4
 
     @property
     def ends_evaluated(self) -> bool:
-        """Whether everything is evaluated before the run ends.
+        """Whether to evaluate everything before the run ends.
 
-        A run that was asked to stop shall end soon: the next call evaluates.
+        A run that was asked to stop must end soon, so the next call evaluates.
         """
         return self not in (Verdict.CONTINUE, Verdict.ASKED_TO_STOP)
 
@@ -50,12 +50,12 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.made:
-            # Asked twice: as if nobody listened.
+            # A second signal acts as if this handler did not exist.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.signal = signal.Signals(number)
         logger.warning(
-            "%s: saving what is done, then stopping; a second one stops at once",
+            "%s: saving the state, then stopping; a second signal stops at once",
             self.signal.name,
         )
 
@@ -63,10 +63,10 @@ class StopRequest:
 class StopDecision:
     """Decides with the other hosts whether a run stops.
 
-    Every host must call the same methods in the same order. Of several hosts, one call
-    of `distributed.Agreement` returns what the call before it gave. So `at_start` and
-    `any_host` call it twice, to hear at once. `after_update` calls it once, because the
-    devices must not wait, and hears one update late.
+    Every host must call the same methods in the same order. On several hosts, a call of
+    `distributed.Agreement` returns the result of the call before it. So `at_start` and
+    `any_host` call it twice, to get the result at once. `after_update` calls it once,
+    because the devices must not wait, and gets the result one step late.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class StopDecision:
         """Begin to count the hours.
 
         Args:
-            request: Made when a signal comes.
-            steps: Updates of the whole run.
-            max_hours: Hours after which to stop; None means no limit.
+            request: The request that a signal makes.
+            steps: Steps of the whole run.
+            max_hours: Hours after which to stop. None means no limit.
             clock: Seconds since some fixed moment.
         """
         self.request = request
@@ -89,23 +89,23 @@ class StopDecision:
         self._clock = clock
         self._deadline = None if max_hours is None else clock() + 3600 * max_hours
         self._votes = distributed.Agreement()
-        # Its own votes: those of an evaluation must not hear one meant for training.
+        # Separate votes, because an evaluation must not receive a vote of training.
         self._evaluation_votes = distributed.Agreement()
 
     def at_start(self, exhausted: bool) -> Verdict:
-        """Return the verdict before the first update. It does not ask the deadline.
+        """Return the verdict before the first step. The deadline is not checked.
 
         Args:
-            exhausted: Whether patience with the run has ended.
+            exhausted: Whether `Patience` is exhausted.
         """
         return Verdict(self._at_once(self._own(exhausted)))
 
     def after_update(self, step: int, exhausted: bool) -> Verdict:
-        """Return the verdict after an update.
+        """Return the verdict after a step.
 
         Args:
-            step: Updates done.
-            exhausted: Whether patience with the run has ended.
+            step: Steps done.
+            exhausted: Whether `Patience` is exhausted.
         """
         late = self._deadline is not None and self._clock() > self._deadline
         own = max(self._own(exhausted), Verdict.TIME_IS_UP if late else 0)
@@ -113,7 +113,7 @@ class StopDecision:
         return Verdict.DONE if step == self._steps else verdict
 
     def any_host(self, holds: bool) -> bool:
-        """Tell whether something holds on any host."""
+        """Tell whether `holds` is true on any host."""
         return bool(self._at_once(int(holds)))
 
     def in_evaluation(self) -> bool:
@@ -134,11 +134,11 @@ _under_way: list[StopRequest] = []
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Take SIGTERM and SIGINT as requests to stop; outside the main thread do nothing.
+    """Treat SIGTERM and SIGINT as requests to stop; outside the main thread do nothing.
 
-    Python lets only the main thread handle signals, and a notebook's are its own.
-    Inside another such block the request is that one's, so that a request to stop a
-    part stops the whole.
+    Python lets only the main thread handle signals, and notebooks handle their own. A
+    block inside another such block yields the request of the outer one. So a request to
+    stop a part stops the whole.
     """
     if _under_way:
         yield _under_way[-1]

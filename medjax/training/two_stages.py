@@ -1,4 +1,4 @@
-"""Train a run and, before it, the autoencoder that it stands on."""
+"""Train a run and, before it, the autoencoder that it uses."""
 
 import contextlib
 import dataclasses
@@ -33,18 +33,19 @@ logger = logging.getLogger(__name__)
 
 
 def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
-    """Train a run, and before it the autoencoder that it stands on.
+    """Train a run, and before it the autoencoder that it uses.
 
-    An autoencoder that the config names is used as it is. The one beside the run is
-    trained to its end first. If `train.max_hours` ends that, the state returned is the
-    autoencoder's; if `best.patience` does, the autoencoder is finished.
+    An autoencoder that the config names is used unchanged. If the config names none,
+    the autoencoder in the run's folder is trained first, to its last step. If
+    `train.max_hours` ends that, the returned state is that of the autoencoder. If
+    `best.patience` ends it, the autoencoder is finished.
 
     Arguments, result and errors are those of `loop.train`.
 
     Raises:
         UserError: If the autoencoder is missing and cannot be trained, or the folder
-            is a cross-validation's.
-        Stopped: Also between the two.
+            holds a cross-validation.
+        Stopped: If a signal came, also between the two stages.
     """
     _refuse_folds(workdir)
     stage = TASKS[config.task].first_stage(config.model)
@@ -61,8 +62,8 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
         run = _run(folder)
     if run is None:
         raise UserError(
-            f"config.model.autoencoder: {folder} holds no trained autoencoder; give "
-            "the folder of a run that has one"
+            f"config.model.autoencoder: {folder} holds no trained autoencoder. Set it "
+            "to the folder of a run that has one"
         )
     try:
         autoencoder = trained_autoencoder(load_done(folder))
@@ -73,34 +74,34 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
 
 
 def _refuse_folds(workdir: str | Path) -> None:
-    """Raise UserError if the folder is a cross-validation's."""
+    """Raise UserError if the folder holds a cross-validation."""
     if folds := [one.name for one in storage.listed(Path(workdir), "fold-[0-9]*")]:
         raise UserError(
-            f"--workdir={workdir}: holds a cross-validation ({', '.join(folds)}); "
-            "medjax.cross_validate resumes it. Give this run another folder"
+            f"--workdir={workdir}: holds a cross-validation ({', '.join(folds)}). Give "
+            "this run another folder, or resume the other with medjax.cross_validate"
         )
 
 
 def _train_first(config: RunConfig, stage: FirstStage, folder: Path) -> TrainState:
-    """Train the autoencoder that a run stands on; return its state.
+    """Train the autoencoder that a run uses; return its state.
 
     Raises:
-        UserError: If it cannot be trained, or the run could not stand on it.
+        UserError: If it cannot be trained, or if the run could not use it.
         Stopped: If a signal came.
     """
     with _named_as_first(stage.config_file):
         first = _first_config(config, stage)
-    logger.info("first the autoencoder, by %s", stage.config_file)
+    logger.info("training the autoencoder first, with %s", stage.config_file)
     _check_second_stage(config, first)
     with stop_on_signals() as stop:
         with _named_as_first(stage.config_file):
             state = train(first, folder)
         votes = distributed.Agreement()
-        # Of several hosts, what one call hears the next one gives.
+        # On several hosts, the second call returns the result of the first.
         if max(votes.largest(int(stop.made)), votes.largest(0)):
             raise Stopped(
                 f"asked to stop when the autoencoder in {folder} was done; the "
-                "same command resumes here"
+                "same command resumes the run"
             )
     return state
 
@@ -108,13 +109,13 @@ def _train_first(config: RunConfig, stage: FirstStage, folder: Path) -> TrainSta
 def _warn_of_differences(
     config: RunConfig, stage: FirstStage, folder: Path, run: Run
 ) -> None:
-    """Warn if an autoencoder is unfinished, or its config or data differ."""
+    """Warn if an autoencoder is unfinished, or if its config or data differ."""
     if not stage.folder:
         _warn_of_another_config(folder, run, config, stage)
     plan = run.config.train
     if stage.folder and run.step < plan.steps and run.config.best.patience is None:
         logger.warning(
-            "the autoencoder in %s has done %d of its %d updates",
+            "the autoencoder in %s has done %d of its %d steps",
             folder,
             run.step,
             plan.steps,
@@ -123,42 +124,42 @@ def _warn_of_differences(
         dataset_identity(config.data), config
     ):
         logger.warning(
-            "the autoencoder in %s was trained on other data, or another fold of %s: "
-            "some that are held out here may be among them",
+            "the autoencoder in %s was trained on other data, or another fold of %s. "
+            "Some images that are held out here may be among its training images",
             folder,
             run.dataset["source"],
         )
 
 
 def _run(folder: Path) -> Run | None:
-    """Return the newest checkpoint in a folder; None where there is none."""
+    """Return the run of the newest checkpoint in a folder; None if there is none."""
     return load_run(folder) if saved_steps(folder / "checkpoints") else None
 
 
 def _unfinished(run: Run) -> bool:
-    """Tell whether updates are missing, or the evaluation after the last one."""
+    """Tell whether steps are missing, or the evaluation after the last step."""
     return run.step < run.config.train.steps or not run.metrics
 
 
 def _warn_of_another_config(
     folder: Path, run: Run, config: RunConfig, stage: FirstStage
 ) -> None:
-    """Warn if an autoencoder differs from what its config file describes by now."""
+    """Warn if an autoencoder's config file has changed since it was trained."""
     file = stage.config_file
     if file is None:
         return
     try:
         find_config("config.model.autoencoder_config", file)
     except UserError:
-        return  # The file is gone: there is nothing to compare with.
+        return  # The file is missing, so nothing can be compared.
     now = _first_config(config, stage)
     for key, was, said in differences(
         dataclasses.asdict(run.config), dataclasses.asdict(now)
     ):
         if key == "train.steps" or matters(key):
             logger.warning(
-                "the autoencoder in %s is taken as it is, though by %s config.%s is "
-                "now %r, and was %r; to train another, give another --workdir",
+                "using the autoencoder in %s unchanged, although in %s config.%s is "
+                "now %r, and was %r; to train a new one, set another --workdir",
                 *(folder, file, key, said, was),
             )
 
@@ -168,7 +169,7 @@ def _trained_on(dataset: Mapping[str, str], config: RunConfig) -> tuple[object, 
 
 
 def _in_hours(config: RunConfig, start: float) -> RunConfig:
-    """Return the config with the hours that are left since `start`."""
+    """Return the config with `max_hours` reduced by the time since `start`."""
     if config.train.max_hours is None:
         return config
     left = max(0, config.train.max_hours - (time.monotonic() - start) / 3600)
@@ -178,19 +179,19 @@ def _in_hours(config: RunConfig, start: float) -> RunConfig:
 
 @contextlib.contextmanager
 def _named_as_first(file: str | None) -> Iterator[None]:
-    """Name the first stage in its errors."""
+    """Add the first stage and its config file to its errors."""
     try:
         yield
     except UserError as error:
-        where = f"the autoencoder, which is trained first, by {file}: " if file else ""
+        where = f"the autoencoder, which is trained first with {file}: " if file else ""
         raise UserError(f"{where}{error}") from error
 
 
 def _first_config(config: RunConfig, stage: FirstStage) -> RunConfig:
-    """Return the autoencoder's config, on the data and in the hours of the run.
+    """Return the autoencoder's config with data, mesh and `max_hours` of the run.
 
     Raises:
-        UserError: If there is no such config, or it is wrong.
+        UserError: If the config is missing or wrong.
     """
     file = stage.config_file
     if file is None:
@@ -202,8 +203,8 @@ def _first_config(config: RunConfig, stage: FirstStage) -> RunConfig:
     first = parse(load_config("config.model.autoencoder_config", file))
     if TASKS[first.task].autoencoder is None:
         raise UserError(
-            f"config.model.autoencoder_config: {file} is of task {first.task}; "
-            f"expected {' or '.join(autoencoder_tasks())}"
+            f"config.model.autoencoder_config={file}: is of task {first.task}. "
+            f"Expected task {' or '.join(autoencoder_tasks())}"
         )
     names = {field.name for field in dataclasses.fields(first.data)} - {"batch_size"}
     shared = {name: value for name, value in vars(config.data).items() if name in names}
@@ -216,7 +217,7 @@ def _first_config(config: RunConfig, stage: FirstStage) -> RunConfig:
 
 
 def _check_second_stage(config: RunConfig, first: RunConfig) -> None:
-    """Raise the errors that the second stage would raise hours later."""
+    """Raise now the errors that the second stage could raise only hours later."""
     check_batch_size(
         config.data.batch_size,
         config.train.gradient_accumulation_steps,

@@ -1,7 +1,7 @@
 """The validation loss: a mean over fixed examples with fixed noise and timesteps.
 
-So losses of different steps can be compared. It may take long, so it asks between two
-batches whether to stop.
+So losses of different steps can be compared. Validation may take long, so it checks
+before each batch whether to stop.
 """
 
 import dataclasses
@@ -39,18 +39,18 @@ def held_out(data: DataConfig) -> Source | None:
     if data.folds or "validation" in dataset_metadata(data).splits:
         return open_dataset(data, "validation")
     logger.warning(
-        "the data have no validation split: nothing is held out, so there is no "
-        "validation loss, and pages show training examples"
+        "the data have no validation split: no validation loss is computed, and pages "
+        "of samples show training examples"
     )
     return None
 
 
 @dataclasses.dataclass(frozen=True)
 class NoValidation:
-    """Stands in for `ValidationLoss` if the data have no validation split.
+    """Replaces `ValidationLoss` if the data have no validation split.
 
     Attributes:
-        every: Updates between two validations.
+        every: Steps between two validations.
     """
 
     every: int
@@ -67,7 +67,7 @@ class NoValidation:
 
 
 class ValidationLoss:
-    """The mean loss over the first validation examples, and what else the task says."""
+    """The mean loss over the first validation examples, and the task's metrics."""
 
     def __init__(
         self,
@@ -80,34 +80,34 @@ class ValidationLoss:
         key: Array,
         asked_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Prepare.
+        """Make the keys of the examples, and jit the loss.
 
         Args:
-            task: Gives the loss.
+            task: Computes the loss.
             source: The validation split.
-            tokenizer: Reads its captions.
-            data: How examples are made; its `batch_size` is that of validation.
-            config: How many examples, and how often.
-            mesh: Where arrays lie.
-            key: Fixes noise and timesteps.
-            asked_to_stop: Called before each batch; all hosts must get the same answer.
+            tokenizer: Tokenizer of the captions.
+            data: How examples are made. Its `batch_size` is used for validation.
+            config: Number of examples, and steps between two validations.
+            mesh: Devices of all arrays.
+            key: Key of noise and timesteps.
+            asked_to_stop: Called before each batch. All hosts must get the same answer.
         """
         self._task, self._tokenizer, self._mesh = task, tokenizer, mesh
         self._data, self._key, self._asked_to_stop = data, key, asked_to_stop
         self._every = config.every
         self._first = FirstExamples(source, config.examples)
         self._sums = jax.jit(meshes.on_mesh(mesh, self._sums_of_batch))
-        # One an example, whatever the batches are; a whole number of batches.
+        # A key for each example, whatever the batch size; for whole batches.
         batches = -(-len(self._first) // data.batch_size)
         self._keys = example_keys(key, 0, batches * data.batch_size)
 
     @property
     def work(self) -> str:
-        """What it does, for the log."""
+        """Description of the work for the log."""
         return f"validating on {len(self._first)} examples"
 
     def due(self, step: int) -> bool:
-        """Tell whether the schedule has it after `step`."""
+        """Tell whether the schedule validates after `step`."""
         return step % self._every == 0
 
     def run(self, params: Params, frozen: Params) -> Evaluation | None:
@@ -122,7 +122,8 @@ class ValidationLoss:
                 keys = self._keys[i * size : (i + 1) * size]
                 placed = meshes.place_batch(batch, self._mesh)
                 new = self._sums(params, frozen, placed, keys)
-                # Two under way are enough; with all of them nobody could be asked.
+                # Wait, so that at most two batches are queued. If all were queued, a
+                # request to stop would have no effect.
                 jax.block_until_ready(total)
                 total = new if total is None else jax.tree.map(jnp.add, total, new)
                 bar.update(min(size, len(self._first) - i * size))
@@ -133,14 +134,14 @@ class ValidationLoss:
     def _sums_of_batch(
         self, params: Params, frozen: Params, batch: Batch, keys: Array
     ) -> tuple[dict[str, Float[Array, ""]], PyTree]:
-        """Return sums over a batch's examples: metrics, and what the task observed."""
+        """Return sums over a batch's examples: metrics, and the task's observations."""
         outcome = self._task.loss(params, frozen, batch, keys, train=False)
         weights = batch["example_weights"]
         sums = {
             name: (x * weights).sum()
             for name, x in {"loss": outcome.losses, **outcome.metrics}.items()
         }
-        # A batch that is filled up counts as much as it has examples.
+        # Weighted, because only some rows of a filled-up batch count as examples.
         return sums, jax.tree.map(lambda x: x * weights.sum(), outcome.observed)
 
 
@@ -151,7 +152,7 @@ def first_batches(
     return validation_batches(
         source,
         tokenizer,
-        # In threads: the training workers' processes are busy enough.
+        # In threads, because the worker processes of training are already busy.
         dataclasses.replace(data, workers=0),
         rows=meshes.host_rows(data.batch_size, mesh),
     )

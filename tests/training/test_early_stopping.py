@@ -93,9 +93,9 @@ def test_what_no_validation_measures_is_refused():
     patience = Patience(BestConfig("val/ssim", patience=1))
     patience.look_at({"train/loss": 1.0}, complete=False)
     patience.look_at({"val/loss": 1.0}, complete=False)
-    with pytest.raises(UserError, match="val/ssim: validation measures val/loss, val/"):
+    with pytest.raises(UserError, match="val/ssim: unknown .* writes val/loss, val/"):
         patience.look_at({"val/loss": 1.0, "val/edge_f1": 0.5}, complete=True)
-    with pytest.raises(UserError, match="measures nothing"):
+    with pytest.raises(UserError, match="writes no metric"):
         patience.look_at({}, complete=True)
 
 

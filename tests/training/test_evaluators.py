@@ -144,5 +144,5 @@ def test_a_metric_that_nothing_measures_is_refused(tmp_path):
     config = small_config(BestConfig(metric="val/edge_f1"))
     with MetricsWriter(tmp_path) as writer:
         evaluators = opened(writer, tmp_path, config)
-        with pytest.raises(UserError, match="validation measures val/loss, val/ssim"):
+        with pytest.raises(UserError, match="Validation writes val/loss, val/ssim"):
             evaluators.run({}, {}, 4, everything=False)

@@ -132,7 +132,7 @@ def test_another_fold_has_latents_of_its_own(world):
 
 def test_padded_images_are_refused(world):
     _, _, cache, _ = world
-    with pytest.raises(UserError, match="keeps no mask of padding"):
+    with pytest.raises(UserError, match="cannot store the mask of the padding"):
         cache(dataclasses.replace(DATA, resize="letterbox"))
 
 

@@ -116,7 +116,7 @@ def test_one_that_is_there_is_told_of_where_its_config_has_changed(
     folder, config, state = trained
     monkeypatch.setattr(two_stages, "train", lambda *_: state)
     two_stages.train_stages(config, folder / "run")
-    assert "is taken as it is" not in caplog.text
+    assert "using the autoencoder in" not in caplog.text
     first = (folder / "first.py").read_text()
     changed = first.replace("steps = 2", "steps = 5").replace(
         "_groups = 4", "_groups = 2"
@@ -130,7 +130,7 @@ def test_one_that_is_there_is_told_of_where_its_config_has_changed(
     assert "config.model.norm_num_groups is now 2, and was 4" in caplog.text
     model = dataclasses.replace(config.model, autoencoder_config="brain_vqvae:demo")
     two_stages.train_stages(dataclasses.replace(config, model=model), folder / "run")
-    assert "by brain_vqvae:demo config.model.codebook_size is now 1024" in caplog.text
+    assert "in brain_vqvae:demo config.model.codebook_size is now 1024" in caplog.text
 
 
 def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
@@ -151,7 +151,7 @@ def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
     two_stages.train_stages(config, folder / "other")
     assert asked == ["unconditional"]
     assert "was trained on other data" not in caplog.text
-    assert "of its 2 updates" not in caplog.text
+    assert "of its 2 steps" not in caplog.text
     fold = dataclasses.replace(config.data, folds=2)
     two_stages.train_stages(dataclasses.replace(config, data=fold), folder / "other")
     assert "or another fold of" in caplog.text
@@ -175,7 +175,7 @@ def test_one_that_is_not_trained_to_its_end_is_not_stood_on(
     two_stages.train_stages(
         dataclasses.replace(config, model=given), tmp_path / "other"
     )
-    assert "has done 1 of its 2 updates" in caplog.text
+    assert "has done 1 of its 2 steps" in caplog.text
 
 
 @pytest.mark.release
@@ -248,7 +248,7 @@ def test_what_is_no_autoencoder_is_refused(trained, tmp_path):
 def test_mistakes_of_the_first_stage_name_its_config(tmp_path):
     config = small(tmp_path)
     (tmp_path / "first.py").write_text(FIRST.replace("_groups = 4", "_groups = 3"))
-    with pytest.raises(UserError, match=r"first, by .*first.py: .*norm_num_groups=3"):
+    with pytest.raises(UserError, match=r"first with .*first.py: .*norm_num_groups=3"):
         two_stages.train_stages(config, tmp_path / "run")
 
 
