@@ -1,7 +1,7 @@
 """Train, evaluate and export diffusion models of medical images in JAX.
 
-What a notebook needs has its name here, and is imported when it is first used, so that
-``import medjax`` takes no time.
+The functions and classes that a notebook needs have their names here. Each is imported
+when it is first used, so that ``import medjax`` takes no time.
 """
 
 import importlib
@@ -50,7 +50,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what has its name here; raise AttributeError for the rest."""
+    """Import and return a public name; raise AttributeError for any other name."""
     if name not in __all__:
         raise AttributeError(f"module 'medjax' has no attribute '{name}'")
     home = importlib.import_module(_HOMES.get(name, "medjax.pretrained"))
@@ -59,5 +59,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the names that are offered, imported or not."""
+    """Return all public names, imported or not."""
     return sorted({*globals(), *__all__})

@@ -15,7 +15,10 @@ COMMANDS = {
     "sample": "Sample images from a run or from any Stable Diffusion.",
     "export": "Export the model of a run for PyTorch diffusers and for web UIs.",
 }
-"""What each command does; its module has the same words, and ``_`` for ``-``."""
+"""Each command's help: the first line of its module's docstring.
+
+The name of the module has ``_`` where the command has ``-``.
+"""
 _EXAMPLES = (
     "medjax train --config=cxr_controlnet:demo --workdir=RUN",
     "medjax sample --workdir=RUN --image=XRAY.png --prompt=cardiomegaly",
@@ -26,13 +29,13 @@ _EXAMPLES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that is named first.
+    """Run the command that the first argument names.
 
     Args:
-        argv: What was typed after ``medjax``; None takes it from ``sys.argv``.
+        argv: Arguments after ``medjax``. None takes them from ``sys.argv``.
 
     Returns:
-        The exit code. A command that was found ends the process with its own.
+        The exit code. A known command does not return: it ends the process.
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     command = name.replace("_", "-")
@@ -48,14 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_usage(), file=sys.stderr)
         return USAGE_EXIT_CODE
     sys.stderr.write(
-        f"error: unknown command '{name}'; expected one of {', '.join(COMMANDS)}"
+        f"error: unknown command '{name}'. Expected one of {', '.join(COMMANDS)}"
         f"{nearest(command, COMMANDS)}\n"
     )
     return USAGE_EXIT_CODE
 
 
 def _run(command: str, arguments: Sequence[str]) -> None:
-    """Run a command as ``python -m medjax.COMMAND`` does; it ends the process."""
+    """Run a command as ``python -m medjax.COMMAND`` does, and end the process."""
     from medjax import cli
 
     module = importlib.import_module(f"medjax.{command.replace('-', '_')}")

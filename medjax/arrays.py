@@ -1,4 +1,4 @@
-"""The array aliases and the batch that every part of the program speaks of."""
+"""Array aliases and the type of a batch, used in the whole program."""
 
 from typing import Any, TypedDict
 
@@ -8,23 +8,25 @@ from jaxtyping import Float, Int
 Array = jax.Array
 PyTree = Any
 Params = dict[str, Any]
-"""A nested dict of arrays, as Flax Linen makes it; leaves are named by their path."""
+"""A nested dict of arrays, as Flax Linen makes it. The path of a leaf is its name."""
 
 
 class Batch(TypedDict, total=False):
-    """One global batch. Which keys are there depends on the data and the task.
+    """One global batch. Its keys depend on the data and the task.
 
     Attributes:
         images: Pixels in [-1, 1].
-        conditioning_image: The control (edges, say) in [0, 1], at the images' size.
+        conditioning_image: Control image, such as edges, in [0, 1], at the size of
+            `images`.
         text_ids: Token ids of the captions.
-        null_text_ids: Of what guidance leads away from; the empty caption's if absent.
-        noise: What samples begin with; drawn if absent.
+        null_text_ids: Token ids of the text that guidance leads away from. If missing,
+            those of the empty caption.
+        noise: Noise at which sampling starts. Random if missing.
         labels: Class indices.
-        loss_mask: 1 where the image is real, 0 where it was padded.
-        example_weights: 1, or 0 for an example that only fills up a batch.
+        loss_mask: 1 where the image is real, 0 where it is padding.
+        example_weights: 1 for an example, 0 for one that only fills up a batch.
         latents_mean: Mean of the cached autoencoder posterior.
-        latents_logvar: Its log-variance.
+        latents_logvar: Log-variance of the cached autoencoder posterior.
     """
 
     images: Float[Array, "b H W c"]

@@ -1,8 +1,8 @@
 """Run a command: parse its flags, report mistakes in one line, set up the logs.
 
-A command defines absl flags and ends in ``cli.run(main)``. A `UserError`, wherever it
-is raised, and every mistake on the command line is printed as ``error: …`` with exit
-code 2; ``--debug`` shows its traceback.
+A command defines absl flags and calls ``cli.run(main)``. Every `UserError` and every
+mistake on the command line is printed as ``error: …``, with exit code 2. ``--debug``
+shows its traceback.
 """
 
 import gc
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from absl import flags
 
 USER_ERROR_EXIT_CODE = 2
-# As sysexits.h's EX_TEMPFAIL: nothing is wrong, the same command again goes on.
+# EX_TEMPFAIL of sysexits.h: not an error, because the same command resumes.
 STOPPED_EXIT_CODE = 75
-# As the shell has it: 128 + SIGINT.
+# As in the shell: 128 + SIGINT.
 INTERRUPTED_EXIT_CODE = 130
-# Of what jax says when memory is short, which can be pages.
+# Characters to show of jax's message about memory, which can fill pages.
 _WIDEST = 300
 _VALUES = {"int": "N", "float": "X", "config object": "CONFIG"}
 _HELP = frozenset(("--help", "-help", "-h", "--helpshort", "-helpshort"))
@@ -39,7 +39,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     ``--help`` prints the docstring of `main`'s module and its flags instead.
 
     Args:
-        main: Reads its arguments from its flags; `argv` holds only the program's name.
+        main: Main function of the command. It reads its flags. `argv` holds only the
+            name of the program.
     """
     from absl import app, flags
 
@@ -49,11 +50,11 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
         flags.DEFINE_boolean("debug", False, "Show tracebacks and the libraries' logs.")
 
     def start(argv: Sequence[str]) -> None:
-        # Only here: absl sets its own levels once the flags are parsed.
+        # Not earlier, because absl sets its own levels when it parses the flags.
         logs.set_up(debug=_debug())
         main(argv)
 
-    # A name of a file may hold what a terminal cannot show.
+    # A file name may contain characters that a terminal cannot show.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -70,22 +71,22 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
             traceback.print_exc()
         else:
             sys.stderr.write(f"{line}\n")
-    # The error and absl's frames hold each other, and batches in shared memory, about
-    # which multiprocessing would warn in the end.
+    # The error and absl's frames refer to each other and to batches in shared memory.
+    # Without this, multiprocessing would warn about these batches at exit.
     gc.collect()
     sys.exit(code)
 
 
 def define_config() -> None:
-    """Define ``--config``, and with it ``--config.SECTION.KEY``; it is required."""
+    """Define the required flag ``--config``, and with it ``--config.SECTION.KEY``."""
     from absl import flags
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "config: a file, or a name packaged with medjax, with :variant if it has one; "
-        "--config.SECTION.KEY=VALUE sets any of its keys",
+        "config: a file, or the name of one packaged with medjax, with :variant if it "
+        "has variants; --config.SECTION.KEY=VALUE sets one of its keys",
     )
     flags.mark_flag_as_required("config")
 
@@ -95,7 +96,7 @@ def _usage(main: Callable[[Sequence[str]], None]) -> str:
     from absl import flags
 
     about = inspect.getdoc(sys.modules[main.__module__]) or ""
-    # absl names the module that runs as a program after the program.
+    # absl gives the module that runs as a program the name of the program.
     own = sys.argv[0] if main.__module__ == "__main__" else main.__module__
     by_module = flags.FLAGS.flags_by_module_dict()
     *config, debug = by_module[__name__]
@@ -104,7 +105,7 @@ def _usage(main: Callable[[Sequence[str]], None]) -> str:
 
 
 def _flag_usage(flag: "flags.Flag") -> str:
-    """Return the lines of the help about one flag."""
+    """Return the lines of help for one flag."""
     value = _VALUES.get(flag.flag_type(), "VALUE")
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={value}"
     said = (flag.default_as_str or "").strip("'")
@@ -114,10 +115,10 @@ def _flag_usage(flag: "flags.Flag") -> str:
 
 
 def _ending(error: BaseException) -> tuple[int | None, str]:
-    """Return the exit code and the line that end a command; None for a mistake of ours.
+    """Return the exit code and the last line of a command; None for a bug in medjax.
 
     Args:
-        error: What ended it.
+        error: The error that ended the command.
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED_EXIT_CODE, "interrupted"
@@ -129,23 +130,23 @@ def _ending(error: BaseException) -> tuple[int | None, str]:
     if isinstance(error, OSError) and error.errno in DISK_REFUSES:
         where = f" ({error.filename})" if error.filename else ""
         return USER_ERROR_EXIT_CODE, (
-            f"error: the disk refuses: {error.strerror}{where}; what was complete "
-            "stays so: make room, or mend it, and give the same command again"
+            f"error: the disk failed: {error.strerror}{where}. Finished files are "
+            "unchanged. Make room or repair the disk, then give the same command again"
         )
-    # By its name: jax is not imported for --help.
+    # Compared by name, so that --help need not import jax.
     if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in reason:
         return USER_ERROR_EXIT_CODE, (
-            f"error: a device is out of memory: {reason[:_WIDEST]}; in training, raise "
+            f"error: a device is out of memory: {reason[:_WIDEST]}. In training, raise "
             "--config.train.gradient_accumulation_steps, set --config.model.remat=True "
-            "or a smaller --config.data.image_size, or share the parameters among "
-            "devices by --config.mesh.fsdp; in sampling, lower --batch_size or --size, "
-            "or take --dtype=bfloat16"
+            "or a smaller --config.data.image_size, or split the parameters over "
+            "devices with --config.mesh.fsdp. In sampling, lower --batch_size or "
+            "--size, or set --dtype=bfloat16"
         )
     return None, ""
 
 
 def _debug() -> bool:
-    """Whether --debug was given, if only beside flags that cannot be parsed."""
+    """Tell whether --debug was given, even if other flags cannot be parsed."""
     from absl import flags
 
     if flags.FLAGS.is_parsed():
@@ -154,26 +155,28 @@ def _debug() -> bool:
 
 
 def writable_folder(folder: str | Path, flag: str) -> Path:
-    """Return `folder`, ``~`` written out; it is there or can be made, but is not made.
+    """Check that a folder is writable or can be made; return it with ``~`` expanded.
+
+    Nothing is made.
 
     Args:
-        folder: Where a command is about to write.
-        flag: Which flag says so, for the error: ``--workdir``.
+        folder: Folder that a command will write to.
+        flag: Name of the flag that sets it, for errors, e.g. ``--workdir``.
 
     Raises:
-        UserError: If it cannot be written to.
+        UserError: If the folder is not writable and cannot be made.
     """
     if not str(folder):
-        raise UserError(f"{flag} is empty; give a folder, . for this one")
+        raise UserError(f"{flag} is empty. Give a folder; . is the current one")
     path = Path(folder).expanduser()
     absolute = path.absolute()
     there = next(one for one in (absolute, *absolute.parents) if os.path.lexists(one))
     try:
         storage.check_writable(there)
     except OSError as error:
-        reason = f": {error.strerror}" if there.is_dir() else " is no folder"
+        reason = f": {error.strerror}" if there.is_dir() else " is not a folder"
         raise UserError(
-            f"{flag}={folder}: cannot be written to: {there}{reason}; give a folder "
+            f"{flag}={folder}: cannot be written to: {there}{reason}. Give a folder "
             "that you may write to"
         ) from error
     return path

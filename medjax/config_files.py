@@ -1,7 +1,7 @@
-"""Find and load config files: programs whose ``get_config(variant)`` is a config.
+"""Find and load config files: programs whose ``get_config(variant)`` returns a config.
 
-A config is named by the path of its file, or by a bare name for one that comes with
-medjax, as ``cxr_controlnet``; a variant follows a colon.
+A config is named by the path of its file. A config packaged with medjax is named by a
+bare name, such as ``cxr_controlnet``. A variant follows a colon.
 """
 
 import re
@@ -18,16 +18,16 @@ _NAMING = (("model", "autoencoder_config"),)
 
 
 def packaged_folder() -> Path:
-    """Return the folder of the configs that come with medjax.
+    """Return the folder of the configs packaged with medjax.
 
-    A wheel holds them inside the package; a checkout beside it.
+    In a wheel it is inside the package, in a checkout beside it.
     """
     inside = _PACKAGE / "_configs"
     return inside if inside.is_dir() else _PACKAGE.parent / "configs"
 
 
 def packaged_names() -> list[str]:
-    """Return the bare names of the configs that come with medjax."""
+    """Return the bare names of the configs packaged with medjax."""
     return sorted(path.stem for path in packaged_folder().glob("*.py"))
 
 
@@ -35,15 +35,16 @@ def find_config(name: str, file: str) -> str:
     """Return the path of a config file, with its variant.
 
     Args:
-        name: Of the flag or key that names the file, for errors.
-        file: Path or bare name, with :variant if it has one. An existing path wins.
+        name: Name of the flag or key that sets the file, for errors.
+        file: Path or bare name, perhaps with :variant. An existing path takes
+            precedence.
 
     Raises:
-        UserError: If there is no such file.
+        UserError: If the file is missing.
     """
     if not file:
         raise UserError(
-            f"--{name}= is empty. Expected a config, as --{name}={packaged_names()[0]}"
+            f"--{name}= is empty. Expected a config: --{name}={packaged_names()[0]}"
         )
     place, colon, variant = file.partition(":")
     path = Path(place).expanduser()
@@ -55,7 +56,7 @@ def find_config(name: str, file: str) -> str:
 
 
 def _known(path: Path) -> str:
-    """Return the nearest config to a missing one, or the files there, and all names."""
+    """Return a hint for an error: the nearest config or all there, and all names."""
     folders = {path.parent, path, Path("configs")}
     files = sorted({str(one) for place in folders for one in place.glob("*.py")})
     names = packaged_names()
@@ -66,23 +67,23 @@ def _known(path: Path) -> str:
 
 
 def load_config(name: str, file: str) -> Any:
-    """Return what ``get_config`` of a config file returns for its variant.
+    """Return the result of a config file's ``get_config`` for its variant.
 
     Args:
-        name: Of the flag or key that names the file, for errors.
-        file: As for `find_config`.
+        name: Name of the flag or key that sets the file, for errors.
+        file: Path or bare name; see `find_config`.
 
     Raises:
-        UserError: If there is no such file or variant, or it fails.
+        UserError: If the file or variant is missing, or the file fails.
     """
     from ml_collections.config_flags import config_flags
 
     found = find_config(name, file)
     try:
         return config_flags.ConfigFileFlagParser(name).parse(found)
-    # A config file is a program, and may fail as any.
+    # A config file is a program, so it may raise any error.
     except Exception as error:
-        # ml_collections rewraps some, with their traceback as the message.
+        # ml_collections wraps some errors, with their traceback as the message.
         rewrapped = str(error).startswith("Error whilst parsing config file")
         cause = (rewrapped and error.__context__) or error
         path = Path(found.partition(":")[0])
@@ -90,17 +91,17 @@ def load_config(name: str, file: str) -> Any:
 
 
 def named_beside(config: Any, file: str) -> dict[str, str]:
-    """Return the config files that a config names, as seen from the working folder.
+    """Return the config files that a config names, relative to the working folder.
 
-    In a config file, a path is relative to the file, and a bare name is a file beside
-    it or comes with medjax.
+    In a config file, a path is relative to the file. A bare name is a file beside it,
+    or packaged with medjax.
 
     Args:
-        config: What the file's ``get_config`` returned.
-        file: Path of the file that names them, with or without a variant.
+        config: Config that ``get_config`` of `file` returned.
+        file: Path of the config file, with or without a variant.
 
     Returns:
-        The new values of keys, as ``model.autoencoder_config``, that change.
+        New values by key, such as ``model.autoencoder_config``, where they change.
     """
     folder = Path(file.partition(":")[0]).parent
     found = {}
@@ -112,7 +113,7 @@ def named_beside(config: Any, file: str) -> dict[str, str]:
 
 
 def _beside(named: str, folder: Path) -> str | None:
-    """Return where a config is that a file in `folder` names; None if it says so."""
+    """Return the path of a config named in `folder`; None if it needs no change."""
     place, colon, variant = named.partition(":")
     if _BARE.fullmatch(place):
         path = folder / f"{place}.py"
@@ -123,7 +124,7 @@ def _beside(named: str, folder: Path) -> str | None:
 
 
 def _failure(error: BaseException, path: Path) -> str:
-    """Return what went wrong in a config file, and in which of its lines."""
+    """Return the error in a config file, and the number of its line."""
     if isinstance(error, UserError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)

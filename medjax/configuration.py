@@ -1,16 +1,15 @@
-"""Configs: from frozen dataclasses to `ConfigDict`s, and back with every key checked.
+"""Convert configs from frozen dataclasses to `ConfigDict`s, and back with all checks.
 
 A section of a config (``config.data``, ``config.optim``) *is* a frozen dataclass.
-Config files start from `to_config_dict`, users override with
-``--config.optim.b1=0.95``, and before the first step `parse_config` turns each section
-back into its dataclass. A key that no field declares, a field that no key sets and a
-value of another type are errors here, in one line, because a silently ignored key costs
-a whole run.
+Config files start from `to_config_dict`. Users override keys with
+``--config.optim.b1=0.95``. Before the first step, `parse_config` turns each section
+back into its dataclass. An unknown key, a missing key and a value of another type are
+errors of one line, because a silently ignored key costs a whole run.
 
 Fields may be ``bool``, ``int``, ``float``, ``str``, ``Literal["a", "b"]``, tuples of
-these (``tuple[float, float]``, ``tuple[str, ...]``), and any of them ``| None``; or a
-frozen dataclass of such fields, which is a section in the section; where that is
-``| None``, its default must not be ``None``.
+these (``tuple[float, float]``, ``tuple[str, ...]``), and any of them ``| None``. A
+field may also be a frozen dataclass of such fields: a section inside the section. If
+that is ``| None``, its default must not be ``None``.
 """
 
 import dataclasses
@@ -33,8 +32,8 @@ Section: TypeAlias = ConfigDict | Mapping[str, Any]
 def to_config_dict(sections: Mapping[str, Any]) -> ConfigDict:
     """Return the sections' values as a `ConfigDict` of overridable keys.
 
-    A field of type ``T | None`` becomes a reference of type ``T``: it can be ``None``,
-    and be set to a `T` later, also from the command line.
+    A field of type ``T | None`` becomes a reference of type ``T``. It can be ``None``,
+    and can be set to a `T` later, also on the command line.
 
     Args:
         sections: Dataclass instances by name, e.g. ``{"data": DataConfig()}``.
@@ -63,7 +62,7 @@ def parse_config(
     Args:
         config: The sections, each a mapping.
         classes: The dataclass of each section.
-        where: What to call the config in messages.
+        where: Name of the config in messages.
 
     Returns:
         One instance of each class, by the section's name.
@@ -82,14 +81,14 @@ def parse(section: Any, cls: type[T], where: str) -> T:
     """Return the section as an instance of the frozen dataclass `cls`.
 
     Args:
-        section: A value for every field of `cls`, and nothing else. An ``int`` will do
-            for a ``float`` and a list for a tuple; a ``bool`` is not an ``int``.
-        cls: The dataclass; its ``__post_init__`` may raise `UserError` for bad values,
+        section: A value for every field of `cls`, and nothing else. An ``int`` is
+            accepted as a ``float`` and a list as a tuple; a ``bool`` is not an ``int``.
+        cls: The dataclass. Its ``__post_init__`` may raise `UserError` for bad values,
             with a message that starts with the field's name.
-        where: What to call the section in messages, e.g. ``"config.data"``.
+        where: Name of the section in messages, e.g. ``"config.data"``.
 
     Raises:
-        UserError: Naming the key, what was got, what was expected and the nearest name.
+        UserError: Names the key, its value, the expected value and the nearest name.
     """
     if not isinstance(section, ConfigDict | Mapping):
         raise UserError(f"{where} is {_show(section)}, expected a section of keys")
@@ -112,11 +111,11 @@ def _check_names(names: Iterable[str], known: Mapping[str, Any], where: str) -> 
             hint = nearest(name, known) or f"; it has {', '.join(known)}"
             raise UserError(f"{where} has no key '{name}'{hint}")
     if missing := [name for name in known if name not in names]:
-        raise UserError(f"{where} lacks '{missing[0]}': to_config_dict sets every key")
+        raise UserError(f"{where}.{missing[0]} is missing: to_config_dict sets it")
 
 
 def _check(value: Any, annotation: Any, where: str) -> Any:
-    """Return `value` as `annotation` asks, ints as floats and lists as tuples."""
+    """Return `value` in the type of `annotation`: ints as floats, lists as tuples."""
     if _is_optional(annotation):
         if value is None:
             return None
@@ -148,12 +147,12 @@ def _check_tuple(value: Any, items: tuple[Any, ...], where: str) -> tuple[Any, .
     if not isinstance(value, tuple | list):
         raise UserError(f"{where} is {_show(value)}, {expected}")
     if items[-1] is Ellipsis:
-        # What --config.data.classes=A,B gives, where ('A','B') is meant.
+        # The value of --config.data.classes=A,B, where ('A','B') was meant.
         if len(value) == 1 and isinstance(value[0], str) and "," in value[0]:
             names = tuple(name.strip() for name in value[0].split(","))
             raise UserError(
-                f"{where} has one value, '{value[0]}'; for several of them, write "
-                f'them with quotation marks: --{where}="{names}"'
+                f"{where} has one value, '{value[0]}'. To give several, put each in "
+                f'quotation marks: --{where}="{names}"'
             )
         items = (items[0],) * len(value)
     if len(value) != len(items):
@@ -165,14 +164,14 @@ def _check_tuple(value: Any, items: tuple[Any, ...], where: str) -> tuple[Any, .
 
 
 def _fields(cls: type) -> dict[str, Any]:
-    """Return the annotations of a dataclass's fields; refuse what we cannot check."""
+    """Return the annotations of a dataclass's fields; refuse types without a check."""
     hints = typing.get_type_hints(cls)
     annotations = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     for name, annotation in annotations.items():
         if _is_section(annotation):
             continue
         if _storage_type(_without_none(annotation)) not in _STORED:
-            raise TypeError(f"{cls.__name__}.{name} cannot be a config's {annotation}")
+            raise TypeError(f"{cls.__name__}.{name}: {annotation} is not supported")
     return annotations
 
 

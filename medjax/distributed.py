@@ -1,16 +1,16 @@
 """Several hosts: one run in several processes, each with its own devices.
 
-Every host runs the same command; jax joins their devices to one mesh, and every update
-needs all of them. So what only one host knows, the others must hear of:
+Every host runs the same command. jax joins their devices to one mesh, and every step
+needs all of them. So a host must inform the others of three things:
 
-* that it has failed: it says so in jax's key-value store, which a thread of every other
-  host listens to, since their main threads may be waiting for it on a device;
-* that it wants to stop: `Agreement`;
-* that it is about to train something else: `check_same`.
+* It has failed. It writes this to jax's key-value store. A thread of every other host
+  waits for that, because the main threads may be waiting on a device.
+* It wants to stop: `Agreement`.
+* It is about to train something else: `check_same`.
 
-A host that dies without a word is noticed by jax, from its missing heartbeat or the
-broken connection, and jax then ends the processes of the others; between CPUs, gloo may
-be the first to notice and end them.
+If a host dies without a message, jax notices the missing heartbeat or the broken
+connection, and ends the processes of the other hosts. Between CPUs, gloo may notice
+first and end them.
 """
 
 import itertools
@@ -37,22 +37,22 @@ logger = logging.getLogger(__name__)
 
 LOST_EXIT_CODE = 1
 _FAILURE = "medjax/failure"
-# All hosts check the same subjects in the same order, some of them again.
+# Numbers the checks. All hosts make the same checks in the same order.
 _CHECKS = itertools.count()
 _LONGEST_WAIT_MS = 10 * 24 * 3600 * 1000
-# A host that fails in the same way at the same time shall tell of it itself.
+# A host that fails in the same way at the same time should report that itself.
 _SECONDS_TO_FAIL_TOO = 3.0
 
 
 @contextmanager
 def joined(hosts: Hosts) -> Iterator[None]:
-    """Run what is inside as one of `hosts`; alone where there are no others.
+    """Run the block as one of `hosts`, or alone if no other host exists.
 
-    A failure inside is told to the other hosts, whose processes then end too. Only the
-    first host logs what is not a warning.
+    After a failure in the block, the processes of the other hosts end too. Hosts other
+    than the first log only warnings and errors.
 
     Raises:
-        UserError: If the other hosts do not come.
+        UserError: If the other hosts cannot be joined.
     """
     if not connect(hosts) or jax.process_count() == 1:
         yield
@@ -61,7 +61,7 @@ def joined(hosts: Hosts) -> Iterator[None]:
         logging.getLogger("medjax").setLevel(logging.WARNING)
     logger.info("%d hosts", jax.process_count())
     ending = threading.Lock()
-    # A daemon, for where the store is out of reach.
+    # A daemon thread, because it cannot be woken if the store is unreachable.
     listener = threading.Thread(target=_listen, args=(ending,), daemon=True)
     listener.start()
     failure = ""
@@ -76,19 +76,19 @@ def joined(hosts: Hosts) -> Iterator[None]:
     finally:
         if ending.acquire(blocking=False):
             _end(failure)
-        # A thread that still waited in jax when Python ends would abort the process.
+        # A thread that still waits in jax at exit would abort the process.
         listener.join()
 
 
 def check_same(subject: str, facts: Mapping[str, Any]) -> None:
-    """Check that every host gives the same facts; waits for all of them.
+    """Check that all hosts pass the same facts. Wait for all hosts.
 
     Args:
-        subject: What they are about.
-        facts: JSON-able, by name.
+        subject: Subject of the facts, for errors.
+        facts: Values by name, which JSON can hold.
 
     Raises:
-        UserError: Names the hosts that differ from the first, and in what.
+        UserError: Names the hosts that differ from the first, and the facts.
     """
     if jax.process_count() == 1:
         return
@@ -110,21 +110,21 @@ def check_same(subject: str, facts: Mapping[str, Any]) -> None:
     if found:
         raise UserError(
             f"the hosts do not have the same {subject}: {'; '.join(found)}. Start the "
-            "same command on all of them, on the same data and weights"
+            "same command on all hosts, with the same data and weights"
         )
 
 
 class Agreement:
-    """The largest of the numbers that the hosts give, the same on each of them.
+    """The largest number that any host passes, the same on all hosts.
 
-    Waiting for the others at every update would leave the devices idle. So a call
-    starts to find out, queued behind the update dispatched before it, and returns what
-    the call before it started: all hosts hear the same at the same call, one late. A
-    single host hears at once, and nothing is computed.
+    Waiting for the other hosts at every step would leave the devices idle. So a call
+    queues the computation behind the step dispatched before it. It returns the result
+    that the call before it queued. So all hosts get the same number in the same call,
+    one call late. A single host gets its number at once, and nothing is computed.
     """
 
     def __init__(self) -> None:
-        """Begin; every host must, and then call as often as the others."""
+        """Begin. Every host must do this, and must then call equally often."""
         self._pending: Array | None = None
         mesh = Mesh(np.asarray(jax.devices()), ("device",))
         self._each = NamedSharding(mesh, PartitionSpec("device"))
@@ -134,10 +134,12 @@ class Agreement:
         )
 
     def largest(self, number: int) -> int:
-        """Return the largest number that a host gave in the call before this one.
+        """Return the largest number that a host passed in the call before this one.
+
+        The first call returns 0. A single host gets `number` at once.
 
         Args:
-            number: This host's, at least 0. The call before the first gave 0.
+            number: Number of this host, at least 0.
         """
         if jax.process_count() == 1:
             return number
@@ -150,7 +152,7 @@ class Agreement:
 
 
 def _end(failure: str) -> None:
-    """Tell the other hosts of a failure, if there is one; release this one's thread."""
+    """Send a failure, if any, to the other hosts; release this host's thread."""
     own = jax.process_index()
     messages = dict.fromkeys(range(jax.process_count()), failure) if failure else {}
     try:
@@ -162,10 +164,10 @@ def _end(failure: str) -> None:
 
 
 def _listen(ending: threading.Lock) -> None:
-    """Wait until a host tells that it has failed; then end this process.
+    """Wait until a host reports a failure; then end this process.
 
     Args:
-        ending: Who gets it, this thread or the main one, ends the process.
+        ending: The thread that acquires it, this one or the main one, ends the process.
     """
     name = f"{_FAILURE}/{jax.process_index()}"
     try:
@@ -178,9 +180,9 @@ def _listen(ending: threading.Lock) -> None:
     time.sleep(_SECONDS_TO_FAIL_TOO)
     if not ending.acquire(blocking=False):
         return
-    sys.stderr.write(f"error: {failure}; so this host, {jax.process_index()}, stops\n")
+    sys.stderr.write(f"error: {failure}; so host {jax.process_index()} stops too\n")
     sys.stderr.flush()
-    # The two meet here, so that neither takes the other for dead.
+    # All hosts wait for each other here, so that none takes another for dead.
     jax.distributed.shutdown()
-    # The main thread may never come back from a device.
+    # The main thread may wait for a device forever.
     os._exit(LOST_EXIT_CODE)

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one clear line, shown without a traceback."""
+"""Errors that a user can fix: one clear line, shown without a traceback."""
 
 import difflib
 import errno
@@ -14,29 +14,29 @@ DISK_REFUSES = (
     errno.EACCES,
     errno.EIO,
 )
-"""What the operating system says of a disk that is full, failing or not ours."""
+"""Error codes for a disk that is full, failing, read-only or without permission."""
 
 
 class UserError(ValueError):
-    """Something the user asked for cannot be done as asked.
+    """A mistake in the user's request.
 
-    The message says what was wrong, what was got, what was expected and how to mend
-    it. Commands print it as one line and exit with code 2.
+    The message names the problem, the given value, the expected value and the fix.
+    Commands print it as one line and exit with code 2.
     """
 
 
 class Stopped(Exception):
-    """A run was asked to stop before its end; its message says where it stands."""
+    """A run was asked to stop before its end. The message says how far it came."""
 
 
 def disk_error(error: BaseException) -> str | None:
-    """Return why the disk refused, if that is what an error, or its cause, is about."""
+    """Return the reason if the disk caused an error, or its cause; else None."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in DISK_REFUSES:
             return seen.strerror
         seen = seen.__cause__ or seen.__context__
-    # Tensorstore says it only in words.
+    # Tensorstore gives no error code, only the words in its message.
     words = map(os.strerror, DISK_REFUSES)
     return next((reason for reason in words if reason in str(error)), None)
 
@@ -48,14 +48,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def check_least(section: Any, **least: float) -> None:
-    """Check that fields are not below their least values; None never is.
+    """Check that fields are not below their minimum. None passes, NaN fails.
 
     Args:
         section: An instance of a config's dataclass.
-        least: The least value of each field, by the field's name.
+        least: Minimum of each field, by name.
 
     Raises:
-        UserError: Starts with the name of the field that is; NaN is, always.
+        UserError: If a field is too small. Starts with its name.
     """
     for name, bound in least.items():
         value = getattr(section, name)

@@ -1,7 +1,7 @@
-"""Parse a command line into absl's flags, and say what is wrong with it in one line.
+"""Parse a command line into absl's flags, and report a mistake in one line.
 
-ml_collections raises an unknown key or variant from inside absl's parsing, so the
-config flags are checked here before absl sees them.
+ml_collections raises errors about unknown keys or variants inside absl's parsing. So
+the config flags are checked here before absl parses them.
 """
 
 import re
@@ -16,10 +16,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse a command line into absl's flags.
 
     Args:
-        argv: The program's name, and what was typed after it.
+        argv: Name of the program, and its arguments.
 
     Returns:
-        The program's name alone.
+        Only the name of the program.
 
     Raises:
         UserError: If a flag, or a key, value or variant of a config, is wrong.
@@ -41,7 +41,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except (flags.Error, ValueError) as error:
         raise UserError(_parsing_error(str(error))) from error
     if extra[1:]:
-        raise UserError(f"unexpected '{extra[1]}': arguments are given as --name=value")
+        raise UserError(f"unexpected '{extra[1]}'. Expected arguments as --name=value")
     _refuse_empty()
     for name, changed in changes.items():
         config: Any = flags.FLAGS[name].value
@@ -51,18 +51,18 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _parsed(argv: Sequence[str]) -> list[str]:
-    """Let absl parse the flags; its --help would count as a failure."""
+    """Let absl parse the flags; exit with 0, not 1, after absl's --help."""
     from absl import flags
 
     try:
         return flags.FLAGS(argv)
     except SystemExit as ending:
-        # Nothing but help ends a process while flags are parsed.
+        # Only help ends a process while flags are parsed.
         raise SystemExit(0) from ending
 
 
 def _parsing_error(message: str) -> str:
-    """Say in our words what absl says of a flag's value."""
+    """Return our own message for absl's message about the value of a flag."""
     from absl import flags
 
     match = re.fullmatch(r"flag --([^=\s]+)=(.*?): .*", message, re.DOTALL)
@@ -77,7 +77,7 @@ def _parsing_error(message: str) -> str:
 
 
 def _expected(parser: Any) -> str:
-    """Return which values a flag's parser takes, in words."""
+    """Return in words which values a flag's parser accepts."""
     from absl import flags
 
     if isinstance(parser, flags.EnumParser):
@@ -99,7 +99,7 @@ def _refuse_empty() -> None:
     """Refuse an empty value of a flag that is not empty by default.
 
     Raises:
-        UserError: If there is one, as of ``--workdir=$UNSET``.
+        UserError: If a flag has one, for example after ``--workdir=$UNSET``.
     """
     from absl import flags
 
@@ -125,9 +125,10 @@ def _check_config(
     """Check a config flag's file, variant and overrides before absl parses them.
 
     Returns:
-        `argv` with the path of the file, and without what absl cannot parse; and what
-        to change in the parsed config: optional keys set to ``None``, which absl's
-        typed parsers cannot read, and files that the config names.
+        `argv` with the path of the file, and without arguments that absl cannot parse;
+        and the changes to the parsed config, by key. These are optional keys set to
+        ``None``, which absl's typed parsers cannot read, and files that the config
+        names.
 
     Raises:
         UserError: If the file is missing, or the variant or a key is unknown.
@@ -137,7 +138,7 @@ def _check_config(
     file, argv = _resolved(name, argv)
     if file is None:
         if any(matches):
-            raise UserError(f"--{name}.… overrides a config: give --{name}=FILE too")
+            raise UserError(f"--{name}.… changes a config: give --{name}=FILE too")
         return argv, {}
     config = load_config(name, file)
     optional = _optional_keys(config)
@@ -167,17 +168,17 @@ def _check_override(name: str, argument: str, key: str, known: dict[str, bool]) 
 
 
 def _resolved(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Return the path of the config file, and `argv` with it in place of its name.
+    """Return the path of the config file, and `argv` with this path.
 
     Raises:
-        UserError: If there is no such file.
+        UserError: If the file is missing.
     """
     from absl import flags
 
     file = flags.FLAGS[name].default
     typed = list(argv)
     for i, argument in enumerate(argv):
-        # As everywhere in absl, the last one counts.
+        # As for all flags of absl, the last one counts.
         if argument in (f"--{name}", f"-{name}") and i + 1 < len(argv):
             file = typed[i + 1] = find_config(name, argv[i + 1])
         elif match := re.fullmatch(rf"--?{name}=(.*)", argument):
@@ -199,7 +200,7 @@ def _optional_keys(config: Any, prefix: str = "") -> dict[str, bool]:
 
 
 def _hint(path: str, known: dict[str, bool]) -> str:
-    """Return the nearest path, by its whole or by its last name in another section."""
+    """Return a hint: the nearest path, or one with the same key in another section."""
     if hint := nearest(path, known):
         return hint
     name = path.rpartition(".")[2]

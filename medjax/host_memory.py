@@ -1,18 +1,18 @@
-"""How much main memory this process has had."""
+"""Measure the main memory of this process."""
 
 import resource
 import sys
 from pathlib import Path
 
-# Linux's own count; ``ru_maxrss`` there starts with what the parent process had.
+# On Linux, ``ru_maxrss`` starts with the value of the parent process; this does not.
 _STATUS = Path("/proc/self/status")
 
 
 def host_peak_bytes() -> int:
-    """Return the most main memory that this process has had at once, in bytes."""
+    """Return the peak main memory of this process, in bytes."""
     if _STATUS.exists():
         lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
-        # Sandboxes that stand in for Linux may not count it.
+        # Sandboxes that emulate Linux may not have it.
         if "VmHWM" in lines:
             return int(lines["VmHWM"].split()[0]) * 1024
     # Kibibytes on most systems, bytes on macOS.

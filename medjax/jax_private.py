@@ -1,20 +1,20 @@
-"""Reach the two parts of jax that have no public name, in this one place.
+"""Use the two parts of jax that have no public name. Only this module does.
 
-jax 0.10.2 offers neither its key-value store nor its detection of clusters publicly.
-`tests/test_jax_private.py` fails when a new version of jax changes either.
+In jax 0.10.2 the key-value store and the detection of clusters are not public.
+`tests/test_jax_private.py` fails when a new version of jax changes one of them.
 """
 
 from typing import Any
 
-# jax's names of the environments that know by themselves which processes take part.
-# Kubernetes is left out: jax asks a server, which fails in a pod that is no job.
+# jax's names of the environments that provide the processes of a run. Kubernetes is
+# left out, because jax asks a server, which fails in a pod that is not a job.
 CLUSTERS = ("slurm", "ompi", "gcetpu", "gketpu")
 
 
 def key_value_store() -> Any:
     """Return the client of the key-value store that joined processes share.
 
-    None before `jax.distributed.initialize`.
+    It is None before `jax.distributed.initialize`.
     """
     from jax._src.distributed import global_state
 
@@ -22,9 +22,9 @@ def key_value_store() -> Any:
 
 
 def detected_cluster() -> tuple[str, int] | None:
-    """Return jax's name of the cluster that started this process, and its processes.
+    """Return the cluster that started this process, and its number of processes.
 
-    None if no cluster of `CLUSTERS` did.
+    The cluster is one of `CLUSTERS`. Return None if none of them started this process.
     """
     from jax._src.clusters import ClusterEnv
 

@@ -1,7 +1,7 @@
-"""What the commands show: our log lines, the libraries' warnings, and progress.
+"""Show log lines of medjax, warnings of the libraries, and progress.
 
-A person reads them on a terminal or in a file. On a terminal, long work has a bar, and
-lines go above it. A file gets no bars, only a line now and then.
+People read them on a terminal or in a file. On a terminal, long work has a progress
+bar, and log lines appear above it. A file gets no bars, but a line a minute.
 """
 
 import logging
@@ -18,10 +18,10 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 class BarFriendlyHandler(logging.Handler):
-    """Writes log lines above a progress bar instead of through it."""
+    """Writes log lines above a progress bar, so that they do not break it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line; a reader who has gone does not end the program."""
+        """Write a line. A closed pipe does not end the program."""
         from tqdm import tqdm
 
         try:
@@ -31,9 +31,10 @@ class BarFriendlyHandler(logging.Handler):
 
 
 class ProgressBar:
-    """Shows how far long work is: a bar on a terminal, a line a minute elsewhere.
+    """Shows the progress of long work: a bar on a terminal, a line a minute elsewhere.
 
-    A context manager; the bar disappears at its end, and short work leaves no line.
+    A context manager. The bar disappears on exit. Work shorter than a minute logs no
+    line.
     """
 
     def __init__(
@@ -49,11 +50,11 @@ class ProgressBar:
         """Start the bar.
 
         Args:
-            work: What is done, e.g. ``validating``.
-            total: How many units there are.
-            unit: Their name in the plural, e.g. ``images``.
+            work: Name of the work, e.g. ``validating``.
+            total: Number of units.
+            unit: Name of the units in the plural, e.g. ``images``.
             done: Units done before.
-            terminal: Whether to draw a bar; None asks `draws_bars`.
+            terminal: Whether to draw a bar. None means the answer of `draws_bars`.
             clock: Seconds since some fixed moment.
         """
         # Imported here, because every command imports this module.
@@ -103,7 +104,7 @@ class ProgressBar:
 
 
 def draws_bars() -> bool:
-    """Tell whether stderr shows bars: a terminal does, and a notebook."""
+    """Tell whether stderr can show bars, as terminals and notebooks can."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
@@ -117,12 +118,15 @@ def duration(seconds: float) -> str:
 
 
 def set_up(debug: bool) -> None:
-    """Log our own messages from INFO; the libraries' from WARNING unless `debug`."""
+    """Show medjax's log messages from INFO; those of libraries from WARNING.
+
+    With `debug`, those of libraries are shown from INFO, too.
+    """
     handler = BarFriendlyHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = logging.INFO if debug else logging.WARNING
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # What orbax logs as an error, itself or by its event loop, it raises too.
+    # orbax raises each error that it, or its event loop, logs.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(level if debug else logging.CRITICAL)
     logging.getLogger("medjax").setLevel(logging.INFO)
@@ -132,10 +136,10 @@ def set_up(debug: bool) -> None:
 
 
 def _leave_unsaid(unraisable: Any) -> None:
-    """Replace the traceback of an error that a library's thread cannot raise.
+    """Log an error that a library's thread cannot raise, only for debugging.
 
-    After a failed save, orbax's threads call a loop that is closed. The failure itself
-    was raised before.
+    After a failed save, orbax's threads call an event loop that is closed. The failure
+    of the save was raised before.
     """
     logger.debug("in a thread: %r", unraisable.exc_value)
 
@@ -143,7 +147,7 @@ def _leave_unsaid(unraisable: Any) -> None:
 def _tell_of_thread(failure: Any) -> None:
     """Report in one line that a thread, such as TensorBoard's writer, has failed.
 
-    At the end of the program a thread loses its queue; that failure is no news.
+    At the end of the program a thread loses its queue. Such a failure is not reported.
     """
     level = logging.WARNING if threading.main_thread().is_alive() else logging.DEBUG
     logger.log(level, "%s has failed: %s", failure.thread, failure.exc_value)

@@ -1,18 +1,20 @@
-"""The one mesh, and which array lies where on it.
+"""Make the mesh, and place arrays on it.
 
-Axes: ``data`` and ``fsdp`` split the examples of a batch; ``fsdp`` and ``tensor`` split
-the parameters. On one device all are 1 and every sharding is trivial, so the same
-program runs everywhere.
+The mesh has three axes. ``data`` and ``fsdp`` split the examples of a batch. ``fsdp``
+and ``tensor`` split the parameters. On one device all sizes are 1 and every sharding is
+trivial, so the same program runs everywhere.
 
-Parameters follow one rule each, the first whose pattern is found in the path:
+Each parameter follows the first rule whose pattern is found in its path:
 
-* a layer that widens (queries, keys, values, the feed-forward's way in) is split over
-  ``tensor`` by its outputs, one that narrows again (their ways out) by its inputs, so
-  that between the two no device waits (Shoeybi et al., "Megatron-LM", 2019);
-* every other kernel is split by its outputs;
-* the other of the two axes is split over ``fsdp`` (Rajbhandari et al., "ZeRO", 2020).
+* A layer that widens (queries, keys, values, input of the feed-forward network) is
+  split over ``tensor`` by its outputs. The layer that narrows again (outputs of
+  attention and of the feed-forward network) is split by its inputs. So no device waits
+  between the two (Shoeybi et al., "Megatron-LM", 2019).
+* Every other kernel is split over ``tensor`` by its outputs.
+* The other one of these two axes is split over ``fsdp`` (Rajbhandari et al., "ZeRO",
+  2020).
 
-An axis that the mesh does not divide, and every vector, is replicated.
+Vectors are replicated. So is an axis that the mesh does not divide.
 """
 
 import dataclasses
@@ -44,12 +46,13 @@ RULES = (
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many devices lie along each axis.
+    """Number of devices along each axis of the mesh.
 
     Attributes:
-        data: Devices that hold whole copies of the parameters; -1 takes those left.
-        fsdp: Devices that share the parameters and the examples.
-        tensor: Devices that share each matrix product.
+        data: Groups of devices that each hold all parameters. -1 means all devices
+            that the other axes leave.
+        fsdp: Devices that split the parameters and the examples.
+        tensor: Devices that split each matrix product.
     """
 
     data: int = -1
@@ -58,25 +61,32 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arrange `devices` (all, where None) as `config` says.
+    """Return a mesh of `devices` with the sizes in `config`.
+
+    Args:
+        config: Size of each axis.
+        devices: Devices to use. None means all devices.
 
     Raises:
-        UserError: If the sizes do not multiply to the number of devices.
+        UserError: If the product of the sizes is not the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.tensor]
     rest = config.fsdp * config.tensor
     if min(config.fsdp, config.tensor) < 1 or config.data == 0 or config.data < -1:
-        raise UserError(f"mesh {sizes} has an axis below 1; only data may be -1")
+        raise UserError(
+            f"config.mesh: an axis of {sizes} is below 1; only data may be -1"
+        )
     if config.data == -1:
         sizes[0] = len(devices) // rest
     if int(np.prod(sizes)) != len(devices):
         raise UserError(
-            f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} does "
-            f"not fit {len(devices)} devices; set config.mesh.data=-1 and let "
-            "fsdp × tensor divide them"
+            f"config.mesh: data={config.data}, fsdp={config.fsdp}, "
+            f"tensor={config.tensor} does not fit {len(devices)} devices. Set "
+            "config.mesh.data=-1, and fsdp × tensor to a divisor of that number"
         )
-    # Auto, not jax's new default Explicit: layouts inside the step are the compiler's.
+    # Auto and not jax's new default Explicit, so that the compiler chooses layouts
+    # inside the step.
     return jax.make_mesh(
         tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
     )
@@ -88,17 +98,17 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of an array whose first axis is the example."""
+    """Return the sharding of arrays whose first axis is the example."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of what every device holds whole."""
+    """Return the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def on_mesh(mesh: Mesh, function: Callable[P, R]) -> Callable[P, R]:
-    """Return `function`, traced where `split_activations` knows `mesh`."""
+    """Return `function`, traced so that `split_activations` finds `mesh`."""
 
     @functools.wraps(function)
     def traced(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -109,10 +119,11 @@ def on_mesh(mesh: Mesh, function: Callable[P, R]) -> Callable[P, R]:
 
 
 def split_activations(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Ask that `x` be split by examples, and its other axes over `axes`.
+    """Constrain `x` to be split by examples, and its other axes over `axes`.
 
-    Without such anchors the compiler spreads one layer's layout over the next. Where no
-    mesh is known (see `on_mesh`), or it does not divide an axis, nothing is asked.
+    Without such constraints, the compiler carries the layout of one layer into the
+    next. Outside `on_mesh`, `x` is not constrained. An axis that the mesh does not
+    divide is not split.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -126,11 +137,11 @@ def split_activations(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def gather_params(tree: PyTree) -> PyTree:
-    """Ask that parameters be whole along ``fsdp``, as every layer needs them.
+    """Constrain parameters to be whole along ``fsdp``, because every layer needs that.
 
-    Left to itself the compiler may instead move activations to where the parts of a
-    kernel are. On three axes XLA's CPU partitioner (jax 0.10.2) then computes wrong
-    gradients. Where no mesh is known (see `on_mesh`) nothing is asked.
+    Without this the compiler may move activations to the parts of a kernel instead. On
+    three axes XLA's CPU partitioner (jax 0.10.2) then computes wrong gradients. Outside
+    `on_mesh`, nothing is constrained.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -154,10 +165,10 @@ def _size(mesh: Mesh | AbstractMesh, names: str | Sequence[str]) -> int:
 
 
 def host_rows(batch_size: int, mesh: Mesh) -> list[int]:
-    """Return which rows of a global batch lie on this host's devices, in order.
+    """Return which rows of a global batch this host's devices hold, in order.
 
-    Usually a run of them each; but hosts that split matrix products need the same rows,
-    and jax may order devices by their wires rather than by their hosts.
+    Usually each host holds a block of rows. But hosts that split matrix products need
+    the same rows, and jax may order devices by their connections, not by their hosts.
     """
     parts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
     rows = range(batch_size)
@@ -169,7 +180,7 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> Batch:
 
     Args:
         batch: NumPy arrays whose first axis is the example; the rows are `host_rows`.
-        mesh: Where they go.
+        mesh: Devices to put them on.
     """
     sharding = batch_sharding(mesh)
     placed = {
@@ -180,9 +191,9 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> Batch:
 
 
 def place_params(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Put parameters on the devices; each host has the whole of them, and the same.
+    """Put parameters on the devices. Each host must have all of them, with same values.
 
-    `jax.device_put` would send all of them to all hosts, to see that they are the same.
+    `jax.device_put` would send them all to all hosts, to check that they are equal.
     """
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -209,10 +220,10 @@ def param_spec(
 
 
 def param_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Return a tree of shardings for any tree whose paths end in parameters' names.
+    """Return a tree of shardings for a tree whose paths end in names of parameters.
 
-    It serves parameters, their averages and the optimiser's moments alike, since all
-    are named by the same paths.
+    Such trees are the parameters, their averages and the optimiser's moments, because
+    all use the same paths.
     """
 
     def sharding(path: tuple[object, ...], leaf: Any) -> NamedSharding:

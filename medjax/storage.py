@@ -1,16 +1,17 @@
-"""Write, replace, list and lock files and folders: whole or not at all.
+"""Write, replace, list and lock files and folders, so that none is ever half written.
 
-What is being written has a hidden name beside its own, and takes that name at the end.
-A process that is killed at any moment leaves the old content or the new one:
+A new file or folder is written under a hidden name beside the final one, and renamed
+when it is complete. If a process is killed at any moment, the old content or the new
+content remains:
 
-* ``.NAME.incomplete`` is unfinished, or was when a process was killed. The next call
-  removes it.
-* ``.NAME.before`` is the old folder while a new one takes its place. Where NAME itself
-  is missing, it is the only whole one, and `recover` puts it back.
+* ``.NAME.incomplete`` is unfinished. If a killed process left it, the next call removes
+  it.
+* ``.NAME.before`` is the old folder while a new one takes its place. If NAME is
+  missing, this is the only complete folder, and `recover` puts it back.
 
-All other modules of medjax write by this one alone, so that paths of buckets need to be
-known here only. Libraries write by themselves (orbax, TFDS, TensorBoard, tokenizers),
-but into folders made here.
+All other modules of medjax write only with this module, so that only this module
+handles paths of buckets. Some libraries write their files themselves (orbax, TFDS,
+TensorBoard, tokenizers), but into folders made here.
 """
 
 import contextlib
@@ -39,30 +40,31 @@ def write_bytes(path: AnyPath, content: bytes, durable: bool = True) -> None:
 
 
 def write_text(path: AnyPath, text: str) -> None:
-    """Write a file of UTF-8 text, line ends as they are; see `writing`."""
+    """Write a file of UTF-8 text with unchanged line ends; see `writing`."""
     write_bytes(path, text.encode())
 
 
 def write_json(
     path: AnyPath, value: Any, indent: int | None = 2, sort_keys: bool = False
 ) -> None:
-    """Write a value as JSON, with a line end; see `writing`."""
+    """Write a value as JSON, with a final line end; see `writing`."""
     write_text(path, json.dumps(value, indent=indent, sort_keys=sort_keys) + "\n")
 
 
 @contextlib.contextmanager
 def writing(path: AnyPath, durable: bool = True) -> Iterator[BinaryIO]:
-    """Yield a binary file that takes the place of `path` if nothing goes wrong.
+    """Yield a binary file that replaces `path` if the block raises no error.
 
-    Its folder is made if need be. One process at a time may write a path; see `lock`.
+    Its folder is made if it is missing. Only one process at a time may write a path;
+    see `lock`.
 
     Args:
         path: The file to make or replace.
-        durable: Wait for the disk, so that a power cut, too, leaves the old content or
-            the new one.
+        durable: Whether to wait for the disk, so that even a power cut leaves the old
+            content or the new one.
 
     Raises:
-        OSError: If the disk is full or fails. The old file is then as it was.
+        OSError: If the disk is full or fails. The old file is then unchanged.
     """
     target = _epath(path)
     beside = _hidden(target, "incomplete")
@@ -80,9 +82,10 @@ def writing(path: AnyPath, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def appending(path: AnyPath) -> BinaryIO:
-    """Open a file to add to its end, and make it if need be.
+    """Open a file to append to it; make it if it is missing.
 
-    A kill may cut what was added last short: the reader must drop it.
+    If the process is killed, the last addition may be cut short. The reader must drop
+    it.
     """
     return _epath(path).open("ab")
 
@@ -93,22 +96,22 @@ def truncate(path: AnyPath, size: int) -> None:
 
 
 def make_folder(path: AnyPath) -> None:
-    """Make a folder, and those above it, unless it exists."""
+    """Make a folder and its parents, unless it exists."""
     _epath(path).mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yield an empty folder for temporary files; remove it at the end."""
+    """Yield an empty folder for temporary files; remove it on exit."""
     with tempfile.TemporaryDirectory(prefix="medjax-") as name:
         yield Path(name)
 
 
 @contextlib.contextmanager
 def scratch_folder(path: P) -> Iterator[P]:
-    """Yield an empty folder, and remove what is left of it at the end.
+    """Yield an empty folder; on exit remove it if it still exists.
 
-    What an earlier process left there is removed first.
+    An existing folder, which an earlier process left, is removed first.
 
     Raises:
         UserError: If another process is writing there.
@@ -127,13 +130,13 @@ def scratch_folder(path: P) -> Iterator[P]:
 
 @contextlib.contextmanager
 def replacing_folder(path: P) -> Iterator[P]:
-    """Yield an empty hidden folder that takes the place of `path` if all goes well.
+    """Yield an empty hidden folder that replaces `path` if the block raises no error.
 
-    Its parent is made if need be.
+    Its parent is made if it is missing.
 
     Raises:
         UserError: If another process is writing it.
-        OSError: If the disk refuses. The old folder is then as it was.
+        OSError: If the disk fails. The old folder is then unchanged.
     """
     with scratch_folder(_hidden(path, "incomplete")) as folder:
         recover(path)
@@ -142,10 +145,10 @@ def replacing_folder(path: P) -> Iterator[P]:
 
 
 def replace_folder(new: AnyPath, path: PurePath) -> None:
-    """Move a finished folder to a place on the same disk; remove what was there.
+    """Move a finished folder to `path` on the same disk; remove the old folder there.
 
     Raises:
-        OSError: If the disk refuses. The old folder is then as it was.
+        OSError: If the disk fails. The old folder is then unchanged.
     """
     recover(path)
     try:
@@ -158,7 +161,7 @@ def replace_folder(new: AnyPath, path: PurePath) -> None:
 
 
 def recover(path: PurePath) -> None:
-    """Put the old folder back, or remove it if the new one is in its place."""
+    """Put the old folder back, or remove it if the new one is in place."""
     before = _hidden(path, "before")
     if not _epath(before).exists():
         return
@@ -169,9 +172,9 @@ def recover(path: PurePath) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Tell whether a name is hidden: unfinished, or replaced by a newer folder.
+    """Tell whether a path is hidden: unfinished, or replaced by a newer folder.
 
-    A folder set aside, whose own place is empty, is no leftover: `recover` takes it.
+    ``.NAME.before`` is not a leftover if NAME is missing, because `recover` needs it.
     """
     if match := re.fullmatch(r"\.(.+)\.before", path.name):
         return path.with_name(match[1]).exists()
@@ -179,12 +182,12 @@ def is_leftover(path: Path) -> bool:
 
 
 def rename(path: AnyPath, new: AnyPath) -> None:
-    """Give a file or folder another name, which must be free, on the same disk."""
+    """Rename a file or folder on the same disk. The new name must not exist."""
     _epath(path).rename(new)
 
 
 def remove(path: AnyPath) -> None:
-    """Remove a file, a link, or a folder with all in it; if it exists."""
+    """Remove a file, a link, or a folder with its content, if it exists."""
     target = _epath(path)
     if target.is_dir() and not os.path.islink(path):
         target.rmtree()
@@ -193,11 +196,11 @@ def remove(path: AnyPath) -> None:
 
 
 def listed(folder: P, pattern: str = "*") -> list[P]:
-    """Return what lies in a folder, sorted; nothing if there is no such folder.
+    """Return the sorted content of a folder; nothing if the folder is missing.
 
     Args:
-        folder: Where to look; folders inside it are not searched.
-        pattern: Of the names, as in a shell; it matches hidden ones, too.
+        folder: Folder to list, without the content of folders inside it.
+        pattern: Pattern of the names, as in a shell. It also matches hidden names.
     """
     home = _epath(folder)
     if not home.is_dir():
@@ -208,19 +211,19 @@ def listed(folder: P, pattern: str = "*") -> list[P]:
 
 
 def files_below(folder: P) -> Iterator[P]:
-    """Yield every file in a folder and in those inside it, in no order."""
+    """Yield every file in a folder and in folders inside it, in no fixed order."""
     for home, _, files in _epath(folder).walk(on_error=_raise):
         yield from (type(folder)(home, name) for name in files)
 
 
 @contextlib.contextmanager
 def lock(path: PurePath) -> Iterator[None]:
-    """Be the only process that writes `path`; the lock ends with the process.
+    """Hold the lock for writing `path`. It is released when the process ends, too.
 
     Raises:
         UserError: If another process has the lock.
     """
-    # Imported here: only writers need it.
+    # Imported here, because only writers need it.
     import filelock
 
     file = _hidden(path, "lock")
@@ -229,19 +232,19 @@ def lock(path: PurePath) -> Iterator[None]:
         held.acquire()
     except filelock.Timeout as error:
         raise UserError(
-            f"{path}: another process is writing it. Expected one process at a time: "
-            "wait until the other one ends"
+            f"{path}: another process is writing it. Wait until that process ends"
         ) from error
     try:
         yield
     finally:
-        # Before it is released: whoever locks the removed file sees that, and retries.
+        # Removed before the release. A process that locks the removed file notices
+        # that and retries.
         remove(file)
         held.release()
 
 
 def check_writable(folder: AnyPath) -> None:
-    """Raise OSError if no file can be made in a folder; leave none there."""
+    """Raise OSError if no file can be made in a folder. Leave no file there."""
     tempfile.TemporaryFile(dir=folder).close()
 
 
@@ -251,7 +254,7 @@ def _hidden(path: P, ending: str) -> P:
 
 
 def _clear(path: AnyPath) -> None:
-    """Remove what nobody needs; if the disk refuses, say so and leave it."""
+    """Remove a path that is not needed; if the disk fails, log a warning instead."""
     try:
         remove(path)
     except OSError as error:
@@ -270,8 +273,8 @@ def _raise(error: OSError) -> None:
 
 
 def _epath(path: AnyPath) -> Any:
-    """Return the path, of a disk or a bucket, as ``etils.epath.Path``."""
-    # Imported here: it takes 0.2 s, and --help writes nothing.
+    """Return the path, on a disk or in a bucket, as ``etils.epath.Path``."""
+    # Imported here, because it takes 0.2 s and --help does not write.
     from etils import epath
 
     return epath.Path(path)

@@ -1,8 +1,8 @@
-"""Texts that a user gives: prompts, tables, captions, JSON, in any usual encoding.
+"""Read texts from the user: prompts, tables, captions, JSON, in any usual encoding.
 
-A byte order mark says how a text is encoded, and is no part of it. Without one a text
-is UTF-8. Line ends of Windows and of old Macs become those of Unix. So one text reads
-alike, whichever program saved it.
+A byte order mark sets the encoding and is removed. Without it, a text is UTF-8. Line
+ends of Windows and of old Macs become those of Unix. So a text is the same whichever
+program saved it.
 """
 
 import codecs
@@ -12,7 +12,7 @@ from typing import Any
 
 from medjax.errors import UserError
 
-# UTF-32 comes first: its little-endian mark begins with that of UTF-16.
+# UTF-32 comes first, because its little-endian mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -24,16 +24,16 @@ _LINE_END = re.compile("\r\n?")
 
 
 def decode(encoded: bytes, where: str, keep_damage: bool = False) -> str:
-    """Return the text that a file holds, with the line ends of Unix.
+    """Return the text of a file's bytes, with the line ends of Unix.
 
     Args:
-        encoded: The file's bytes.
-        where: What to call it in errors.
-        keep_damage: Whether bytes that are no UTF-8 become lone surrogates, for a
-            reader that leaves out their line alone.
+        encoded: Bytes of the file.
+        where: Name of the file in errors.
+        keep_damage: Whether bytes that are not UTF-8 become lone surrogates, for a
+            reader that leaves out only their lines.
 
     Raises:
-        UserError: Names the first byte that is no text, and its line.
+        UserError: Names the first byte that is not text, and its line.
     """
     mark, encoding = next(
         ((mark, name) for mark, name in _MARKS if encoded.startswith(mark)),
@@ -47,7 +47,7 @@ def decode(encoded: bytes, where: str, keep_damage: bool = False) -> str:
         read = content[: error.start].decode(encoding, "replace")
         line = _LINE_END.sub("\n", read).count("\n") + 1
         raise UserError(
-            f"{where}: line {line}: byte {content[error.start]:#04x} is no "
+            f"{where}: line {line}: byte {content[error.start]:#04x} is not "
             f"{encoding.upper()}. Expected text in UTF-8; save the file as UTF-8"
         ) from error
     text = _LINE_END.sub("\n", text)
@@ -55,7 +55,7 @@ def decode(encoded: bytes, where: str, keep_damage: bool = False) -> str:
         line = text[: text.index("\0")].count("\n") + 1
         raise UserError(
             f"{where}: line {line}: holds a NUL character. Expected text in UTF-8; "
-            "this is no text, or UTF-16 without a byte order mark"
+            "this is not text, or it is UTF-16 without a byte order mark"
         )
     return text
 
@@ -65,11 +65,11 @@ def read_text(path: str | Path, where: str = "", keep_damage: bool = False) -> s
 
     Args:
         path: The file.
-        where: What to call it in errors; by default its path.
-        keep_damage: See `decode`.
+        where: Name of the file in errors. Empty means its path.
+        keep_damage: Whether to keep bytes that are not UTF-8; see `decode`.
 
     Raises:
-        UserError: If the file cannot be read, or is no text.
+        UserError: If the file cannot be read, or is not text.
     """
     where = where or str(path)
     try:
@@ -80,16 +80,16 @@ def read_text(path: str | Path, where: str = "", keep_damage: bool = False) -> s
 
 
 def lines(text: str) -> list[str]:
-    """Return the lines of what was read.
+    """Return the lines of a text.
 
-    Unlike `str.splitlines` it divides at line ends alone. Captions may hold the other
-    characters that split there, such as U+2028 or a form feed.
+    Unlike `str.splitlines`, it splits only at line ends. Captions may contain other
+    characters at which that splits, such as U+2028 or a form feed.
     """
     return text.removesuffix("\n").split("\n")
 
 
 def as_text(value: Any) -> str | None:
-    """Return a JSON value as text, "" for null; None for a list or an object."""
+    """Return a JSON value as text: "" for null, None for a list or an object."""
     if value is None:
         return ""
     return None if isinstance(value, list | dict) else str(value)

@@ -2,20 +2,20 @@ r"""Train a model.
 
     medjax train --config=cxr_controlnet:demo --workdir=DIR
 
---config names a config that comes with medjax, or a file. Any key of the config can be
-set from the command line:
+--config names a config packaged with medjax, or a config file. Every key of the config
+can be set on the command line:
 
     medjax train --config=cxr_controlnet --workdir=DIR \
         --config.data.root=PREPARED --config.optim.learning_rate=2e-5 \
         --config.data.batch_size=16 --config.train.gradient_accumulation_steps=4
 
-The same command again goes on from the newest checkpoint in DIR.
+The same command resumes from the newest checkpoint in DIR.
 
-On several hosts, start the same command on each of them, with DIR on a disk that they
-share. SLURM, Open MPI and TPU pods say by themselves who takes part; elsewhere:
+On several hosts, start the same command on each host, with DIR on a shared disk. Under
+SLURM or Open MPI and on TPU pods, the hosts find each other. Elsewhere:
 
     medjax train --config=… --workdir=DIR --coordinator_address=HOST:PORT \
-        --num_processes=2 --process_id=0     # and 1 on the other
+        --num_processes=2 --process_id=0     # on the second host: --process_id=1
 """
 
 from absl import flags
@@ -24,7 +24,7 @@ from medjax import cli
 
 
 def define_flags() -> None:
-    """Define the command's flags; not on import, where commands would collide."""
+    """Define the flags. Not on import, because flags of two commands would collide."""
     cli.define_config()
     flags.DEFINE_string(
         "workdir",
@@ -35,31 +35,31 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "coordinator_address",
         None,
-        "several hosts: HOST:PORT, free, on the first of them",
+        "several hosts: HOST:PORT of a free port on the first host",
     )
     flags.DEFINE_integer(
-        "num_processes", None, "several hosts: how many processes", lower_bound=1
+        "num_processes", None, "several hosts: number of processes", lower_bound=1
     )
     flags.DEFINE_integer(
         "process_id",
         None,
-        "several hosts: which of them this is, from 0",
+        "several hosts: number of this process, from 0",
         lower_bound=0,
     )
     flags.DEFINE_boolean(
-        "detect_hosts", True, "whether SLURM, Open MPI or TPUs may say who takes part"
+        "detect_hosts", True, "find the hosts with SLURM, Open MPI or TPU metadata"
     )
     flags.DEFINE_integer(
         "host_timeout",
         100,
-        "seconds to wait for another host: at first, and for a sign of life later on",
+        "seconds to wait for another host, at the start and for a heartbeat later",
         lower_bound=1,
     )
 
 
 def main(_: object) -> None:
-    """Train as the flags say."""
-    # Imported here so that --help and mistakes in flags answer at once.
+    """Train with the settings in the flags."""
+    # Imported here, so that --help and mistakes in flags take no time.
     from medjax.compilation import keep_compiled
     from medjax.distributed import joined
     from medjax.hosts import Hosts

@@ -15,11 +15,11 @@ import numpy as np
 
 from medjax.arrays import Params, PyTree
 
-# What fingerprints begin with for which all values were read.
+# Beginning of the fingerprints for which all values were read.
 _OF_ALL = "full-"
-# Values that the former kind reads of a large leaf, at most about twice as many.
+# The former kind reads this many values of a large leaf, at most about twice as many.
 _SPARSE_PLACES = 4096
-# Values that are converted and hashed at a time.
+# Number of values that are converted and hashed at a time.
 _CHUNK = 2**20
 
 
@@ -41,7 +41,7 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 def by_path(tree: PyTree) -> dict[str, Any]:
     """Return ``{"a/b/0/c": leaf}`` for any pytree, in the order of its leaves.
 
-    Checkpoints are nested dicts by these paths, so that they depend on no class.
+    Checkpoints are nested dicts with these paths, so they depend on no class.
     """
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -94,17 +94,17 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
 
     def cast_leaf(x: Any) -> Any:
         floating = jnp.issubdtype(x.dtype, jnp.floating)
-        # What has the dtype is not copied, for it may be gigabytes.
+        # Not copied if the dtype is right, because a leaf may have gigabytes.
         return x.astype(dtype) if floating and x.dtype != dtype else x
 
     return jax.tree.map(cast_leaf, tree)
 
 
 def fingerprint(tree: Mapping[str, Any]) -> str:
-    """Return what tells this tree's paths, shapes and values from any others'.
+    """Return a fingerprint of the paths, shapes and values of a tree.
 
-    All values are read: SHA-256 does 1 GB in about a second on each core. Values count
-    as float32, so storing a tree wider changes nothing.
+    All values are read; SHA-256 takes about a second per GB and core. Values are
+    converted to float32, so the fingerprint is the same in a wider dtype.
     """
     flat = flatten(tree)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -117,10 +117,10 @@ def fingerprint(tree: Mapping[str, Any]) -> str:
 
 
 def sparse_fingerprint(tree: Mapping[str, Any]) -> str:
-    """Return the former kind of fingerprint: 16 hex digits without a mark.
+    """Return the former kind of fingerprint: 16 hex digits without a prefix.
 
-    Of a large leaf it reads evenly spread values alone, so that small changes pass.
-    Runs, exports and latents from before have it.
+    It reads only evenly spaced values of a large leaf, so it misses small changes.
+    Earlier runs, exports and latents have it.
     """
     digest = hashlib.sha256()
     for path, leaf in flatten(tree).items():
@@ -133,13 +133,13 @@ def sparse_fingerprint(tree: Mapping[str, Any]) -> str:
 
 
 def fingerprint_like(stored: str, tree: Mapping[str, Any]) -> str:
-    """Return the fingerprint of a tree that is of the same kind as a stored one."""
+    """Return the fingerprint of a tree, of the same kind as the stored one."""
     made = fingerprint if stored.startswith(_OF_ALL) else sparse_fingerprint
     return made(tree)
 
 
 def identity(source: str, tree: Mapping[str, Any]) -> dict[str, str]:
-    """Return how weights are known: by source, and by both kinds of fingerprint."""
+    """Return the identity of weights: the source, and both kinds of fingerprint."""
     return {
         "source": source,
         "fingerprint": fingerprint(tree),
@@ -148,18 +148,18 @@ def identity(source: str, tree: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_same(then: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """Tell whether two identities are of the same weights, or of the same data.
+    """Tell whether two identities belong to the same weights or the same data.
 
     Args:
-        then: What was stored, perhaps with the former kind of fingerprint.
-        now: What is there.
+        then: The stored identity, perhaps with the former kind of fingerprint.
+        now: The current identity.
     """
     known = (now["fingerprint"], now.get("sparse_fingerprint"))
     return then["fingerprint"] in known
 
 
 def _digest(leaf: Any) -> bytes:
-    """Return the digest of a leaf's values as float32; chunks keep memory flat."""
+    """Return the SHA-256 of a leaf's values as float32, in chunks to save memory."""
     values = np.asarray(leaf).reshape(-1)
     digest = hashlib.sha256()
     for start in range(0, len(values), _CHUNK):

@@ -203,9 +203,9 @@ def test_debug_shows_the_traceback_and_a_bug_always_has_one(folder):
             "memory",
             "a device is out of memory: .* 9 bytes.*gradient_accumulation_steps",
         ),
-        ("EIO", r"the disk refuses: Input/output error \(some\.file\)"),
-        ("ENOSPC", "the disk refuses: No space left"),
-        ("EACCES", "the disk refuses: Permission denied"),
+        ("EIO", r"the disk failed: Input/output error \(some\.file\)"),
+        ("ENOSPC", "the disk failed: No space left"),
+        ("EACCES", "the disk failed: Permission denied"),
     ],
 )
 def test_what_a_machine_refuses_is_one_line(folder, workdir, message):

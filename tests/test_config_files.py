@@ -53,7 +53,7 @@ def test_an_existing_path_wins(elsewhere):
         ("configs/cxr_controlnt.py:demo", "did you mean 'cxr_controlnet'?"),
         ("mine.p", "did you mean 'mine.py'?"),
         ("zzz", "here are mine.py"),
-        ("", "--config= is empty. Expected a config, as --config=brain_ldm"),
+        ("", "--config= is empty. Expected a config: --config=brain_ldm"),
     ],
 )
 def test_a_missing_config_names_the_nearest_and_all_names(elsewhere, file, words):

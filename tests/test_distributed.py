@@ -48,8 +48,8 @@ TINY = {
         ((ADDRESS, None, None), "--num_processes and --process_id missing"),
         ((None, 2, 1), "--coordinator_address missing"),
         ((ADDRESS, 2, None), "--process_id missing"),
-        ((ADDRESS, 2, 2), "--process_id=2 of --num_processes=2; expected 0 to 1"),
-        (("localhost", 2, 0), "--coordinator_address=localhost: expected HOST:PORT"),
+        ((ADDRESS, 2, 2), "--process_id=2 of --num_processes=2: Expected 0 to 1"),
+        (("localhost", 2, 0), "--coordinator_address=localhost: Expected HOST:PORT"),
     ],
 )
 def test_half_an_answer_is_refused(given, message):
@@ -132,7 +132,7 @@ def test_tasks_of_slurm_meet_without_being_told():
     ]
     for code, out, err in hosts.finish(tasks, 100):
         assert code == 0, err
-        assert "waiting for the processes that slurm tells of" in err
+        assert "waiting for the processes of slurm" in err
         assert json.loads(out.splitlines()[-1]) == [0, 0, 0, 1, 2, 0]
 
 
@@ -214,7 +214,7 @@ def test_a_port_that_is_taken_is_one_line():
         ((code, _, err),) = hosts.finish([one], 100)
     assert code == 2
     (line,) = errors(err)
-    assert f"{address}: cannot listen there" in line
+    assert f"{address}: cannot listen on this port" in line
 
 
 def command(workdir, **changes):

@@ -69,10 +69,10 @@ def test_json_and_reports_are_the_same_however_they_were_saved(tmp_path):
 @pytest.mark.parametrize(
     ("encoded", "message"),
     [
-        (b"one\r\ntwo\rcaf\xe9\n", "f.txt: line 3: byte 0xe9 is no UTF-8"),
-        (codecs.BOM_UTF16_LE + b"a\0b", "f.txt: line 1: byte 0x62 is no UTF-16-LE"),
+        (b"one\r\ntwo\rcaf\xe9\n", "f.txt: line 3: byte 0xe9 is not UTF-8"),
+        (codecs.BOM_UTF16_LE + b"a\0b", "f.txt: line 1: byte 0x62 is not UTF-16-LE"),
         ("one\ntwo".encode("utf-16-le"), "f.txt: line 1: holds a NUL character"),
-        (b"\x89PNG\r\n\x1a\n", "f.txt: line 1: byte 0x89 is no UTF-8"),
+        (b"\x89PNG\r\n\x1a\n", "f.txt: line 1: byte 0x89 is not UTF-8"),
     ],
     ids=["latin-1", "cut", "no mark", "image"],
 )

@@ -95,7 +95,7 @@ class Evaluators:
     def run(
         self, params: Params, frozen: Params, step: int, everything: bool
     ) -> dict[str, float] | None:
-        """Run what is due after `step`, and record the results.
+        """Run the evaluators that are due after `step`, and record the results.
 
         Args:
             params: The weights to evaluate.

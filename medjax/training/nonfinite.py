@@ -120,7 +120,7 @@ class NonfiniteWatch:
         """Begin to watch.
 
         Args:
-            max_skipped: Most updates that the whole run may skip.
+            max_skipped: Maximum number of updates that the whole run may skip.
             skipped: Updates skipped before.
             culprits: Returns the ids of the examples that caused it; see `Culprits`.
 

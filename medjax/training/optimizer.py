@@ -1,6 +1,6 @@
 """The optimiser: AdamW behind a global-norm clip, its learning rate, and the EMA.
 
-With gradient g_t at update t = 0, 1, …, learning rate η_t and norm limit c,
+With gradient g_t at step t = 0, 1, …, learning rate η_t and norm limit c,
 
     g ← g · min(1, c / ‖g‖)                              (1)  ‖·‖ over all parameters
     θ ← θ − η_t · (m̂ / (√v̂ + ε) + λ θ)                   (2)  λ only on matrices

@@ -123,7 +123,7 @@ def make_train_step(
         mesh: Devices of all arrays.
         accumulation_steps: Microbatches of one step.
         ema_decay: Decay of the moving average, if the state has one.
-        max_skipped: Most updates to skip because they are not finite.
+        max_skipped: Maximum number of updates to skip because they are not finite.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 

@@ -86,7 +86,7 @@ def test_a_damaged_csv_line_is_named(tmp_path, row, reason):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("file_name,text\na.png,x\n".encode("utf-16")[:-1], "is no UTF-16-LE"),
+        ("file_name,text\na.png,x\n".encode("utf-16")[:-1], "is not UTF-16-LE"),
         (b"", "has no column 'file_name', only none"),
         (b"file_name,text,text\na.png,x,y\n", "has the column 'text' twice"),
         (b"file_name,text\na.png\n", r"none of its 1 rows .* line 2: has no value"),

@@ -105,7 +105,7 @@ MISTAKES = [
         setup=lambda folder: (folder / "a.png").write_bytes(b"no image"),
         apart=True,
     ),
-    prep("out that is a file", "--out={raw}/0.png", says=("0.png is no folder",)),
+    prep("out that is a file", "--out={raw}/0.png", says=("0.png is not a folder",)),
     prep("no out", "--out=", says=("--out= is empty",)),
     prep(
         "data set that is there",

@@ -228,13 +228,13 @@ MISTAKES = [
     train(
         "workdir that is a file",
         "--workdir={dir}/run",
-        says=("--workdir={dir}/run", "is no folder"),
+        says=("--workdir={dir}/run", "is not a folder"),
         setup=lambda folder: (folder / "run").write_text("precious"),
     ),
     train(
         "workdir below a file",
         "--workdir={dir}/run/deeper",
-        says=("{dir}/run is no folder",),
+        says=("{dir}/run is not a folder",),
         setup=lambda folder: (folder / "run").write_text("precious"),
     ),
     train(
