@@ -1,22 +1,22 @@
-# `make help` lists the targets. Each sets up .venv itself, once.
+# `make help` lists the targets. The first one that needs .venv makes it.
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# How many tests run at a time; further arguments of pytest; a part of `make test-all`.
+# Tests at a time; further arguments for pytest; one part of `make test-all`.
 JOBS ?= 2
 PYTEST_ARGS ?=
 SHARD ?=
-# The first Python that is new enough and can make environments; 3.11 is the tested one.
+# The first Python that is new enough and can make environments. 3.11 is tested.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1 && echo $$p && break; done)
-# --no-compile: compiling every module of every package takes longer than all the rest,
-# and Python compiles those that are imported.
+# --no-compile, because compiling all modules takes longer than the rest of the
+# installation. Python compiles a module when it is imported.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 
-# Python keeps what it has compiled, also where a container's settings say otherwise:
-# without that, each process that a test starts imports for three times as long.
+# Python keeps compiled modules, even if the settings of a container forbid it. Without
+# them, imports in each process that a test starts take three times as long.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -26,23 +26,23 @@ help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
-	@echo "installing medjax and the tested versions into $(VENV) ($(PYTHON)); some minutes, once"
+	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 or newer with venv. Install one, or give its path: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "installing medjax and the tested versions into $(VENV) ($(PYTHON)); this takes minutes, once"
 	@$(PYTHON) -m venv $(VENV)
-	@# torch first and alone, so that a CPU build is taken where pip is offered one.
+	@# torch first and alone, so that pip takes a CPU build if an index offers one.
 	@$(PIP_INSTALL) -c constraints.txt torch
 	@$(PIP_INSTALL) -c constraints.txt -e ".[flax-pipelines,evaluation,test,dev]"
 	@touch $@
 
 install: $(STAMP)  ## set up .venv with the tested versions
 
-demo: $(STAMP)  ## teach phantom-SD to follow edges, by a ControlNet: minutes on two cores
+demo: $(STAMP)  ## train a ControlNet for phantom-SD to follow edges: minutes on two cores
 	@rm -rf workdirs/demo
 	JAX_NUM_CPU_DEVICES=2 $(BIN)/python -m medjax.train \
 		--config=configs/cxr_controlnet.py:demo --workdir=workdirs/demo
 
-# JAX_NUM_CPU_DEVICES: two devices of a core each train faster than one of both.
-phantom-sd: $(STAMP)  ## train the demo's Stable Diffusion anew: three hours on two cores
+# JAX_NUM_CPU_DEVICES: two devices with one core each train faster than one with both.
+phantom-sd: $(STAMP)  ## train the demo's Stable Diffusion again: three hours on two cores
 	JAX_NUM_CPU_DEVICES=2 $(BIN)/python -m medjax.train \
 		--config=configs/phantom_sd.py --workdir=workdirs/phantom_sd/first
 	$(BIN)/python -m medjax.export --workdir=workdirs/phantom_sd/first --overwrite \
@@ -57,10 +57,10 @@ test: $(STAMP)  ## test every module and guarantee once: minutes on two cores
 	$(BIN)/python -m pytest -n $(JOBS) -m "not ci and not release" \
 		--memory-limit=4 $(PYTEST_ARGS)
 
-test-all: $(STAMP)  ## run every test there is, before a release: hours; SHARD=2/6 for a part
+test-all: $(STAMP)  ## run all tests before a release: hours; SHARD=2/6 for a part
 	$(BIN)/python .ci/test_all.py --jobs=$(JOBS) $(if $(SHARD),--shard=$(SHARD))
 
-bench: $(STAMP)  ## measure against the peers, over an hour on a quiet machine; see bench/README.md
+bench: $(STAMP)  ## compare with other programs: over an hour on an idle machine; see bench/README.md
 	for b in step "step --trains=lora" breakdown input startup "startup --network=sd15" checkpoints sample; do \
 		on=; case $$b in breakdown) on="JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES=";; esac; \
 		env $$on $(BIN)/python -m bench.$$b || exit 1; done
@@ -72,7 +72,7 @@ lint: $(STAMP)  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(STAMP)  ## mend what can be mended by machine
+format: $(STAMP)  ## fix style and format automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

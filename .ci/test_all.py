@@ -1,10 +1,10 @@
-"""Run every test there is, in shards, and write a page of the results.
+"""Run all tests, in shards, and write a page of the results.
 
     make test-all             run the shards that have not passed at this commit
-    make test-all SHARD=2/6   run this one, of at most 60 minutes on two cores
+    make test-all SHARD=2/6   run this shard, at most 60 minutes on two cores
 
-A shard's results are kept in .test-all/COMMIT, so an interrupted run continues with the
-shards that are missing. The page is bench/results/test-all.md.
+The results of a shard are kept in .test-all/COMMIT. So an interrupted run continues
+with the missing shards. The page is bench/results/test-all.md.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "bench" / "results" / "test-all.md"
 PARTS = 4
-# What has to work on the newest Python, jax and transformers, without torch and without
-# diffusers; and what a new jax could compute differently on meshes.
+# Tests that must pass on the newest Python, jax and transformers, without torch and
+# diffusers. Also tests of results on meshes that a new jax could change.
 PORTABLE = (
     "-m",
     "not release",
@@ -44,7 +44,7 @@ NEWEST_TORCH = (
     "tests/parity/test_newest_lora.py",
 )
 PACKAGES = "jax flax optax orbax-checkpoint transformers torch diffusers".split()
-# pytest's own exit codes: all passed; some failed. Others leave no result to trust.
+# Exit codes of pytest: all passed; some failed. After others, results are incomplete.
 RAN = (0, 1)
 
 
@@ -53,9 +53,9 @@ class Shard:
     """One part of all tests.
 
     Attributes:
-        name: What the page calls it.
-        environment: The folder of the Python that runs it.
-        arguments: Further arguments of pytest.
+        name: Name on the page.
+        environment: Folder of the Python environment that runs it.
+        arguments: Further arguments for pytest.
     """
 
     name: str
@@ -77,13 +77,13 @@ SHARDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one shard gave.
+    """The result of one shard.
 
     Attributes:
-        date: When it ended, UTC.
-        minutes: How long it took.
-        versions: Of Python and the packages that matter.
-        tests: How many ran or were skipped.
+        date: Time of its end, UTC.
+        minutes: Duration in minutes.
+        versions: Versions of Python and of the main packages.
+        tests: Number of tests that ran or were skipped.
         failed: Names of the tests that failed.
         skipped: Names and reasons of the tests that were skipped.
     """
@@ -97,7 +97,7 @@ class Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the shards asked for; return 1 if a shard has failed or is missing."""
+    """Run the requested shards; return 1 if a shard has failed or is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--shard", type=shard_number, help=f"K/{len(SHARDS)}")
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def shard_number(text: str) -> int:
-    """Return k of ``k/n``, n being the number of shards."""
+    """Return k of ``k/n``, where n is the number of shards."""
     number, _, count = text.partition("/")
     if count != str(len(SHARDS)) or not 1 <= int(number) <= len(SHARDS):
         raise argparse.ArgumentTypeError(f"{text}: expected 1/{len(SHARDS)} and so on")
@@ -124,9 +124,9 @@ def shard_number(text: str) -> int:
 
 
 def current_commit() -> str:
-    """Return the commit's name, with "-modified" if files differ from it.
+    """Return the short hash of the commit, with "-modified" if files differ from it.
 
-    The page does not count: the first shard already changes it.
+    The page does not count, because the first shard already changes it.
     """
     page = f":!{PAGE.relative_to(REPOSITORY)}"
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", page)
@@ -134,7 +134,7 @@ def current_commit() -> str:
 
 
 def git(*arguments: str) -> str:
-    """Return what a git command prints."""
+    """Return the output of a git command."""
     done = subprocess.run(
         ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
@@ -157,10 +157,11 @@ def read(folder: Path) -> dict[int, Result]:
 
 
 def run(number: int, jobs: int, folder: Path) -> None:
-    """Run one shard and record its result, unless pytest itself was ended.
+    """Run one shard and record its result.
 
     Raises:
-        SystemExit: If the environment cannot be made, or pytest did not finish.
+        SystemExit: If pytest did not finish. Nothing is recorded then.
+        CalledProcessError: If the environment cannot be made.
     """
     shard = SHARDS[number - 1]
     print(f"\n==> shard {number}/{len(SHARDS)}: {shard.name}", flush=True)
@@ -186,7 +187,7 @@ def run(number: int, jobs: int, folder: Path) -> None:
 
 
 def make_environment(shard: Shard) -> dict[str, str]:
-    """Make the environment that a shard needs; return the variables that name it."""
+    """Make the environment that a shard needs; return the variables that select it."""
     needed = {NEWEST_TORCH: "torch", PORTABLE: "newest"}.get(shard.arguments)
     if needed is None:
         return {}
@@ -198,7 +199,7 @@ def make_environment(shard: Shard) -> dict[str, str]:
 
 
 def versions(python: Path) -> str:
-    """Return the versions of a Python and of its packages."""
+    """Return the versions of a Python and of its main packages."""
     script = (
         "import importlib.metadata as m, platform; "
         f"names = {PACKAGES!r}; have = {{d.name.lower() for d in m.distributions()}}; "
@@ -212,7 +213,7 @@ def versions(python: Path) -> str:
 
 
 def summarise(report: Path, minutes: float, versions: str) -> Result:
-    """Read pytest's JUnit report."""
+    """Return the result in pytest's JUnit report."""
     cases = list(ElementTree.parse(report).iter("testcase"))
     failed, skipped = [], []
     for case in cases:
