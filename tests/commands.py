@@ -1,4 +1,4 @@
-"""Commands as a user types them, in processes of their own."""
+"""Run commands as a user types them, each in its own process."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).parents[1]
 def medjax(
     command: str, *arguments: str, before: tuple[str, ...] = (), **options
 ) -> subprocess.CompletedProcess:
-    """Run ``python -m medjax.<command>``, by way of the command `before` it."""
+    """Run ``python -m medjax.<command>``, with `before` in front of it."""
     return subprocess.run(
         [*before, sys.executable, "-m", f"medjax.{command}", *arguments],
         cwd=REPOSITORY,
@@ -28,7 +28,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 
 def one_line(done: subprocess.CompletedProcess) -> str:
-    """Return the line that says what was wrong; there is one, and no traceback."""
+    """Return the one line of the error; check that no traceback is shown."""
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     last = done.stderr.splitlines()[-1]

@@ -1,7 +1,7 @@
-"""Keep compiled programs where all test runs on this machine find them.
+"""Keep compiled programs in a folder that all test runs on this machine share.
 
-The folder is the user's cache, not the checkout, so that a fresh clone starts warm. Its
-name holds what decides whether a program fits: jax's version and the processor.
+The folder is in the user's cache, not in the checkout, so that a fresh clone uses it.
+Its name contains jax's version and the processor, because a program depends on them.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ UNUSED_DAYS = 14
 def settings() -> dict[str, str]:
     """Return the environment variables that make jax use the cache.
 
-    Tests compile thousands of small programs, so these are kept too. There is no size
-    limit: with one, jax reads all entries whenever it writes one, which takes 0.3 s
-    with 3000 entries. `remove_unused` keeps the folder small instead.
+    Tests compile thousands of small programs, so these are kept too. The size has no
+    limit, because with one jax reads all entries whenever it writes one. That takes
+    0.3 s with 3000 entries. `remove_unused` keeps the folder small instead.
     """
     return {
         "JAX_COMPILATION_CACHE_DIR": str(folder()),
@@ -47,7 +47,7 @@ def processor() -> str:
 
 
 def remove_unused(days: float = UNUSED_DAYS) -> None:
-    """Remove programs that no test has read or written for so many days."""
+    """Remove programs that no test has read or written for this many days."""
     oldest = time.time() - 86400 * days
     for path in folder().glob("*-cache"):
         status = path.stat()

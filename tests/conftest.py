@@ -1,7 +1,7 @@
 """Set up every test: one CPU device, no network, checked annotations.
 
-The environment is set before anything imports jax, and the import hook before anything
-imports medjax; both take effect only the first time.
+The environment is set before any import of jax, and the import hook before any import
+of medjax. After the first import, neither has an effect.
 """
 
 import os
@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compilation takes most of the time: programs need to be quick to make, not fast.
+# Compilation takes most of the time, so programs must compile fast, not run fast.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 # XLA's former way of emitting loops compiles in 40% of the time. XLA refuses flags that
 # it does not know, so only the tested version gets this one.
@@ -29,7 +29,7 @@ import jax  # noqa: E402
 import jax.extend.backend  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-# With the numeric tower an int passes for a float, as PEP 484 and mypy have it. The
+# With the numeric tower, an int is accepted as a float, as in PEP 484 and mypy. The
 # hook evaluates this text at each decorated function.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook("medjax", CHECKER)
@@ -56,8 +56,8 @@ def pytest_collection_modifyitems(config, items):
 def jax_devices(request):
     """Start each module with its CPU devices and without compiled programs.
 
-    Compiled programs of former modules would pile up to gigabytes. The number of
-    devices is that of the module's marker `devices`, or one.
+    Without this, compiled programs of earlier modules would grow to gigabytes. The
+    module's marker `devices` sets the number of devices; the default is one.
     """
     marker = request.node.get_closest_marker("devices")
     jax.extend.backend.clear_backends()
@@ -67,7 +67,7 @@ def jax_devices(request):
 
 @pytest.fixture
 def optimized():
-    """Compile as users do: sums round less when they are vectorised."""
+    """Compile as users do, because vectorised sums have smaller rounding errors."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
@@ -75,7 +75,7 @@ def optimized():
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Return the folder of real data, or skip the test if there is none."""
+    """Return the folder of real data, or skip the test if it is missing."""
     folder = os.environ.get("MEDJAX_TEST_DATA")
     if not folder:
         pytest.skip("real data absent: MEDJAX_TEST_DATA is not set")

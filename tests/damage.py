@@ -1,4 +1,4 @@
-"""Images and texts damaged in every way that files get damaged, from a seed."""
+"""Make damaged images and texts, with all kinds of damage to files, from a seed."""
 
 import io
 import os
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 KINDS = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
-# Pillow's modes, and what each kind of file can hold of them.
+# Pillow's modes that each kind of file can store.
 MODES = {
     "PNG": ("RGB", "L", "1", "P", "LA", "RGBA", "I;16"),
     "JPEG": ("RGB", "L", "CMYK"),
@@ -50,7 +50,7 @@ def picture(rng: np.random.Generator, mode: str) -> Image.Image:
         bits = int(rng.integers(1, 17))
         kind = np.uint16 if mode == "I;16" else np.int32
         values = rng.integers(0, 2**bits, (height, width)).astype(kind)
-        # Beyond 16 bits, sometimes, and below zero.
+        # Some values need more than 16 bits, or are below zero.
         if mode == "I" and rng.random() < 0.3:
             values = values * 70_000 - 5
         return Image.fromarray(values)
@@ -119,7 +119,7 @@ def keep(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def declare(width: int, height: int) -> Callable[[np.random.Generator, bytes], bytes]:
-    """Return a damage: a PNG that says it has another size."""
+    """Return a damage: the header of a PNG gives another size."""
 
     def declared(rng: np.random.Generator, content: bytes) -> bytes:
         header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -173,7 +173,7 @@ def write_damaged(folder: Path, count: int, seed: int) -> Iterator[Path]:
 
 
 def write_no_files(folder: Path) -> Iterator[Path]:
-    """Make what has the name of an image and is no file; yield the paths."""
+    """Make things with the name of an image that are not files; yield the paths."""
     links = {"loop.png": "loop.png", "there.png": "back.png", "back.png": "there.png"}
     links |= {"dangling.jpg": "nowhere.jpg", "absent.jpg": "/no/such/place.jpg"}
     links |= {"circle": "."}

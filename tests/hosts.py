@@ -1,4 +1,4 @@
-"""Several hosts on one machine: processes that meet on loopback."""
+"""Run several hosts on one machine: processes that communicate over loopback."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parents[1]
 def start(
     arguments: Sequence[object], hosts: int = 2, devices: int = 4, timeout: int = 60
 ) -> list[subprocess.Popen[str]]:
-    """Start ``python arguments…`` on each host, with the flags that join them.
+    """Start ``python arguments…`` on each host, with the flags that join the hosts.
 
     ``{host}`` in an argument becomes the number of the host.
     """
@@ -33,7 +33,7 @@ def start(
 
 
 def free_address() -> str:
-    """Return a HOST:PORT of this machine at which nobody listens."""
+    """Return a HOST:PORT of this machine with a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
@@ -42,7 +42,7 @@ def free_address() -> str:
 def start_one(
     arguments: Sequence[object], variables: Mapping[str, str] = {}, devices: int = 4
 ) -> subprocess.Popen[str]:
-    """Start ``python arguments…`` with so many fake devices."""
+    """Start ``python arguments…`` with this many fake devices."""
     environment = {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         # Compiling takes most of the time, and every host compiles.
@@ -61,7 +61,7 @@ def start_one(
 def finish(
     processes: Sequence[subprocess.Popen[str]], seconds: float = 600
 ) -> list[tuple[int, str, str]]:
-    """Return (exit code, stdout, stderr) of each; none is left running."""
+    """Return (exit code, stdout, stderr) of each host; leave none running."""
     try:
         outputs = [process.communicate(timeout=seconds) for process in processes]
     finally:

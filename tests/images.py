@@ -1,4 +1,4 @@
-"""Small images for tests that need files."""
+"""Write small images for tests that need files."""
 
 from pathlib import Path
 

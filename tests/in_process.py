@@ -1,7 +1,7 @@
-"""Commands as ``python`` runs them, in the test's own process.
+"""Run commands as ``python`` does, but in the process of the test.
 
-A process of its own spends seconds on imports alone. What a command changes in its
-process is undone: flags, logs, hooks, warnings, output, and the working folder.
+A new process would take seconds only for imports. Everything that a command changes in
+the process is undone: flags, logs, hooks, warnings, output and the working folder.
 """
 
 import contextlib
@@ -78,13 +78,13 @@ def script(file: Path, *arguments: str) -> subprocess.CompletedProcess:
 def _run(
     start: Callable[[], object], argv: list[str], folder: Path
 ) -> subprocess.CompletedProcess:
-    """Call `start` as a process would, and return what it leaves."""
+    """Call `start` as in a new process; return its exit code and output."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(folder))
         stack.enter_context(mock.patch.object(sys, "argv", argv))
         stack.enter_context(warnings.catch_warnings())
-        # That a test has imported the command before makes no difference to it.
+        # runpy warns if a test has imported the command before.
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
@@ -96,7 +96,7 @@ def _run(
 
 
 def _exit_code(start: Callable[[], object]) -> int:
-    """Return what Python would exit with, once it has shown an uncaught error."""
+    """Return Python's exit code; print the traceback of an uncaught error."""
     try:
         start()
     except SystemExit as ending:
@@ -111,9 +111,9 @@ def _exit_code(start: Callable[[], object]) -> int:
 def _undone_flags() -> Iterator[None]:
     """Forget the flags that a command defines, and the values of all.
 
-    Those of libraries that it is the first to import stay, as the libraries do.
+    Flags of libraries that the command imports stay, because the libraries stay too.
     """
-    # absl defines these once in a process, when it first parses.
+    # absl defines these once in a process, when it parses for the first time.
     app.define_help_flags()
     before = set(flags.FLAGS)
     try:
@@ -130,11 +130,11 @@ def _undone_flags() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _undone_logs() -> Iterator[None]:
-    """Put back handlers, levels, and the hooks for what threads raise."""
+    """Restore handlers, levels, and the hooks for errors in threads."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    # Out of reach of basicConfig(force=True), which closes those that it finds.
+    # Hidden from basicConfig(force=True), which closes the handlers that it finds.
     root.handlers.clear()
     # absl closes its stream with its handler, unless that is sys.stderr.
     absl_handler = logging_of_absl.get_absl_handler().python_handler
@@ -154,7 +154,7 @@ def _undone_logs() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _frozen_garbage() -> Iterator[None]:
-    """Let a command collect its own garbage, and not look through all the tests'."""
+    """Let a command collect only its own garbage, not that of all tests."""
     gc.freeze()
     try:
         yield

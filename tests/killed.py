@@ -1,4 +1,4 @@
-"""Kill a process at each step that it takes on the disk."""
+"""Kill a process before each of its changes to the disk."""
 
 import itertools
 import os
@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# What changes a disk, as Python's audit events name it. `open` is any opening, and
-# precedes the writing; `close` and `fsync` have no event.
+# Python's audit events of changes to a disk. `open` is any opening and comes before the
+# writing. `close` and `fsync` have no event.
 _EVENTS = {
     *("open", "os.mkdir", "os.rename", "os.truncate", "os.remove", "os.rmdir"),
     *("os.link", "os.symlink", "shutil.rmtree"),
@@ -18,11 +18,11 @@ _RELATIVE = {"os.remove", "os.rmdir"}
 
 
 def kills(act: Callable[[], object], folder: Path) -> Iterator[int]:
-    """Run `act` in forks, each killed one step below `folder` later than the last.
+    """Run `act` in forks. Each is killed one step below `folder` later than the last.
 
     Yields:
-        The number of the step before which the fork was killed. The last one, which
-        runs to its end, yields nothing.
+        Number of the step before which the fork was killed. The last fork runs to its
+        end and yields nothing.
     """
     for step in itertools.count():
         process = os.fork()
@@ -37,11 +37,11 @@ def kills(act: Callable[[], object], folder: Path) -> Iterator[int]:
 
 
 def _act(act: Callable[[], object], folder: str, step: int) -> None:
-    """Run `act`, end this process, and kill it before the given step."""
+    """Run `act` and end this process; kill it before the given step."""
     count = itertools.count()
 
     def hook(event: str, arguments: tuple) -> None:
-        # What is in a removed folder is named relative to that.
+        # Files in a removed folder have names relative to the folder.
         ours = event in _RELATIVE or any(str(x).startswith(folder) for x in arguments)
         if event in _EVENTS and ours and next(count) == step:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -49,7 +49,7 @@ def _act(act: Callable[[], object], folder: str, step: int) -> None:
     sys.addaudithook(hook)
     try:
         act()
-    # Whatever it is: this process must not return to pytest.
+    # On any error, because this process must not return to pytest.
     except BaseException:
         traceback.print_exc()
         os._exit(1)

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 GB = 10**9
-# A full collection takes half a second, so small processes go without.
+# A full collection takes half a second, so small processes skip it.
 _RELEASED_ABOVE = 1.5 * GB
 _PAGE = 4096
 
 
 def release() -> None:
-    """Return what is no longer used to the system, if the process is large.
+    """Return unused memory to the system, if the process is large.
 
-    Programs that were cleared lie in cycles, and glibc keeps what is freed.
+    Cleared programs are in reference cycles, and glibc keeps freed memory.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -44,14 +44,14 @@ class PeakMemory:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node):
-        """Take over what a worker reported, unless it crashed."""
+        """Store the peak that a worker reported, unless it crashed."""
         output = getattr(node, "workeroutput", None) or {}
         if "peak_bytes" in output:
             self.peaks[node.gateway.id] = output["peak_bytes"]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session):
-        # Imported late: conftest.py first installs the hook that checks medjax.
+        # Imported late, because conftest.py first installs the hook that checks medjax.
         from medjax.host_memory import host_peak_bytes
 
         if hasattr(session.config, "workeroutput"):

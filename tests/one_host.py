@@ -1,4 +1,4 @@
-"""What one of several hosts does in `tests/test_distributed.py`: --act says what."""
+"""Act as one of several hosts for `tests/test_distributed.py`; --act sets the act."""
 
 import json
 import os
@@ -56,15 +56,15 @@ def place():
 
 
 def differ():
-    """Bring a fact that the other host does not have."""
+    """Pass a fact that the other host does not have."""
     distributed.check_same("first", {"dataset": "abc"})
-    # As by the second stage of a run.
+    # As in the second stage of a run.
     distributed.check_same("first", {"dataset": "def"})
     distributed.check_same("second", {"dataset": f"abc{jax.process_index()}", "b": 1})
 
 
 def fail():
-    """Make a mistake on the second host, while the first waits for it on a device."""
+    """Fail on the second host, while the first waits for it on a device."""
     votes = distributed.Agreement()
     if jax.process_index() == 1:
         raise UserError("the second host's own")
@@ -73,12 +73,12 @@ def fail():
 
 
 def fail_alike():
-    """Make the same mistake on both."""
+    """Fail in the same way on both hosts."""
     raise UserError("a mistake of both")
 
 
 def die():
-    """Die without a word on the second host, while the first waits for it."""
+    """End the second host without a message, while the first waits for it."""
     votes = distributed.Agreement()
     votes.largest(0)
     if jax.process_index() == 1:

@@ -1,4 +1,4 @@
-"""Reports in Open-i's form, and stand-ins for the images that they name."""
+"""Write reports in Open-i's format, and small images in place of theirs."""
 
 import io
 import tarfile
@@ -32,7 +32,7 @@ def write_report(
     images: tuple[str, ...] = PAIR,
     caption: str = "PA and lateral chest",
 ) -> Path:
-    """Write a report as Open-i has it: its file is called by its number."""
+    """Write a report as in Open-i, where the number of a report is its file name."""
     file = folder / "ecgen-radiology" / f"{number}.xml"
     file.parent.mkdir(parents=True, exist_ok=True)
     parts = [IMAGE.format(number=number, image=x, caption=caption) for x in images]
@@ -56,7 +56,7 @@ def write_pairs(folder: Path, numbers) -> None:
 
 
 def packed(folder: Path) -> bytes:
-    """Return a .tgz of what is in a folder."""
+    """Return a .tgz of the content of a folder."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as tar:
         for path in sorted(folder.iterdir()):
@@ -65,5 +65,5 @@ def packed(folder: Path) -> bytes:
 
 
 def few_words(text: str) -> bool:
-    """Stand in for a tokenizer: whether a caption has at most 50 words."""
+    """Replace a tokenizer: tell whether a caption has at most 50 words."""
     return len(text.split()) <= 50

@@ -1,4 +1,4 @@
-"""Workdirs of runs as training leaves them, without the training."""
+"""Write workdirs of runs as training does, but without training."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.tiny_demo import get_config
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What was saved: the weights of the last step, and what did not train."""
+    """The saved weights of the last step, and the frozen weights."""
 
     params: Params
     ema_params: Params | None
@@ -34,13 +34,13 @@ def save_run(
     config: ConfigDict | None = None,
     **changes: Any,
 ) -> Saved:
-    """Write checkpoints with drawn weights.
+    """Write checkpoints with random weights.
 
     Args:
-        workdir: The run's.
-        steps: Which checkpoints; each has other weights.
-        config: What the run was configured with; as the demo is if None.
-        changes: Of the config, dots as double underscores:
+        workdir: Folder of the run.
+        steps: Steps of the checkpoints. Each has different weights.
+        config: Config of the run. None means that of the demo.
+        changes: Changes to the config, with double underscores for dots:
             ``model__train_unet=False``.
     """
     config = config or get_config()
@@ -66,7 +66,7 @@ def save_run(
 
 
 def drawn(params: Params, seed: int) -> Params:
-    """Return the tree with every leaf moved a little, zeros too."""
+    """Return the tree with a small random change to every leaf, zeros too."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda x: x + 0.02 * rng.standard_normal(x.shape).astype(np.float32), params

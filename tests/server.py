@@ -1,4 +1,4 @@
-"""A file server on this machine that keeps, breaks or forgets HTTP's promises."""
+"""A file server on this machine that follows, breaks or ignores rules of HTTP."""
 
 import dataclasses
 import re
@@ -10,19 +10,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclasses.dataclass
 class Files:
-    """What is served, and how; `requests` has the Range header of each request."""
+    """The files and how to serve them; `requests` has each request's Range header."""
 
     contents: dict[str, bytes]
     tag: str = '"one"'
     tag_name: str = "ETag"
     ranges: bool = True
-    # Bytes that a response ends after, as if the connection were cut.
+    # Number of bytes after which a response ends, as if the connection were cut.
     cut_after: int | None = None
-    # Statuses of the first requests, instead of the file.
+    # Status codes of the first requests, sent instead of the file.
     statuses: list[int] = dataclasses.field(default_factory=list)
-    # Added to where a part begins that was asked for.
+    # Added to the start of a requested range.
     shift: int = 0
-    # Set when a response that stands still may end.
+    # Set when a response that hangs may end.
     stalls: threading.Event | None = None
     address: str = ""
     requests: list[str] = dataclasses.field(default_factory=list)
@@ -85,7 +85,7 @@ def _answer(handler: BaseHTTPRequestHandler, files: Files) -> None:
         handler.send_header("Content-Range", f"bytes */{len(content)}")
     handler.end_headers()
     rest = rest[: files.cut_after]
-    # Counted before the client can have it all and look.
+    # Counted first, because the client may check as soon as it has all bytes.
     files.sent += len(rest)
     handler.wfile.write(rest)
     if files.stalls:

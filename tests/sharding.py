@@ -1,14 +1,14 @@
-"""Divide the tests into shards of about equal length, whole modules to a shard.
+"""Divide the tests into shards of about equal duration, without splitting modules.
 
-Modules stay whole because their tests share what takes long to make. The division
-depends on the tests alone, so shards on several machines are parts of the same whole.
+Modules are not split, because their tests share fixtures that take long to make. The
+division depends only on the tests, so shards on several machines fit together.
 """
 
 from collections import Counter
 
 import pytest
 
-# Minutes of measurements say: a tenth of the tests takes nine tenths of the time.
+# As measured: a tenth of the tests takes nine tenths of the time.
 WEIGHTS = {"release": 30, "ci": 10}
 
 
@@ -44,7 +44,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def weight(item: pytest.Item) -> int:
-    """Return about how long a test takes, in units of a fast one."""
+    """Return the approximate duration of a test, in units of a fast one."""
     return max(
         (weight for name, weight in WEIGHTS.items() if item.get_closest_marker(name)),
         default=1,
@@ -52,7 +52,7 @@ def weight(item: pytest.Item) -> int:
 
 
 def divide(weights: dict, count: int) -> dict:
-    """Return the shard, 1 to `count`, of each name: heaviest first to the lightest."""
+    """Return each name's shard, 1 to `count`: the heaviest first, to the lightest."""
     loads = dict.fromkeys(range(1, count + 1), 0)
     shards = {}
     for name in sorted(weights, key=lambda name: (-weights[name], name)):

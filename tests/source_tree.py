@@ -1,4 +1,4 @@
-"""A package as its syntax trees: which module imports what, where and when."""
+"""Read a package as syntax trees: which module imports what, where and when."""
 
 import ast
 import dataclasses
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """One imported name: the module it is in or is, where, and when it happens."""
+    """One imported name: its module, and where and when it is imported."""
 
     target: str
     line: int
@@ -51,7 +51,7 @@ Tree = dict[str, Module]
 
 
 def read(package: Path) -> Tree:
-    """Return the modules under a folder by name; nothing is imported."""
+    """Return the modules under a folder by name, without importing them."""
     modules: Tree = {}
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package).with_suffix("").parts
@@ -83,7 +83,7 @@ def _imports(
 
 
 def inner_targets(module: Module, tree: Tree) -> Iterator[tuple[Import, str]]:
-    """Yield each import of our own with the name of the module that it reaches."""
+    """Yield each import of our own package, with the name of the imported module."""
     for imported in module.imports:
         first, *rest = imported.target.split(".")
         if first == "medjax":
@@ -96,7 +96,7 @@ def reaches(imported: Import, library: str) -> bool:
 
 
 def imported_with(start: str, tree: Tree) -> set[str]:
-    """Return `start` and every module of ours that importing it runs."""
+    """Return `start` and each of our modules that its import runs."""
     seen: set[str] = set()
     waiting = [start]
     while waiting:
@@ -104,7 +104,7 @@ def imported_with(start: str, tree: Tree) -> set[str]:
         if name in seen or name not in tree:
             continue
         seen.add(name)
-        # Importing a.b.c runs a and a.b too.
+        # An import of a.b.c also runs a and a.b.
         waiting += [name.rpartition(".")[0]]
         for imported, target in inner_targets(tree[name], tree):
             if not (imported.lazy or imported.typing_only):

@@ -1,8 +1,8 @@
-"""The rules of docs/explanation/architecture.md, read from the syntax tree.
+"""Check the rules of docs/explanation/architecture.md, as read from the syntax tree.
 
-Each rule is a function from a source tree to the places that break it. Every rule is
-run twice: on the package, which must satisfy it, and on small trees that break it, so
-that a rule that can no longer fail is itself a failure.
+Each rule is a function from a source tree to the places that break it. Every rule runs
+twice: on the package, which must follow it, and on small trees that break it. So a rule
+that can no longer fail makes a test fail.
 """
 
 import ast
@@ -17,8 +17,8 @@ from tests.source_tree import Tree, imported_with, inner_targets, reaches, read
 
 PACKAGE = Path(__file__).resolve().parents[1] / "medjax"
 
-# What may be imported from where: only what stands on a lower line. The modules of the
-# lowest line may import each other; above it, those of one line may not.
+# A module may import only from groups above its own in this list. Modules of the first
+# group may import each other; modules of any other group may not.
 FLOORS = (
     (
         "errors",
@@ -52,7 +52,7 @@ FLOORS = (
 )
 GROUND = "the ground floor"
 
-# Who alone may import what; `TYPED` may too, but for annotations only.
+# Only these may import a library. Those in `TYPED` may import it for annotations.
 ONLY_IN = {
     "flax.linen": ("models", "tasks"),
     "transformers": ("pretrained",),
@@ -61,14 +61,14 @@ ONLY_IN = {
 }
 TYPED = {"transformers": ("data.tokens",)}
 
-# These must run where little is installed.
+# These must run with few packages installed.
 LEAN = ("models", "diffusion", "training.step")
 HEAVY = ("cv2", "tensorflow_datasets", "absl")
 
-# Who alone may reach what a library does not offer.
+# Only these may use private names of libraries.
 PRIVATE_IN = ("jax_private",)
 
-# What makes, replaces, removes or locks files: calls of these, and these libraries.
+# Calls and libraries that make, replace, remove or lock files.
 WRITING = {
     *("write_text", "write_bytes", "rename", "renames", "unlink", "remove", "truncate"),
     *("mkdir", "makedirs", "rmdir", "rmtree", "removedirs", "touch", "savez"),
@@ -89,7 +89,7 @@ def floor(name: str) -> int | None:
 
 
 def imports_only_go_down(tree: Tree) -> Iterator[str]:
-    """The package itself imports for annotations alone: it offers names lazily."""
+    """The package itself imports only for annotations, because its names are lazy."""
     for module in tree.values():
         here = -1 if not module.name else floor(module.name)
         if here is None:
@@ -130,7 +130,7 @@ def libraries_stay_in_their_place(tree: Tree) -> Iterator[str]:
 
 
 def lean_modules_stay_lean(tree: Tree) -> Iterator[str]:
-    """Neither they themselves nor what is imported with them."""
+    """This holds for the modules and for all modules that they import."""
     for module in tree.values():
         if not module.within(*LEAN):
             continue
@@ -144,7 +144,7 @@ def lean_modules_stay_lean(tree: Tree) -> Iterator[str]:
 
 
 def private_names_of_libraries_are_left_alone(tree: Tree) -> Iterator[str]:
-    """Neither imported, nor reached by their full name, as ``jax._src.core``."""
+    """They are not imported, and not used by their full name, such as ``jax._src``."""
     for module in tree.values():
         if module.within(*PRIVATE_IN):
             continue
@@ -165,7 +165,7 @@ def _is_private(name: str) -> bool:
 
 
 def only_storage_writes(tree: Tree) -> Iterator[str]:
-    """Reading is free, and libraries may write by themselves.
+    """Reading is allowed everywhere, and libraries may write their files themselves.
 
     They write into folders that `storage` made (orbax, TFDS, TensorBoard, `torch.save`,
     tokenizers' `save_pretrained`, links for Flax pipelines), or into a file that it
@@ -184,7 +184,7 @@ def only_storage_writes(tree: Tree) -> Iterator[str]:
 
 
 def _writes(call: ast.Call) -> bool:
-    """Tell whether a call makes, replaces or removes a file, other than by storage."""
+    """Tell whether a call makes, replaces or removes a file without `storage`."""
     if isinstance(call.func, ast.Name):
         return call.func.id == "open" and _opens_to_write(call.args[1:], call.keywords)
     if not isinstance(call.func, ast.Attribute):
@@ -193,7 +193,7 @@ def _writes(call: ast.Call) -> bool:
     if name == "open":
         return owner == "os" or _opens_to_write(call.args[:2], call.keywords)
     if name == "replace":
-        # Of a path; that of a text takes two arguments, that of a dataclass keywords.
+        # Only `replace` of a path has one argument and no keywords, as here.
         return owner == "os" or (len(call.args) == 1 and not call.keywords)
     if name == "remove" and owner != "os":
         return False
@@ -229,14 +229,14 @@ def public_functions_are_documented(tree: Tree) -> Iterator[str]:
             for node in owner.body:
                 if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     continue
-                # `setup` is flax's; like a dunder, it is described by its class.
+                # The class describes flax's `setup`, as it does dunder methods.
                 exempt = node.name.startswith("_") or node.name == "setup"
                 if not exempt and ast.get_docstring(node) is None:
                     yield f"{module.at(node.lineno)}: {node.name} has no docstring"
 
 
 def config_fields_are_read(tree: Tree) -> Iterator[str]:
-    """A field that its own ``__post_init__`` alone looks at counts as unread."""
+    """A field that only its own ``__post_init__`` reads counts as unread."""
     read_names: set[str] = set()
     for module in tree.values():
         _collect_reads(module.tree, read_names)
@@ -266,7 +266,7 @@ def _collect_reads(node: ast.AST, into: set[str]) -> None:
 
 
 def what_a_task_has_is_in_its_row(tree: Tree) -> Iterator[str]:
-    """Above `tasks`, nothing compares a task's name or looks for an attribute."""
+    """Above `tasks`, no code compares a task's name or looks for an attribute."""
     above = floor("tasks") or 0
     for module in tree.values():
         if not module.name or (floor(module.name) or 0) <= above:

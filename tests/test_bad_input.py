@@ -1,4 +1,4 @@
-"""Every mistake, as a user makes it: one clear line, exit code 2, and nothing lost."""
+"""Every user mistake gives one clear line and exit code 2, and no file is lost."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.commands import files, medjax, one_line
 from tests.images import write_image
 from tests.mistakes import Mistake, exporting, preparing, sampling, training
 
-# Some are about meshes.
+# Some mistakes are about meshes.
 pytestmark = pytest.mark.devices(8)
 
 MISTAKES = [
@@ -25,7 +25,7 @@ MISTAKES = [
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """A folder with images, ``raw``, and the same prepared, ``data``."""
+    """A folder with images, ``raw``, and the same images prepared, ``data``."""
     folder = tmp_path_factory.mktemp("input")
     for number in range(24):
         write_image(folder / "raw" / f"{number}.png", 24, 24, seed=number)
@@ -38,15 +38,15 @@ def contents(folders: Sequence[Path]) -> dict[Path, bytes]:
 
 
 def typed(mistake: Mistake, arguments: list[str]) -> subprocess.CompletedProcess:
-    """Run the command, in a process of its own where that matters."""
+    """Run the command, in its own process if that matters."""
     if mistake.env or mistake.apart:
-        # The hub's variables are read when its library is imported.
+        # The hub's library reads its variables when it is imported.
         return medjax(mistake.command, *arguments, env=os.environ | mistake.env)
     return in_process.medjax(mistake.command, *arguments)
 
 
 def marked(mistake: Mistake) -> object:
-    """Return a row; those with a process of their own run in the `ci` tier."""
+    """Return a row. Rows with their own process run in the `ci` tier."""
     marks = [pytest.mark.ci] if mistake.apart or mistake.env else []
     return pytest.param(mistake, id=mistake.name, marks=marks)
 
@@ -57,7 +57,7 @@ def test_a_mistake_is_one_line_and_nothing_is_lost(mistake: Mistake, base: Path)
     folder.mkdir()
     mistake.setup(folder)
     names = {"dir": folder, "data": base / "data", "raw": base / "raw"}
-    # What other tests leave beside it is theirs.
+    # Other tests may leave files beside these folders.
     precious = (folder, base / "raw", base / "data")
     before = contents(precious)
     done = typed(mistake, [one.format(**names) for one in mistake.arguments])

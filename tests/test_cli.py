@@ -1,4 +1,4 @@
-"""Every mistake on a command line ends in one line and exit code 2."""
+"""Every mistake on a command line gives one line and exit code 2."""
 
 import re
 import subprocess
@@ -83,7 +83,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def run_apart(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run the command in a process of its own."""
+    """Run the command in its own process."""
     repository = Path(__file__).parents[1]
     return subprocess.run(
         [sys.executable, "command.py", *arguments],
@@ -108,7 +108,7 @@ def run_apart(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_a_process_of_its_own_makes_no_difference(folder, arguments):
-    """So the other tests, which have none, hold for what users start."""
+    """So the other tests, without their own process, are valid for users' processes."""
     apart, within = run_apart(folder, *arguments), run(folder, *arguments)
     assert within.returncode == apart.returncode
     if "--help" in arguments:
@@ -226,6 +226,6 @@ def test_other_errors_of_theirs_are_bugs(folder, workdir):
 
 
 def test_a_home_is_written_out(monkeypatch, tmp_path):
-    """The shell leaves it in --workdir=~/run as it is."""
+    """The shell does not expand it in --workdir=~/run."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert writable_folder("~/run", "--workdir") == tmp_path / "run"

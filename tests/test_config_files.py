@@ -1,4 +1,4 @@
-"""Where configs are found: by path, by name, and beside the config that names them."""
+"""Configs are found by path, by name, and beside the config that names them."""
 
 import ast
 import re
@@ -42,7 +42,7 @@ def test_a_wheel_has_them_inside_the_package(elsewhere, monkeypatch):
 def test_an_existing_path_wins(elsewhere):
     (elsewhere / "cxr_controlnet.py").write_text("def get_config():\n    return {}\n")
     assert find_config("config", "cxr_controlnet.py") == "cxr_controlnet.py"
-    # A name is no path, whatever lies here.
+    # A name is not a path, whatever files are here.
     assert str(CONFIGS) in find_config("config", "cxr_controlnet")
 
 
@@ -83,7 +83,7 @@ def naming(file: str) -> ConfigDict:
 def test_a_first_stage_is_found_from_the_config_that_names_it(
     elsewhere, named, by, found
 ):
-    """Not from the working folder, which has one of that name, too."""
+    """The file of the same name in the working folder is not used."""
     for folder in (elsewhere, elsewhere / "own"):
         folder.mkdir(exist_ok=True)
         (folder / "first.py").touch()

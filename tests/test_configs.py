@@ -1,4 +1,4 @@
-"""Every config file, in every variant, parses; and says no to what it does not have."""
+"""Every config file parses in every variant, and refuses unknown variants."""
 
 import dataclasses
 import importlib.util
@@ -10,7 +10,7 @@ from medjax.errors import UserError
 from medjax.runs.config import parse
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
-# What reimplements no published system; and of that, what is as small as a demo.
+# Configs that reimplement no published system; and those of them as small as a demo.
 OWN = ("cxr_autoencoder", "cxr_text_to_image", "phantom_sd", "phantom_vae")
 SMALL = ("phantom_sd", "phantom_vae")
 
@@ -60,10 +60,10 @@ def test_adapters_have_their_own_rates_and_the_best_is_kept():
         config = parse(module.get_config(variant))
         assert config.model.adapters.keys() == {"unet", "text_encoder"}
         text = config.optim.of("text_encoder")
-        if variant != "demo":  # Its text encoder has a word to learn.
+        if variant != "demo":  # Its text encoder must learn a word.
             assert text.learning_rate < config.optim.learning_rate
         assert text.schedule == config.optim.schedule == "cosine"
-        # What is measured last, by which the best is chosen, is saved.
+        # Each evaluation that may choose the best checkpoint coincides with a save.
         measured = "sample_every" if config.best.metric == "val/ssim" else "every"
         assert getattr(config.eval, measured) % config.train.checkpoint_every == 0
         assert config.data.folds and config.best.patience

@@ -1,4 +1,4 @@
-"""Configs are parsed whole or refused in one line that says what to mend."""
+"""Configs are parsed completely, or refused in one line that says what to fix."""
 
 import dataclasses
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Several hosts: the same training, one end for all, and no waiting for ever."""
+"""Several hosts train the same run, end together, and never wait forever."""
 
 import csv
 import json
@@ -27,8 +27,8 @@ TINY = {
     "data.image_size": 16,
     "data.batch_size": 8,
     "data.phantoms.count": 16,
-    # Adam divides by the gradient's size: with a small ε, rounding errors of gradients
-    # that should be 0 become whole updates.
+    # Adam divides by the size of the gradient. With a small ε, rounding errors of
+    # gradients that should be 0 become full updates.
     "optim.eps": 1e-3,
     "optim.warmup_fraction": 0.0,
     "eval.every": 100,
@@ -103,7 +103,7 @@ def test_alone_one_hears_at_once_and_differs_from_nobody():
 
 
 def act(name, **options):
-    """Let two hosts do a function of `tests/one_host.py`."""
+    """Run a function of `tests/one_host.py` on two hosts."""
     processes = hosts.start(["-m", "tests.one_host", f"--act={name}"], **options)
     return hosts.finish(processes, 100)
 
@@ -122,7 +122,7 @@ def test_all_hear_of_a_vote_at_the_same_call():
 
 def test_tasks_of_slurm_meet_without_being_told():
     arguments = ["-m", "tests.one_host", "--act=agree", "--host_timeout=60"]
-    # jax makes the port of the job's number.
+    # jax computes the port from the number of the job.
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "127.0.0.1"}
     tasks = [
         hosts.start_one(
@@ -175,10 +175,10 @@ def test_a_mistake_of_all_is_everyones_own():
 
 
 def assert_lost(code, err):
-    """Check how a host ended whose other died: by jax, or by gloo if that was first.
+    """Check how a host ended after the other one died: by jax, or by gloo if first.
 
-    gloo, by which the CPUs of several hosts talk, aborts the process, too, now and then
-    (1 in 18 here): it takes what is left of the broken update for a mismatch.
+    CPUs of several hosts communicate through gloo. Sometimes (1 in 18 here) it aborts
+    the process, because it takes the rest of the broken step for a mismatch.
     """
     assert code != 0
     assert re.search("another task died|gloo::|Gloo .* failed", err), err
@@ -253,7 +253,7 @@ def assert_close(first, second, tolerance):
 
 @pytest.fixture(scope="module")
 def two_hosts(tmp_path_factory):
-    """A run on two hosts of four devices each: its folder, and what they said."""
+    """A run on two hosts with four devices each: its folder, and the output of both."""
     workdir = tmp_path_factory.mktemp("two_hosts")
     done = hosts.finish(hosts.start(command(workdir)))
     assert [code for code, _, _ in done] == [0, 0], done
@@ -290,7 +290,7 @@ def wait_for(path, processes):
 
 @pytest.mark.release
 def test_hosts_that_are_killed_or_stopped_go_on_as_if_nothing_was(two_hosts, tmp_path):
-    """The second host is killed, then both are started, then the second is stopped."""
+    """The second host is killed. Then both are started, and the second is stopped."""
     running = hosts.start(command(tmp_path), timeout=10)
     wait_for(tmp_path / "checkpoints" / "2", running)
     running[1].kill()
@@ -306,7 +306,7 @@ def test_hosts_that_are_killed_or_stopped_go_on_as_if_nothing_was(two_hosts, tmp
     assert "another host was asked to stop at step" in done[0][2]
     assert "stopped: SIGTERM at step" in done[1][2]
 
-    # One host of eight devices goes on with the same batches.
+    # One host with eight devices continues with the same batches.
     alone = tmp_path.with_name("alone")
     shutil.copytree(tmp_path, alone)
     ((code, _, err),) = hosts.finish([hosts.start_one(command(alone), devices=8)])

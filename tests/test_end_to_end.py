@@ -1,4 +1,4 @@
-"""The commands as a user types them: real processes, real X-rays where present."""
+"""The commands as a user types them: real processes, and real X-rays if available."""
 
 import csv
 import json
@@ -70,7 +70,7 @@ def test_from_the_demo_to_images_here_and_in_torch(tmp_path):
     done = medjax("export", f"--workdir={run}", f"--to={out}")
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "parity.json").read_text())
-    # Torch has loaded it, and sampled.
+    # torch has loaded the export and sampled from it.
     assert report["image"]["psnr_db"] >= 50
     edges = np.zeros((16, 16, 3), np.uint8)
     edges[4:12, 8] = 255

@@ -1,4 +1,4 @@
-"""Exports: the run's own weights, in folders and files that others load, or nothing."""
+"""Exports hold the run's weights in folders and files that others load, or fail."""
 
 import json
 import os
@@ -35,20 +35,20 @@ NETWORKS = ("unet", "vae", "text_encoder", "controlnet")
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """A run of the demo, whose U-Net trains too, and what it saved."""
+    """A run of the demo that also trains its U-Net, and the weights that it saved."""
     workdir = tmp_path_factory.mktemp("runs") / "demo"
     return workdir, save_run(workdir)
 
 
 @pytest.fixture(scope="module")
 def exported(demo, tmp_path_factory):
-    """The demo's pipeline; measured against PyTorch where that is installed."""
+    """The demo's pipeline, compared with PyTorch if that is installed."""
     return export(demo[0], tmp_path_factory.mktemp("exported") / "x")
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory):
-    """A run upon one original file, whose U-Net stays as it is."""
+    """A run on one original file, with a frozen U-Net."""
     folder = tmp_path_factory.mktemp("locked")
     save_tokenizer(tiny_tokenizer(), folder / "tokenizer")
     weights = original.drawn(original.whole(original.SD1))
@@ -59,7 +59,7 @@ def locked(tmp_path_factory):
 
 
 def assembled(**changes):
-    """Return what a run of the demo would start with."""
+    """Return the built task at the start of a run of the demo."""
     config = get_config()
     config.model.update(changes)
     run = parse(config)
@@ -112,7 +112,7 @@ def test_pytorch_loads_it_with_nothing_missing_or_left_over(demo, exported):
             exported / name, output_loading_info=True
         )
         assert not any(info.values()), info
-        # transformers 5 leaves the text encoder's first word away.
+        # transformers 5 omits the first part of the text encoder's names.
         ours, theirs = (
             {key.removeprefix("text_model."): x for key, x in tensors.items()}
             for tensors in (
@@ -135,7 +135,7 @@ def test_pytorch_loads_it_with_nothing_missing_or_left_over(demo, exported):
 
 
 def drawn_by_the_card(folder: Path, side: int) -> np.ndarray:
-    """Run the code of an export's card, as a user would, and return its image."""
+    """Run the code in an export's model card, as a user would; return its image."""
     pytest.importorskip("torch", reason="torch absent")
     pytest.importorskip("diffusers", reason="diffusers absent")
     edges = np.zeros((side, side, 3), np.uint8)
@@ -234,7 +234,7 @@ def test_training_goes_on_from_what_was_exported(locked, tmp_path):
             pretrained=base, controlnet=str(tmp_path / start), train_unet=False
         )
         assert_same(assembly.params["controlnet"], wanted)
-    # The pipeline as a base: the same one, to the bit.
+    # The pipeline as a base is equal bit for bit.
     assembly = assembled(pretrained=str(whole), train_unet=False)
     assert assembly.base["fingerprint"] == load_run(workdir).base["fingerprint"]
     assert load_run(workdir, base=str(whole)).step == 2
@@ -302,7 +302,7 @@ def test_an_export_cut_short_leaves_what_was_there(demo, exported, tmp_path, nam
         command, capture_output=True, check=False, cwd=Path(__file__).parents[1]
     )
     assert done.returncode == -getattr(signal, name), done.stderr
-    # Nobody clears up after SIGKILL, except the next export.
+    # After SIGKILL, only the next export cleans up.
     left = ["x"] if before else [".x.incomplete", ".x.incomplete.lock"]
     assert sorted(p.name for p in tmp_path.iterdir()) == left
     assert files(target) == before

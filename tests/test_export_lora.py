@@ -1,4 +1,4 @@
-"""Exports of adapters: every number of the run's, in each format, or a refusal."""
+"""Exports of adapters hold all numbers of the run in each format, or are refused."""
 
 import json
 
@@ -28,13 +28,13 @@ NETWORKS = ("unet", "text_encoder")
 
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory):
-    """A run with adapters in both networks, and what it saved."""
+    """A run with adapters in both networks, and the weights that it saved."""
     workdir = tmp_path_factory.mktemp("runs") / "chests"
     return workdir, save_run(workdir, config=get_config())
 
 
 def kernel(tensors, a, b, scale):
-    """Return the change of a torch kernel that two stored matrices make."""
+    """Return the change to a torch kernel by two stored matrices."""
     down, up = tensors[a].astype(np.float64), tensors[b].astype(np.float64)
     return scale * np.einsum("or,r...->o...", up.reshape(up.shape[:2]), down)
 
@@ -69,7 +69,7 @@ def test_diffusers_file_comes_to_the_runs_kernels(adapted, tmp_path):
     tensors = load_file(folder / LORA)
     with safe_open(folder / LORA, "numpy") as file:
         about = json.loads(file.metadata()["lora_adapter_metadata"])
-    # Readers of the header and others multiply by the same: one.
+    # Programs that read the header and others use the same factor: one.
     assert (about["unet.r"], about["unet.lora_alpha"]) == (4, 4)
     assert (about["text_encoder.r"], about["text_encoder.lora_alpha"]) == (2, 2)
     found = set()

@@ -1,4 +1,4 @@
-"""A tuned autoencoder goes out to diffusers, and into another run's base."""
+"""A fine-tuned autoencoder is exported to diffusers, and used in another run's base."""
 
 import json
 
@@ -21,7 +21,7 @@ WIDTHS = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block"
 
 
 def save_autoencoder_run(workdir, **model):
-    """Write a run of task autoencoder_kl; its latents fit the tiny base."""
+    """Write a run of task autoencoder_kl with latents that fit the tiny base."""
     config = make_config("autoencoder_kl")
     config.data.image_size = 16
     config.data.phantoms.count = 16
@@ -31,7 +31,7 @@ def save_autoencoder_run(workdir, **model):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """What an autoencoder's run saved, and the folder of its export."""
+    """The saved weights of an autoencoder's run, and the folder of its export."""
     folder = tmp_path_factory.mktemp("vae")
     saved = save_autoencoder_run(folder / "run")
     return saved, export(folder / "run", folder / "fitted")
@@ -48,7 +48,7 @@ def test_it_has_the_runs_weights_and_a_card(exported):
 
 
 def test_its_latents_scale_is_measured(exported, tmp_path):
-    """From nothing there is none; Stable Diffusion's is of another autoencoder."""
+    """From scratch it is unknown; Stable Diffusion's belongs to another autoencoder."""
     folder = exported[1]
     vae = load_autoencoder(folder)
     run = load_run(folder.parent / "run")

@@ -1,4 +1,4 @@
-"""Flags of a command line, and the files that a config names."""
+"""Flags on a command line, and files that a config names."""
 
 import sys
 
@@ -18,7 +18,7 @@ def get_config(variant=""):
 
 @pytest.fixture
 def parse(tmp_path, monkeypatch):
-    """Parse what is typed in a folder that is not that of the config."""
+    """Parse arguments in a folder other than that of the config."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "second.py").write_text(NAMING)

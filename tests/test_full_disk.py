@@ -1,4 +1,4 @@
-"""A full disk leaves no half data set; the same command mends it later."""
+"""A full disk leaves no half data set; the same command completes it later."""
 
 import subprocess
 from pathlib import Path
@@ -13,19 +13,19 @@ from tests import in_process
 from tests.commands import files, medjax, one_line
 from tests.images import write_image
 
-# In the shell's blocks of 512 bytes; less than what is prepared.
+# In the shell's blocks of 512 bytes; less than the prepared data.
 LIMIT = 600
 
 
 def full_by_limit(out: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run prepare where no file can grow over `LIMIT`."""
+    """Run prepare with a limit of `LIMIT` for the size of a file."""
     del out
     script = f'ulimit -f {LIMIT} && exec "$@"'
     return medjax("prepare", *arguments, before=("sh", "-c", script, "sh"))
 
 
 def full_by_disk(out: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run prepare on a disk of the size `LIMIT`; keep what it leaves."""
+    """Run prepare on a disk of the size `LIMIT`; keep the files that it leaves."""
     kept = out.with_name("kept")
     script = (
         f"mount -t tmpfs -o size={512 * LIMIT} none {out} && "
@@ -50,7 +50,7 @@ FULL = [full_by_limit, full_by_disk] if can_mount() else [full_by_limit]
 
 
 def arguments_for(folder: Path, *more: str) -> tuple[str, ...]:
-    """Write more images than fit; return how to prepare them into ``folder/out``."""
+    """Write more images than fit; return the arguments to prepare ``folder/out``."""
     for number in range(30):
         write_image(folder / "raw" / f"{number}.png", 80, 80, seed=number)
     source, out = folder / "raw", folder / "out"

@@ -34,7 +34,7 @@ CONFIGS = {
         "num_attention_heads": 12,
     },
 }
-# What a process that has loaded it says: seconds, bytes of weights, peak memory.
+# A process that loads it reports seconds, bytes of weights and peak memory.
 LOAD = """
 import json, sys, time
 import jax
@@ -79,5 +79,5 @@ def test_loading_takes_little_more_memory_than_the_weights(folder):
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["weights"] > 3.9 * GIB
     assert said["peak"] <= 1.5 * said["weights"]
-    # Measured: 17 s on two cores, 71 s with other work on them; by way of torch 82 s.
+    # Measured: 17 s on two cores, 71 s on two busy cores; through torch 82 s.
     assert said["seconds"] < 180

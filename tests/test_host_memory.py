@@ -1,4 +1,4 @@
-"""A process counts its own memory, and not that of the one that started it."""
+"""A process measures its own memory, not that of the process that started it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A run that is killed, however and whenever, ends as if it had not been."""
+"""A run that is killed at any time ends like an uninterrupted one."""
 
 import csv
 import dataclasses
@@ -21,12 +21,12 @@ from tests.commands import REPOSITORY
 from tests.test_full_disk import can_mount
 
 STEPS = 240
-# Of the run that stands for the others in `.ci/run`.
+# Steps of the small run that represents the others in `.ci/run`.
 FEW_STEPS = 60
 KILLS = 30
 EVERY = 5
 STOPPED = 75
-# The demo, smaller, with all that a run does: validation, samples, checkpoints.
+# A smaller demo with everything that a run does: validation, samples, checkpoints.
 ARGUMENTS = (
     "--config=tests/tiny_demo.py",
     f"--config.train.checkpoint_every={EVERY}",
@@ -44,14 +44,14 @@ ARGUMENTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A workdir, the command that trains in it, and where it keeps what it compiles."""
+    """A workdir, the command that trains in it, and the folder of compiled programs."""
 
     workdir: Path
     compiled: Path
     steps: int = STEPS
 
     def start(self, *more: str, before: tuple[str, ...] = ()) -> subprocess.Popen:
-        """Start, or go on, in a process group of its own."""
+        """Start or resume the run in its own process group."""
         command = [sys.executable, "-m", "medjax.train", f"--workdir={self.workdir}"]
         steps = f"--config.train.steps={self.steps}"
         settings = {
@@ -88,7 +88,7 @@ class Run:
         return trees.flatten(ocp.StandardCheckpointer().restore(path))
 
     def wait_for_step(self, process: subprocess.Popen, step: int) -> None:
-        """Wait until this process, and none before it, has done the step."""
+        """Wait until this process, not an earlier one, has done the step."""
         metrics, start = self.workdir / "metrics.csv", time.time()
         while process.poll() is None:
             own = metrics.is_file() and metrics.stat().st_mtime > start
@@ -135,7 +135,7 @@ def test_one_kill_and_one_request_to_stop(tmp_path):
         (signal.SIGTERM, STOPPED),
     ):
         process = run.start()
-        # Two checkpoints further: of these, one is complete.
+        # Two checkpoints later, at least one of the two is complete.
         run.wait_for_step(process, max(run.saved(), default=0) + 2 * EVERY + 2)
         os.killpg(process.pid, number)
         assert process.wait(timeout=60) == code, run.log()
@@ -162,8 +162,8 @@ def test_kills_at_any_moment(run, reference):
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        # Lost are the steps since the last checkpoint, or since the one before it
-        # while the last was being written.
+        # The steps since the last checkpoint are lost, or since the one before it if
+        # the last one was being written.
         seen = max(run.rows(), default=0)
         assert max(run.saved(), default=0) >= seen - 2 * EVERY, run.log()
     assert max(run.saved()) < STEPS
@@ -174,7 +174,7 @@ def test_kills_at_any_moment(run, reference):
 
 @pytest.mark.release
 def test_asked_to_stop(run, reference):
-    """Its data workers hear the signal too."""
+    """The data workers receive the signal too."""
     random_ = random.Random(1)
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGTERM)
     for count, number in enumerate(signals, 1):
@@ -184,7 +184,7 @@ def test_asked_to_stop(run, reference):
         os.killpg(process.pid, number)
         assert process.wait(timeout=60) == STOPPED, run.log()
         assert max(run.saved()) == max(run.rows()) in range(seen, seen + 3)
-        # multiprocessing may have a last word, on a batch that grain left in memory.
+        # multiprocessing may log a later line, about a batch that grain left in memory.
         said = [line for line in run.log().splitlines() if line.startswith("stopped:")]
         assert said[-1].startswith(f"stopped: {signal.Signals(number).name} at step")
         assert len(said) == count
@@ -207,7 +207,7 @@ def test_the_newest_checkpoint_is_damaged(run, reference):
 
 
 def fill_by_disk(run: Run, size: int) -> None:
-    """Train on a disk that holds two and a half checkpoints; keep what is left."""
+    """Train on a disk with space for 2.5 checkpoints; keep the files that it leaves."""
     kept = run.workdir.with_name("kept")
     run.workdir.mkdir()
     script = (
@@ -221,7 +221,7 @@ def fill_by_disk(run: Run, size: int) -> None:
 
 
 def fill_by_limit(run: Run, size: int) -> None:
-    """Train, and forbid files of a checkpoint's size after the second one."""
+    """Train; after the second checkpoint, limit files to a quarter of its size."""
     process = run.start("--config.train.keep_last=9")
     while process.poll() is None and len(run.saved()) < 2:
         time.sleep(0.001)
@@ -234,7 +234,7 @@ def fill_by_limit(run: Run, size: int) -> None:
     "fill", [fill_by_limit, fill_by_disk] if can_mount() else [fill_by_limit]
 )
 def test_a_disk_that_fills_up_while_saving(fill, run, reference):
-    """What was saved before stays whole, and room is all it takes to go on."""
+    """Earlier checkpoints stay complete, and the run resumes if the disk has space."""
     last = reference.workdir / "checkpoints" / str(STEPS)
     fill(run, sum(path.stat().st_size for path in last.rglob("*")))
     saved = run.saved()

@@ -1,4 +1,4 @@
-"""What we use of jax beyond its public names: these fail when jax moves it."""
+"""Private parts of jax that we use: these tests fail when jax changes them."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is logged is shown, and whoever stops listening ends nothing."""
+"""Log lines are shown, and a closed pipe does not end the program."""
 
 import io
 import logging
@@ -12,14 +12,14 @@ from medjax.logs import BarFriendlyHandler, ProgressBar, duration
 
 @pytest.fixture
 def log():
-    """A logger that writes as the commands do."""
+    """A logger that writes like the commands."""
     logger, handler = logging.Logger("a run"), BarFriendlyHandler()
     logger.addHandler(handler)
     return logger
 
 
 class Unread(io.StringIO):
-    """A pipe whose reader is gone."""
+    """A pipe whose reader has closed it."""
 
     def write(self, text):
         raise BrokenPipeError(text)
@@ -37,7 +37,7 @@ def test_a_run_goes_on_when_nobody_reads_its_log(log, monkeypatch):
 
 
 def test_only_a_thread_that_fails_while_the_program_runs_is_told_of():
-    """One that is left behind at its end fails at nothing."""
+    """A thread that fails at the end of the program is not reported."""
     script = """
 import atexit, threading
 from medjax import logs
@@ -80,7 +80,7 @@ def test_long_work_without_a_terminal_has_a_line_a_minute(caplog):
         for _ in range(15):
             now[0] += 12
             bar.update(4)
-    # Nothing is left to tell at the end.
+    # No line is logged at the end.
     assert caplog.messages == [
         "reading: 60 of 100 images · 2:00 left",
         "reading: 80 of 100 images · 1:00 left",

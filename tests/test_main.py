@@ -1,4 +1,4 @@
-"""`medjax COMMAND`, `python -m medjax COMMAND`, and what `import medjax` offers."""
+"""`medjax COMMAND`, `python -m medjax COMMAND`, and the names in `import medjax`."""
 
 import ast
 import subprocess
@@ -71,7 +71,7 @@ sys.exit(seconds > 0.2 and f"{{seconds}} s")
 
 
 def test_the_package_is_imported_at_once():
-    # A busy machine may take longer, now and then.
+    # A busy machine may sometimes take longer.
     tries = [python(LIGHT) for _ in range(3)]
     assert {done.stdout for done in tries} == {"[] []\n"}
     assert any(done.returncode == 0 for done in tries), [done.stderr for done in tries]

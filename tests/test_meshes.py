@@ -1,4 +1,4 @@
-"""The mesh: sizes that fit, and where parameters lie."""
+"""Meshes have sizes that fit the devices, and parameters are placed on them."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A run that an older version wrote resumes, samples and exports as it did there."""
+"""A run of an older version resumes, samples and exports as in that version."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ OLD = Path(__file__).with_name("old_run")
 
 
 def run_config() -> RunConfig:
-    """Return the config that the run was trained with, by today's keys."""
+    """Return the config of the run, with today's keys."""
     config = cxr_lora.get_config("demo")
     config.model.pretrained = ""
     for adapters, targets in (
@@ -37,7 +37,7 @@ def run_config() -> RunConfig:
     config.data.phantoms.count = 64
     config.train.update(steps=4, log_every=1, checkpoint_every=2, keep_last=4)
     config.eval.update(every=2, sample_every=4, examples=4, samples=2, sampler_steps=3)
-    # It takes long, and may differ.
+    # This takes long, and may differ when a run resumes.
     config.eval.chest_findings = False
     config.best.patience = None
     return parse(config)
@@ -64,7 +64,7 @@ def losses(workdir: Path) -> dict[str, dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
-    """The run as it was, resumed; and its state."""
+    """The workdir of the resumed run, and its state."""
     workdir = unpacked(tmp_path_factory.mktemp("old"))
     return workdir, train(run_config(), workdir)
 

@@ -1,4 +1,4 @@
-"""The command, from raw files to a data set that training reads."""
+"""`medjax.prepare`, from raw files to a data set that training reads."""
 
 import json
 import logging
@@ -175,7 +175,7 @@ def test_without_captions_text_to_image_refuses_and_controlnet_says_so(
     given = TaskInputs(ControlNetConfig(pretrained=""), data, None, jax.random.key(0))
     with (
         caplog.at_level(logging.WARNING, "medjax"),
-        pytest.raises(AttributeError),  # There is no diffusion, to end it here.
+        pytest.raises(AttributeError),  # The diffusion is None, to stop here.
     ):
         make_controlnet_task(given)
     assert "has no captions: the ControlNet is trained with" in caplog.text
@@ -272,7 +272,7 @@ def run(*arguments, trace=False):
         [sys.executable, "-m", "medjax.prepare", *map(str, arguments)],
         capture_output=True,
         text=True,
-        # Lists every module that is imported, on stderr.
+        # Python lists every imported module on stderr.
         env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1" if trace else ""},
         check=False,
     )

@@ -1,4 +1,4 @@
-"""Damaged images and rows, hundreds of them: none stops `prepare`, none is lost."""
+"""Hundreds of damaged images and rows: none stops `prepare`, and none is lost."""
 
 import csv
 import io
@@ -16,13 +16,13 @@ from tests.images import write_image
 from tests.test_prepare import read_all
 
 SEED = 20240229
-# Each damage twice and more; and many more of them.
+# Images with each damage at least twice, and many more of them.
 FEW = 48
 MANY = pytest.param(160, marks=pytest.mark.release)
 
 
 def prepared(out: Path) -> list[dict]:
-    """Return all records, each of which has to decode, and has one place."""
+    """Return all records; check that each decodes and is stored once."""
     records = [record for split in read_all(out).values() for record in split]
     for record in records:
         assert record["image"].dtype == np.uint8
@@ -33,7 +33,7 @@ def prepared(out: Path) -> list[dict]:
 
 
 def check_report(out: Path, report: dict) -> None:
-    """Check that the report is on the disk, says why, and can be shown."""
+    """Check that the report is on the disk, gives reasons, and can be shown."""
     assert json.loads((out / "report.json").read_text()) == report
     for one in (*report["quarantine"], *report["skipped"]):
         assert one["name"]
@@ -64,13 +64,13 @@ def test_every_image_is_prepared_or_in_quarantine(tmp_path, seed, count):
     everything = sorted(shown(path, source) for path in written)
     assert sorted([record["id"] for record in records] + quarantine) == everything
     assert report["counts"]["images_found"] == len(written)
-    # Neither is everything refused nor everything taken, and what is whole is taken.
+    # Some images are refused and some are stored, and undamaged ones are stored.
     assert len(records) > len(written) // len(DAMAGES)
     assert len(quarantine) > len(written) // 3
 
 
 def damaged_row(rng: np.random.Generator, number: int, good: str) -> bytes:
-    """Return a line of a table: as it should be, or damaged in one of many ways."""
+    """Return a line of a table: correct, or damaged in one of many ways."""
     line = good.encode()
     ways = (
         lambda: line,
@@ -100,7 +100,7 @@ def damaged_row(rng: np.random.Generator, number: int, good: str) -> bytes:
 
 
 def count_records(content: bytes) -> int:
-    """Return the number of lines with something in them, without the header."""
+    """Return the number of lines that are not empty, without the header."""
     text = content.decode("utf-8", "replace")
     return sum(bool(line.strip("\r\n")) for line in io.StringIO(text, newline="")) - 1
 
@@ -127,7 +127,7 @@ def test_every_row_of_captions_is_accounted_for(tmp_path, count):
     rows = named(report, "quarantine", "row") + named(report, "skipped", "row")
     assert report["counts"]["rows_found"] == len(records) + len(unreadable) + len(rows)
     assert report["counts"]["rows_found"] == count_records(content)
-    # Every image is somewhere: stored, damaged, or without a row.
+    # Every image is listed: stored, damaged, or without a row.
     known = {record["id"].partition("#")[0] for record in records}
     known |= {name.partition("#")[0] for name in unreadable}
     known |= set(named(report, "skipped", "image"))
@@ -139,7 +139,7 @@ def test_every_row_of_captions_is_accounted_for(tmp_path, count):
 
 
 def damaged_cells(rng: np.random.Generator, number: int) -> dict[str, str]:
-    """Return what is wrong in one row of NIH's table."""
+    """Return the wrong cells of one row of NIH's table."""
     ways = (
         {},
         {},

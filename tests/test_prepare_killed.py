@@ -37,7 +37,7 @@ def test_a_kill_at_any_step_leaves_the_old_data_or_the_new(tmp_path, monkeypatch
         prepared(sources[name], wholes[name])
 
     class Copies:
-        """Puts there in one step what TFDS writes of the new images."""
+        """Moves into place in one step what TFDS would write for the new images."""
 
         def __init__(self, survey, fractions, settings, folder):
             self.folder, self.unreadable = folder, []
@@ -58,7 +58,7 @@ def test_a_kill_at_any_step_leaves_the_old_data_or_the_new(tmp_path, monkeypatch
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(wholes[whole], folder)
 
-    # Each place and how many images were found there.
+    # Each place, and the number of images found there.
     seen = {}
     start()
     for _ in kills(replace, out):
@@ -67,13 +67,13 @@ def test_a_kill_at_any_step_leaves_the_old_data_or_the_new(tmp_path, monkeypatch
         place = str(found.relative_to(out)), version
         if place not in seen:
             seen[place] = len(PreparedSource(found, "train"))
-        # Whichever it is, its report is put beside it, and nothing else is lost.
+        # Whichever data set it is, its report is put beside it, and nothing is lost.
         with pytest.raises(UserError, match="already has folder"):
             prepared(sources["new"], out)
         assert find_dataset(out) == out / "folder" / "1.0.0"
         report = json.loads((out / REPORT).read_text())
         assert report["splits"]["train"]["examples"] == version + 2
-        # The same command again does all of it.
+        # The same command does all of the work.
         shutil.rmtree(spare)
         shutil.copytree(wholes["new"], spare)
         replace()

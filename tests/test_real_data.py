@@ -1,4 +1,4 @@
-"""Real brains, knees and X-rays, from their folder to what is drawn; losses fall."""
+"""Real brains, knees and X-rays, from folder to samples; losses fall."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ SMALL = [
 
 
 def medjax(command, *arguments):
-    """Run a command to its end, as a user does."""
+    """Run a command to its end, like a user."""
     subprocess.run(
         [sys.executable, "-m", f"medjax.{command}", *map(str, arguments)],
         cwd=REPOSITORY,

@@ -1,4 +1,4 @@
-"""`python -m medjax.sample`: what it draws, and what the files say of themselves."""
+"""`python -m medjax.sample`: its samples, and the metadata in its files."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_a_run_draws_what_it_is_asked(place):
     assert about["canny"] == [50, 120]
     assert about["source"] == "run, step 2, ema weights"
     assert str(place) not in json.dumps(about)
-    # The same again goes beside, and its images are the same.
+    # The same command writes the same image to another file.
     done = in_process.medjax("sample", *typed, "--num=1")
     assert done.returncode == 0, done.stderr
     again, before = (np.asarray(Image.open(out / n)) for n in ("0002.png", "0000.png"))
@@ -155,7 +155,7 @@ def test_an_image_is_resized_as_in_training(place, tmp_path):
         for mode in ("center_crop", "letterbox", "stretch")
     )
     assert (crop.image[:, 25:] > 0.9).all()
-    # The padding is black, and has no edges.
+    # The padding is black and has no edges.
     assert (padded.image[:9] == -1).all()
     assert (padded.image[15:25, 25:] > 0.9).all()
     assert padded.conditioning_image[:10].max() == 0

@@ -1,4 +1,4 @@
-"""Files and folders are written whole or not at all, whenever the writer dies."""
+"""Files and folders are never half written, whenever the writer dies."""
 
 import errno
 import json
@@ -75,7 +75,7 @@ def test_a_file_survives_a_kill_at_any_step(tmp_path, there):
         with storage.writing(path) as file:
             file.write(b"n")
             file.flush()
-            # A step between two parts of the content.
+            # A possible kill between two parts of the content.
             os.truncate(file.fileno(), 1)
             file.write(b"ew")
 
@@ -122,23 +122,23 @@ def test_a_folder_survives_a_kill_at_any_step(tmp_path, there):
         home.mkdir()
         fill(target, OLD) if there else None
 
-    # The forks need not import what it takes.
+    # Imports its modules here, so that the forks need not.
     replace(target)
     start()
     for _ in kills(lambda: replace(target), home):
         whole = visible(home)
         wholes += whole
-        # The old one or the new one is found.
+        # The old folder or the new one is found.
         assert len(whole) == 1 if there else whole in ([], ["x"])
         assert all(content_of(home / name) in (OLD, NEW) for name in whole)
         storage.recover(target)
         assert visible(home) == ["x"] * len(whole)
-        # The next call is as if none had been killed.
+        # The next call succeeds as if no call had been killed.
         replace(target)
         assert content_of(home) == {f"x/{name}": data for name, data in NEW.items()}
         start()
     assert content_of(home) == {f"x/{name}": data for name, data in NEW.items()}
-    # The moment in which neither has its own name was among them.
+    # One of the kills came when neither folder had its final name.
     assert set(wholes) == ({"x", ".x.before"} if there else {"x"})
 
 

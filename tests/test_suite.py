@@ -1,4 +1,4 @@
-"""What the tests stand on: shards, the compile cache and the limit of memory."""
+"""Helpers of the tests: shards, the compile cache and the memory limit."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Texts of a user read alike, whichever program saved them."""
+"""Texts of a user are read correctly, whichever program saved them."""
 
 import codecs
 import itertools
@@ -25,7 +25,7 @@ LINE_ENDS = ("\n", "\r\n", "\r")
 
 
 def saved(text):
-    """Yield a text's bytes by each encoding and each line end."""
+    """Yield a text's bytes in each encoding, with each line end."""
     for (encoding, mark), end in itertools.product(ENCODINGS.items(), LINE_ENDS):
         yield mark + text.replace("\n", end).encode(encoding)
 
@@ -61,7 +61,7 @@ def test_json_and_reports_are_the_same_however_they_were_saved(tmp_path):
         file.write_bytes(encoded)
         assert read_json(file) == {"name": "é"}
     for encoded in saved(report):
-        # What parses XML knows no UTF-32.
+        # The parser of XML does not support UTF-32.
         if b"\0\0" not in encoded:
             assert parse_report(encoded).section("FINDINGS") == "cœur normal"
 

@@ -1,4 +1,4 @@
-"""Trees by path."""
+"""Trees of arrays named by path."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +50,7 @@ def large():
 def test_one_value_of_a_large_array_changes_the_fingerprint():
     changed = large()
     changed["text_encoder"]["tokens"][7] += 0.5
-    # The former kind reads every fourth of these.
+    # The former kind reads only every fourth of these values.
     assert trees.sparse_fingerprint(changed) == trees.sparse_fingerprint(large())
     assert trees.fingerprint(changed) != trees.fingerprint(large())
     assert not trees.is_same(trees.identity("a", large()), trees.identity("a", changed))
@@ -76,5 +76,5 @@ def test_what_was_stored_with_the_former_kind_is_compared_by_it():
     assert trees.fingerprint_like(now["fingerprint"], large()) == now["fingerprint"]
     other = trees.identity("here", {"text_encoder": {"tokens": np.ones(20_000)}})
     assert not trees.is_same(former, other)
-    # The bytes that it always had: runs from before have them on disk.
+    # The value must never change, because runs on disk have it.
     assert trees.sparse_fingerprint({"a": {"b": np.arange(3.0)}}) == "06589af36b476598"

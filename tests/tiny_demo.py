@@ -1,6 +1,6 @@
-"""The demo of a ControlNet upon a base that knows nothing and trains too: a small run.
+"""The demo of a ControlNet on a base with random weights that trains too: a small run.
 
-`get_config` takes a variant as a config file does, and there is but one.
+`get_config` takes a variant, as in a config file, but supports only the empty one.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.phantoms.findings = FINDINGS
     config.model.pretrained = ""
     config.model.train_unet = True
-    # A mean of what could be there comes sooner than detail.
+    # The network learns the mean of possible images before it learns details.
     config.diffusion.prediction_type = "sample"
     config.data.phantoms.count = 512
     config.train.steps = 200

@@ -1,4 +1,4 @@
-"""A small run of adapters upon the tiny Stable Diffusion, on phantoms of 16 × 16."""
+"""A small run of adapters on the tiny Stable Diffusion, with phantoms of 16 × 16."""
 
 from ml_collections import ConfigDict
 
@@ -6,7 +6,7 @@ from medjax.runs.config import make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config; ``unet`` and ``text_encoder`` have adapters in that alone."""
+    """Return the config; ``unet`` and ``text_encoder`` adapt only that network."""
     config = make_config("text_to_image")
     config.data.image_size = 16
     config.data.batch_size = 8

@@ -1,11 +1,11 @@
-"""Sample an exported pipeline by PyTorch diffusers; a script, for any of its versions.
+"""Sample from an exported pipeline with any version of PyTorch diffusers; a script.
 
     python tests/torch_newest.py FOLDER INPUTS.npz OUTPUT.npz
 
-It imports nothing of ours. INPUTS has ``latents`` (b h w c; noise, as drawn),
+It does not import medjax. INPUTS has ``latents`` (b h w c; Gaussian noise),
 ``conditioning_image`` (b H W 3, in [0, 1]), ``prompts`` and ``negative_prompts`` (b
 texts each), ``steps``, ``guidance_scale`` and ``conditioning_scale``. OUTPUT gets
-``images`` (b H W 3, in [0, 1]), computed at float32, and ``versions``.
+``images`` (b H W 3, in [0, 1]), computed in float32, and ``versions``.
 """
 
 import importlib.metadata
@@ -17,7 +17,7 @@ from diffusers import StableDiffusionControlNetPipeline
 
 
 def sample(folder: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the pipeline's images, by its own scheduler."""
+    """Return images of the pipeline, sampled with its own scheduler."""
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
         folder, torch_dtype=torch.float32
     )

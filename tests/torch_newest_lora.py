@@ -1,11 +1,10 @@
-"""Apply exported adapters in PyTorch diffusers; a script, for any of its versions.
+"""Apply exported adapters in any version of PyTorch diffusers; a script.
 
     python tests/torch_newest_lora.py BASE FOLDER FILE INPUTS.npz OUTPUT.npz
 
-It imports nothing of ours. BASE is a StableDiffusionPipeline; FILE lies in FOLDER, or
-is "" for none. INPUTS has ``noisy_latents`` (b h w c), ``timesteps`` and ``text_ids``.
-OUTPUT gets ``text_embeddings``, the U-Net's ``model_output`` for them, and
-``versions``.
+It does not import medjax. BASE is a StableDiffusionPipeline. FILE is in FOLDER, or ""
+for none. INPUTS has ``noisy_latents`` (b h w c), ``timesteps`` and ``text_ids``. OUTPUT
+gets ``text_embeddings``, the U-Net's ``model_output`` for them, and ``versions``.
 """
 
 import importlib.metadata
@@ -17,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 
 
 def outputs(base: str, folder: str, file: str, inputs: dict) -> dict[str, np.ndarray]:
-    """Return what both networks make of the inputs, at float32."""
+    """Return the outputs of both networks for the inputs, in float32."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
     if file:
         pipeline.load_lora_weights(folder, weight_name=file)

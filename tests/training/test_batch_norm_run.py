@@ -1,4 +1,4 @@
-"""A run with batch normalisation trains, goes on and draws by its running averages."""
+"""A run with batch normalisation trains, resumes, and samples with running averages."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from medjax.training.loop import train
 
 
 def small(steps=2, accumulation=1):
-    """Return the published knee's config, as small as it goes."""
+    """Return the published config for knees, as small as possible."""
     config = knee_ddpm.get_config("published")
     config.data.update(root="", image_size=16, batch_size=16, workers=0)
     config.data.phantoms.count = 32
@@ -29,13 +29,13 @@ def test_it_goes_on_as_if_it_had_not_stopped(tmp_path, caplog):
     train(small(2), tmp_path / "parts")
     assert "learning_rate at step" not in caplog.text
     parts = train(small(3), tmp_path / "parts")
-    # What changes with the number of steps is said; at a constant rate nothing does.
+    # The warning names the changes, although a constant rate does not change.
     assert "train.steps is 3, was 2: learning_rate at step 3 is" in caplog.text
     for path, leaf in trees.flatten(whole.statistics).items():
         np.testing.assert_array_equal(trees.flatten(parts.statistics)[path], leaf)
     run = load_run(tmp_path / "parts")
     own = trees.flatten(run.model.nets["batch_stats"])
-    # Drawn by averages of the averages, as by those of the weights.
+    # Sampling uses averages of the running averages, as it does of the weights.
     assert own.keys() == trees.flatten(whole.statistics["batch_stats"]).keys()
     assert any(np.asarray(leaf).std() > 0 for leaf in own.values())
 

@@ -1,4 +1,4 @@
-"""A run that gets no better ends, and knows so after a resumption."""
+"""A run that no longer improves ends, and stays ended after a resumption."""
 
 import math
 
@@ -12,7 +12,7 @@ from medjax.training.early_stopping import Patience
 
 
 def waited(values, **fields):
-    """Return after how many of the values it was exhausted; None if it was not."""
+    """Return the number of values after which patience was exhausted; None if never."""
     patience = Patience(BestConfig(**fields))
     for number, value in enumerate(values, 1):
         patience.look(value)
@@ -32,7 +32,7 @@ def test_it_waits_for_as_many_as_it_is_told():
 def test_an_improvement_has_a_least_size():
     values = [1.0, 0.95, 0.9, 0.85]
     assert waited(values, patience=2) is None
-    # From 1.0 to 0.9 it is large enough at last, but too late.
+    # From 1.0 to 0.9 the improvement is large enough, but too late.
     assert waited(values, patience=1, min_change=0.08) == 2
     assert waited(values, patience=2, min_change=0.08) is None
 
@@ -77,7 +77,7 @@ def test_what_comes_after_its_end_does_not_undo_it():
         patience.look(value)
     assert patience.exhausted
     assert Patience(BestConfig(patience=1), values).exhausted
-    # More patience would have gone on.
+    # With more patience, the run would continue.
     assert not Patience(BestConfig(patience=2), values).exhausted
 
 
@@ -85,7 +85,7 @@ def test_an_unknown_metric_is_refused_without_patience_too():
     patience = Patience(BestConfig("val/sim"))
     with pytest.raises(UserError, match="did you mean 'val/ssim'"):
         patience.look_at({"val/ssim": 0.5, "val/loss": 1.0}, complete=True)
-    # Data without a validation split have none.
+    # Data without a validation split have no validation metrics.
     patience.look_at({"train/loss": 1.0}, complete=True)
 
 

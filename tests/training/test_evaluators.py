@@ -1,4 +1,4 @@
-"""What is evaluated when, and what of it counts."""
+"""Evaluators run on schedule, and their results count once."""
 
 import csv
 import dataclasses
@@ -18,7 +18,7 @@ from tests.tiny_demo import get_config
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """An evaluator that always finds the same."""
+    """An evaluator that always returns the same result."""
 
     every: int
     found: Evaluation | None
@@ -117,7 +117,7 @@ def test_what_time_asks_for_is_nothing_to_patience(tmp_path):
 
 
 def test_what_is_measured_again_counts_once(tmp_path):
-    """Killed between the row and the checkpoint that is to have it, too."""
+    """This holds for a kill between writing the row and saving the checkpoint, too."""
     config = small_config(BestConfig(patience=1))
     for _ in range(3):
         with MetricsWriter(tmp_path, restored_step=2) as writer:
@@ -132,7 +132,7 @@ def test_the_log_has_a_line_an_evaluation(tmp_path, caplog):
         evaluators = opened(writer, tmp_path, small_config(), (VALIDATION,))
         for step in (2, 4):
             evaluators.run({}, {}, step, everything=False)
-    # Only the first time it says what it does, because only that compiles.
+    # Only the first evaluation is announced, because only the first compiles.
     assert caplog.messages == [
         "step 2/8 · measuring; the first time compiles too",
         "step 2/8 · val loss 1.0000 · took 0:00",

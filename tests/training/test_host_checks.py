@@ -1,4 +1,4 @@
-"""What the hosts compare before they train."""
+"""The hosts compare configs, inputs and workdirs before they train."""
 
 import threading
 import time

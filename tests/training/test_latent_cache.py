@@ -1,4 +1,4 @@
-"""Cached latents are what the autoencoder would have said, once and for all."""
+"""Cached latents equal those of the autoencoder, and are computed only once."""
 
 import dataclasses
 import os
@@ -105,7 +105,7 @@ def test_latents_named_by_the_former_fingerprint_are_found(world):
     now = {"fingerprint": "full-0", "sparse_fingerprint": "former"}
     found = cache(inputs={"base": {"source": "", **now}}).folder
     assert (found / "seen").exists()
-    # From then on they have the new name.
+    # After that, they have the new name.
     assert cache(inputs={"base": {"source": "", "fingerprint": "full-0"}}).folder == (
         found
     )
@@ -144,7 +144,7 @@ def test_weights_of_another_precision_have_latents_of_their_own(world):
 
 
 class StopAfter(StopRequest):
-    """A request that comes after it was looked for so many times."""
+    """A request to stop that comes after this many checks."""
 
     def __init__(self, times):
         super().__init__()
@@ -168,7 +168,7 @@ def test_it_stops_between_two_batches_and_goes_on_from_there(world, torn):
         cache(inputs=inputs, stop=StopAfter(1))
     (begun,) = folder.glob("*.incomplete")
     if torn:
-        # As a crash may leave it: three images are whole.
+        # As a crash may leave it: three images are complete.
         file = begun / "latents_logvar.npy"
         os.truncate(file, file.stat().st_size - torn)
     read = []
@@ -184,7 +184,7 @@ def test_it_stops_between_two_batches_and_goes_on_from_there(world, torn):
 
 @dataclasses.dataclass(frozen=True)
 class Listening:
-    """A source that notes what is read of it."""
+    """A source that records the indices that are read."""
 
     source: PhantomSource
     read: list

@@ -1,4 +1,4 @@
-"""Lines of a run's log are aligned, and have what a person follows."""
+"""The lines of a run's log are aligned, and have the main numbers."""
 
 import math
 
@@ -63,7 +63,7 @@ def test_measures_stand_beside_chance():
         "val/loss": 0.068,
         "val/edge_f1": 0.536,
         "val/edge_f1_chance": 0.439,
-        # Nothing that it is the chance of.
+        # A level of chance without its metric.
         "val/last_chance": 0.5,
     }
     assert evaluation_line(7, 10, row, 12.2) == (

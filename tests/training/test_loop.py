@@ -1,4 +1,4 @@
-"""A whole run: what it leaves, and that stopping and resuming changes nothing."""
+"""A whole run writes all its files, and stopping and resuming changes nothing."""
 
 import csv
 import dataclasses
@@ -25,7 +25,7 @@ from tests.tiny_demo import get_config
 
 
 def small_config(**train_fields):
-    """Return the demo, smaller still, over the eight devices that tests have."""
+    """Return the demo's config, even smaller, for the eight devices of the test."""
     config = get_config()
     config.data.update(image_size=16, batch_size=8)
     config.data.phantoms.count = 16
@@ -83,7 +83,7 @@ def test_the_workdir_holds_what_scripts_rely_on(uninterrupted):
 @pytest.mark.ci
 def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(uninterrupted, tmp_path):
     reference, expected = uninterrupted
-    # The clock stops it after its first step, which then validates, samples and saves.
+    # The time limit stops it after its first step. Then it validates, samples, saves.
     stopped = train(small_config(max_hours=1e-9), tmp_path)
     assert int(stopped.step) == 1
     assert rows(tmp_path)[1]["val/loss"]
@@ -115,7 +115,7 @@ def test_an_evaluation_that_a_signal_ends_is_made_up_for(
         patched.setattr(kind, "run", signalled)
         with pytest.raises(Stopped, match=f"SIGTERM at step {step} of 4, saved in"):
             train(small_config(), tmp_path)
-    # What training did is there, what was not evaluated to its end is not.
+    # The step is recorded, but not the unfinished evaluation.
     assert rows(tmp_path)[step]["train/loss"]
     assert not rows(tmp_path)[step]["val/loss"]
     assert read_metrics(tmp_path / "checkpoints" / str(step)) == {}
@@ -146,7 +146,7 @@ def test_a_run_that_gets_no_better_ends_and_stays_ended(tmp_path):
         eval=dataclasses.replace(config.eval, every=1),
         train=dataclasses.replace(config.train, steps=9),
     )
-    # The first validation is the best yet, the second no better; one update follows.
+    # The first validation is the best, the second no better; then one step follows.
     state = train(config, tmp_path)
     assert int(state.step) == 3
     assert (tmp_path / "checkpoints" / "3").is_dir()
@@ -190,7 +190,7 @@ def test_a_diverging_run_stops_with_the_examples_named(tmp_path):
 
 @pytest.fixture
 def signal_at(monkeypatch):
-    """Send this process a SIGTERM at a call; where nobody listens, the test fails."""
+    """Send this process a SIGTERM at a call; fail the test if no handler is set."""
 
     def fail(number, frame):
         raise AssertionError("nobody listens")
@@ -239,6 +239,6 @@ def test_data_without_a_held_out_split_train_all_the_same(tmp_path, monkeypatch)
     written = rows(tmp_path)
     assert all(not row["val/loss"] for row in written.values())
     assert not any(name.startswith("val/edge") for name in written[4])
-    # Of examples that it was trained on.
+    # It is the metric of training examples.
     assert float(written[4]["train/edge_f1"]) >= 0
     assert (tmp_path / "samples" / "0000004.png").is_file()

@@ -1,4 +1,4 @@
-"""A whole run of adapters, with all that a run can have: trained, resumed, sampled."""
+"""A run of adapters with all options of a run: trained, resumed, sampled."""
 
 import csv
 import dataclasses
@@ -81,11 +81,11 @@ def test_clipping_and_schedule_change_a_run(uninterrupted, tmp_path):
             ),
             tmp_path / key,
         )
-        # Adam takes a gradient for less only where it is below its ε.
+        # Adam's update depends on the size of a gradient only if that is below ε.
         for key, value in (("clip_norm", 1e-10), ("schedule", "constant"))
     }
     assert moved(changed["clip_norm"]) < 0.1 * moved(uninterrupted[1])
-    # The second update is at the whole rate rather than at half of it.
+    # The second step has the full learning rate and not half of it.
     assert moved(changed["schedule"]) > 1.1 * moved(uninterrupted[1])
 
 

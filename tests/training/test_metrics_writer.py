@@ -1,4 +1,4 @@
-"""`metrics.csv` and the events hold what was written, and survive a crash."""
+"""`metrics.csv` and the events hold all written values, and survive a crash."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""Updates that are not finite do no harm, are counted, and stop the run with a name."""
+"""Updates that are not finite are skipped, counted, and stop the run with a name."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ from medjax.training.step import (
 pytestmark = pytest.mark.devices(2)
 
 KEY = jax.random.key(0)
-# What the culprits are looked for with; here by nobody.
+# The state that a search for culprits would need; not used here.
 STATE = TrainState(0, 0, {}, {}, None, {})
 
 
@@ -82,7 +82,7 @@ def test_a_skipped_update_changes_only_the_counts(bad, accumulation):
     assert int(state.step) == 2
     after = values(dataclasses.replace(state, step=0, skipped=0))
     np.testing.assert_equal(after, before)
-    # The next one trains again.
+    # The next step trains again.
     state, metrics = step(state, 1, 2, 3, 4)
     assert int(metrics["skipped_updates"]) == 1
     assert float(state.params["kernel"]) != float(before[2])
@@ -99,7 +99,7 @@ def test_after_too_many_nothing_moves():
 @pytest.mark.parametrize("root", [False, True])
 def test_the_examples_to_blame_are_found(root):
     mesh = meshes.make_mesh(meshes.MeshConfig(data=2), jax.devices()[:2])
-    # Of the root only the gradient is infinite, at 0; the loss is finite.
+    # The root at 0 has an infinite gradient, but a finite loss.
     batch = meshes.place_batch(images(1, 0 if root else np.nan, 2, 3), mesh)
     keys = example_keys(KEY, 0, 4)
     params = {"kernel": jnp.float32(1)}

@@ -64,11 +64,11 @@ def test_schedules_take_their_shape():
 
 
 def rates_of(config, plans):
-    """Return the rate of each update of a run that was planned anew, and again.
+    """Return the learning rate of each step of a run whose plan changes.
 
     Args:
-        config: Of the optimiser.
-        plans: Steps, and the updates done when it was resumed with the next ones.
+        config: Config of the optimiser.
+        plans: Planned steps, and the steps done when the next plan replaced it.
     """
     rates, first = [], 0
     for number, (steps, end) in enumerate(plans):
@@ -94,13 +94,13 @@ def test_no_rate_jumps_when_a_run_is_extended(schedule, plans, warmup):
     config = OptimConfig(learning_rate=1.0, schedule=schedule, warmup_fraction=warmup)
     rates = rates_of(config, plans)
     rising = int(warmup * plans[0][0])
-    # The warm-up is that of the first plan, and is never entered again.
+    # The warm-up is that of the first plan, and never starts again.
     np.testing.assert_allclose(
         rates[:rising], (np.arange(rising) + 1) / max(rising, 1), rtol=1e-6
     )
     falls = np.diff(rates[max(rising - 1, 0) :])
     assert (falls <= 1e-6).all()
-    # No fall is steeper than where a whole cosine falls within one plan.
+    # No fall is steeper than that of a whole cosine within one plan.
     begins = [rising, *(max(end - 1, rising) for _, end in plans)]
     shortest = min(
         steps - start for (steps, _), start in zip(plans, begins, strict=False)
@@ -123,7 +123,7 @@ def test_the_optimizer_of_an_extended_run_goes_by_its_rates(networks):
     for count in range(5):
         update = (first if count < 3 else second).update
         norm = optax.tree.norm(grads)
-        # Adam's update for a gradient that stays is the rate.
+        # Adam's update for a constant gradient is the learning rate.
         updates, state = update(grads, state, networks, grad_norm=norm)
     for name, key in (("unet", ""), ("text_encoder", "_text_encoder")):
         moved = -updates[name]["kernel"]
@@ -135,7 +135,7 @@ def test_a_plan_that_is_resumed_unchanged_changes_nothing():
     whole = rates_of(config, [(20, 20)])
     np.testing.assert_array_equal(rates_of(config, [(20, 20)]), whole)
     assert schedule_change(config, 20, (), 7) == []
-    # Resumed again after it was extended: what changed was said before.
+    # A second resumption after the extension: the change was reported before.
     assert schedule_change(config, 20, ((10, 4),), 7) == []
 
 
@@ -144,7 +144,7 @@ def test_an_extension_states_the_old_rate_and_the_new_one():
     config = OptimConfig(learning_rate=0.01, schedule="cosine", text_encoder=own)
     first, second = schedule_change(config, 8, ((3, 3),), 3)
     assert first.startswith(
-        "train.steps is 8, was 3: learning_rate at step 4 is 0.00179, was 0 by the old "
+        "train.steps is 8, was 3: learning_rate at step 4 is 0.00179, was 0 in the old "
         "plan; at step 3 it was 0.0025"
     )
     assert "learning_rate_text_encoder at step 4 is 0.5, was 0.5" in second
@@ -199,7 +199,7 @@ def networks(params):
 
 
 def moved(config, networks, steps=4, grads=1.0):
-    """Return how far each network's kernel moved under the same gradients."""
+    """Return how far each network's kernel moved with the same gradients."""
     gradients = jax.tree.map(lambda x: jnp.full_like(x, grads), networks)
     after, _ = updated(config, networks, gradients, steps)
     return {
@@ -212,9 +212,9 @@ def moved(config, networks, steps=4, grads=1.0):
     ("own", "ratio"),
     [
         ({"learning_rate": 0.02}, 0.2),
-        # 1 + (1 + cos 45°)/2 + 1/2 + (1 + cos 135°)/2 of four.
+        # 1 + (1 + cos 45°)/2 + 1/2 + (1 + cos 135°)/2 of 4.
         ({"schedule": "cosine"}, 2.5 / 4),
-        # 1/4 + 2/4 + 3/4 + 1 of four.
+        # 1/4 + 2/4 + 3/4 + 1 of 4.
         ({"warmup_fraction": 1.0}, 2.5 / 4),
     ],
 )

@@ -1,4 +1,4 @@
-"""A profile is written whichever of its updates a run sees."""
+"""A profile is written whichever of its steps a run does."""
 
 import jax.numpy as jnp
 import pytest
@@ -11,8 +11,8 @@ from medjax.training.profiling import Profile
     ("seen", "written"),
     [
         (range(1, 9), True),
-        (range(4, 9), True),  # Resumed among them.
-        (range(1, 4), True),  # Ends among them.
+        (range(4, 9), True),  # Resumed between them.
+        (range(1, 4), True),  # Ends between them.
         (range(6, 9), False),
         (range(1, 3), False),
     ],

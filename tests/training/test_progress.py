@@ -1,4 +1,4 @@
-"""Rates leave out compilation and pauses; progress reads well on any stderr."""
+"""Rates leave out compilation and pauses; progress is readable on any stderr."""
 
 import logging
 
@@ -72,7 +72,7 @@ def test_there_is_a_line_a_report_and_one_in_a_long_silence(caplog):
     assert caplog.messages == [
         "step    1/1000 · loss 0.5000",
         "step   10/1000 · loss 0.2500 ·  12.3 images/s · 33:00 left",
-        # A long silence would look like a hang. The loss is not known.
+        # Without a line, the run would seem to hang. The loss is not known here.
         "step   40/1000 · 32:00 left",
         "step 1000/1000 · loss 0.2500 ·  12.3 images/s · 0:00 left",
     ]

@@ -1,4 +1,4 @@
-"""A page is of the examples, not of how they are batched."""
+"""A page depends on the examples, not on the batches."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from medjax.training.sample_pages import SamplePages
 
 @dataclasses.dataclass(frozen=True)
 class Brightness:
-    """It draws the image, as bright as its key says."""
+    """A task whose sample is the image, with a random brightness by its key."""
 
     def loss(self, *args, **options):
         raise NotImplementedError

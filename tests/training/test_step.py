@@ -43,7 +43,7 @@ def test_the_average_lags_behind(reference):
         for tree in (state.params, state.eval_params, state.opt_state[0].trace)
     )
     middle = end + RATE * gradients
-    # The decays of the warm-up are 1/10 and 2/11.
+    # During the warm-up, the decays are 1/10 and 2/11.
     expected = start * 0.1 + middle * 0.9
     expected = expected * 2 / 11 + end * 9 / 11
     np.testing.assert_allclose(average, expected, atol=1e-7)

@@ -1,4 +1,4 @@
-"""What stops a run: a signal, the deadline, patience, or another host."""
+"""A signal, the deadline, patience or another host stops a run."""
 
 import os
 import signal
@@ -121,9 +121,9 @@ def test_an_evaluation_hears_signals_alone():
 
 
 class Hosts:
-    """An `Agreement` between this host and another that gives numbers of its own.
+    """An `Agreement` between this host and another host with its own numbers.
 
-    As of several hosts: a call returns the largest that the call before it was given.
+    As on several hosts, a call returns the largest number of the call before it.
     """
 
     made: list["Hosts"]
@@ -141,7 +141,7 @@ class Hosts:
 
 @pytest.fixture
 def hosts(monkeypatch):
-    """The agreements that a decision makes: of training, and of evaluations."""
+    """The agreements that a decision makes: for training and for evaluations."""
     monkeypatch.setattr(stop_module.distributed, "Agreement", Hosts)
     monkeypatch.setattr(Hosts, "made", [], raising=False)
     return Hosts
@@ -162,7 +162,7 @@ def test_another_host_is_heard_at_once_at_the_start_and_then_one_update_late(hos
         Verdict.CONTINUE,
         Verdict.TIME_IS_UP,
     ]
-    # Each host calls as often, whatever it hears.
+    # Every host calls equally often, whatever the result.
     assert training.calls == 9
     assert evaluation.calls == 0
 
@@ -172,7 +172,7 @@ def test_any_host_can_owe_an_evaluation(hosts):
     hosts.made[0].others = [0, 0, 1]
     assert stop.at_start(exhausted=False) is Verdict.CONTINUE
     assert stop.any_host(False)
-    # What was heard at once is not heard again.
+    # A vote that was received at once is not received again.
     assert stop.after_update(1, exhausted=False) is Verdict.CONTINUE
 
 
@@ -180,7 +180,7 @@ def test_a_signal_that_training_hears_late_does_not_end_an_evaluation_here_alone
     request = StopRequest()
     stop = StopDecision(request, steps=9)
     request.signal = signal.SIGTERM
-    # The other host has not heard of it yet, and evaluates.
+    # The other host has not received the vote yet, and evaluates.
     assert stop.after_update(1, exhausted=False) is Verdict.CONTINUE
     assert not stop.in_evaluation()
     assert stop.in_evaluation()

@@ -1,4 +1,4 @@
-"""One command trains an autoencoder and then the diffusion of its latents."""
+"""One command trains an autoencoder and then a diffusion model of its latents."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def get_config(variant=""):
 
 
 def small(folder, **changes):
-    """Return the demo, as small as it goes, on the phantoms of 16 × 16 pixels."""
+    """Return the demo's config, as small as possible, on phantoms of 16 × 16 pixels."""
     (folder / "first.py").write_text(FIRST)
     config = brain_ldm.get_config("demo")
     config.data.image_size = 16
@@ -92,7 +92,7 @@ def test_a_second_call_goes_on_with_what_is_there(trained, monkeypatch):
     monkeypatch.setattr(
         two_stages, "train", lambda config, *_: asked.append(config.task) or state
     )
-    # Its config is not asked for again.
+    # Its config is not read again.
     (folder / "first.py").rename(folder / "moved.py")
     two_stages.train_stages(config, folder / "run")
     (folder / "moved.py").rename(folder / "first.py")
@@ -139,7 +139,7 @@ def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
     monkeypatch.setattr(
         two_stages, "train", lambda config, *_: asked.append(config.task) or state
     )
-    # Though its config wants more steps than it has.
+    # Although its config has more steps than it has done.
     first = (folder / "first.py").read_text()
     (folder / "longer.py").write_text(first.replace("steps = 2", "steps = 5"))
     given = dataclasses.replace(
@@ -180,8 +180,8 @@ def test_one_that_is_not_trained_to_its_end_is_not_stood_on(
 
 @pytest.mark.release
 def test_one_that_gets_no_better_is_stood_on(tmp_path, monkeypatch):
-    """Its end is not its last step, nor need that be its best."""
-    # As if it had got worse, and worse.
+    """It ends before its last planned step, and its best step may be an earlier one."""
+    # As if its loss had risen.
     monkeypatch.setattr(open_run, "read_metrics", lambda f: {"val/loss": float(f.name)})
     config = small(tmp_path)
     impatient = (
@@ -275,13 +275,13 @@ def test_what_was_trained_draws(trained):
         image = Image.open(out / name)
         return json.loads(image.info.get("medjax") or image.info["comment"])
 
-    # Classes in turn, unless one is asked for; by the run's own sampler.
+    # The classes in turn, unless one is requested; with the run's own sampler.
     config = load_run(folder / "run").config
     classes = [told(f"{n:04d}.png")["prompt"] for n in range(4)]
     assert classes == [*config.data.classes] * 2
     assert (told("0004.png")["prompt"], told("0005.gif")["prompt"]) == ("AD", "NC")
     assert told("0000.png")["sampler"] == config.eval.sampler
-    # Whose fresh noise is its own, too.
+    # The run's own eta applies only to this sampler.
     assert (told("0000.png")["eta"], told("0005.gif")["eta"]) == (0.5, 0)
     pytest.importorskip("umap")
     for number in range(2):

@@ -1,4 +1,4 @@
-"""The validation loss is of the examples, not of how they are batched."""
+"""The validation loss depends on the examples, not on the batches."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ from medjax.training.validation_loss import ValidationLoss, held_out
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """Its loss is what is drawn for the example, times how bright it is."""
+    """A task whose loss is a random number of the example, times its brightness."""
 
     def loss(self, params, frozen, batch, keys, train):
         draws = jax.vmap(jax.random.uniform)(keys)
