@@ -3,8 +3,8 @@
 A section of a config (``config.data``, ``config.optim``) *is* a frozen dataclass.
 Config files start from `to_config_dict`. Users override keys with
 ``--config.optim.b1=0.95``. Before the first step, `parse_config` turns each section
-back into its dataclass. An unknown key, a missing key and a value of another type are
-errors of one line, because a silently ignored key costs a whole run.
+back into its dataclass. An unknown key, a missing key or a value of another type is an
+error of one line. A silently ignored key would cost a whole run.
 
 Fields may be ``bool``, ``int``, ``float``, ``str``, ``Literal["a", "b"]``, tuples of
 these (``tuple[float, float]``, ``tuple[str, ...]``), and any of them ``| None``. A

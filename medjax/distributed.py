@@ -9,7 +9,7 @@ needs all of them. So a host must inform the others of three things:
 * It is about to train something else: `check_same`.
 
 If a host dies without a message, jax notices the missing heartbeat or the broken
-connection, and ends the processes of the other hosts. Between CPUs, gloo may notice
+connection. It then ends the processes of the other hosts. Between CPUs, gloo may notice
 first and end them.
 """
 
