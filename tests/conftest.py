@@ -80,5 +80,5 @@ def shared_data() -> Path:
     if not folder:
         pytest.skip("real data absent: MEDJAX_TEST_DATA is not set")
     if not Path(folder).is_dir():
-        pytest.skip(f"real data absent: MEDJAX_TEST_DATA={folder} is no folder")
+        pytest.skip(f"real data absent: MEDJAX_TEST_DATA={folder} is not a folder")
     return Path(folder)

@@ -180,4 +180,4 @@ def test_one_of_several_processes_is_refused(place, monkeypatch):
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     done = in_process.medjax("sample", f"--workdir={place}/run")
-    assert "several were started here" in one_line(done)
+    assert "but several were started" in one_line(done)

@@ -44,7 +44,7 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
 
     Raises:
         UserError: If the autoencoder is missing and cannot be trained, or the folder
-            holds a cross-validation.
+            contains a cross-validation.
         Stopped: If a signal came, also between the two stages.
     """
     _refuse_folds(workdir)
@@ -74,11 +74,12 @@ def train_stages(config: RunConfig, workdir: str | Path) -> TrainState:
 
 
 def _refuse_folds(workdir: str | Path) -> None:
-    """Raise UserError if the folder holds a cross-validation."""
+    """Raise UserError if the folder contains a cross-validation."""
     if folds := [one.name for one in storage.listed(Path(workdir), "fold-[0-9]*")]:
         raise UserError(
-            f"--workdir={workdir}: holds a cross-validation ({', '.join(folds)}). Give "
-            "this run another folder, or resume the other with medjax.cross_validate"
+            f"--workdir={workdir}: contains a cross-validation ({', '.join(folds)}). "
+            "Give this run another folder, or resume the cross-validation with "
+            "medjax.cross_validate"
         )
 
 
