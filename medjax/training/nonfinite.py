@@ -42,7 +42,7 @@ def nonfinite_examples(
         frozen: The frozen parameters, and the statistics.
         batch: The batch of that update.
         keys: Keys of its examples.
-        mesh: Devices of all arrays.
+        mesh: Mesh on which the arrays are placed.
     """
     copies = meshes.batch_shards(mesh)
 
@@ -77,7 +77,7 @@ class Culprits:
         examples: The training split.
         data: How its batches are made.
         key: Key of all randomness in training.
-        mesh: Devices of all arrays.
+        mesh: Mesh on which the arrays are placed.
     """
 
     task: Task

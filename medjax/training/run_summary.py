@@ -28,7 +28,7 @@ def log_summary(
         config: Config of the run.
         params: The trained parameters.
         frozen: The frozen parameters.
-        mesh: Devices of all arrays.
+        mesh: Mesh on which the arrays are placed.
         examples: Number of training examples.
     """
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())

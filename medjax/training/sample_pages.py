@@ -57,7 +57,7 @@ class SamplePages:
             tokenizer: Tokenizer of the captions.
             data: How examples are made, and how many images are sampled at a time.
             config: Number of samples, how often, and the settings of the sampler.
-            mesh: Devices of all arrays.
+            mesh: Mesh on which the arrays are placed.
             key: Key of the noise.
             measure: Computes the task's metrics.
             asked_to_stop: Called before each batch. All hosts must get the same answer.

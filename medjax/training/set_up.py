@@ -52,7 +52,7 @@ class SetUp:
     Attributes:
         config: Config of the run.
         workdir: Folder of the run.
-        mesh: Devices of all arrays.
+        mesh: Mesh on which the arrays are placed.
         task: Functions of the task.
         tokenizer: Tokenizer of the captions. None for tasks without captions.
         examples: The training split, perhaps as cached latents.
@@ -244,7 +244,7 @@ def _evaluators(
         config: Config of the run.
         assembly: Task of the run.
         shown: The split to evaluate on, and whether it is held out.
-        mesh: Devices of all arrays.
+        mesh: Mesh on which the arrays are placed.
         key: Key of noise and timesteps.
         stop: Tells whether a signal asks to stop.
     """

@@ -120,7 +120,7 @@ def make_train_step(
     Args:
         task: Computes the loss.
         optimizer: Gets the mean gradient, and its norm as `grad_norm` if it uses that.
-        mesh: Devices of all arrays.
+        mesh: Mesh on which the arrays are placed.
         accumulation_steps: Microbatches of one step.
         ema_decay: Decay of the moving average, if the state has one.
         max_skipped: Maximum number of updates to skip because they are not finite.

@@ -88,7 +88,7 @@ class ValidationLoss:
             tokenizer: Tokenizer of the captions.
             data: How examples are made. Its `batch_size` is used for validation.
             config: Number of examples, and steps between two validations.
-            mesh: Devices of all arrays.
+            mesh: Mesh on which the arrays are placed.
             key: Key of noise and timesteps.
             asked_to_stop: Called before each batch. All hosts must get the same answer.
         """
