@@ -63,7 +63,7 @@ def _known(path: Path) -> str:
     hint = nearest(str(path), [*files, *names]) or nearest(path.stem, names)
     if not hint and files:
         hint = f"; here are {', '.join(files)}"
-    return f"{hint}. Packaged with medjax: {', '.join(names)}"
+    return f"{hint} (packaged with medjax: {', '.join(names)})"
 
 
 def load_config(name: str, file: str) -> Any:
