@@ -1,27 +1,26 @@
-"""Products with kernels, and attention, in the form each platform is fast at.
+"""Products with kernels, and attention, in the form that is fast on each platform.
 
-Everywhere but on the CPU these are XLA's own operations. There (jax 0.10) three of them
-are several times slower than the same arithmetic written otherwise:
+Except on the CPU, these are XLA's own operations. On the CPU (jax 0.10), three of them
+are several times slower than another form of the same arithmetic:
 
-* A bfloat16 product with a bfloat16 result converts both sides to float32 first; with a
-  float32 result it takes the processor's bfloat16 instructions. (Attention's gradient
-  is left to jax, and its products are float32 ones.)
-* A 3×3 convolution of few small images is bound by its kernel, where that is larger
-  than they are, and the gradient transposes it. With P(x), the 3×3 patches of x as
-  rows,
+* A bfloat16 product with a bfloat16 result first converts both sides to float32. With a
+  float32 result, it uses the processor's bfloat16 instructions. (jax derives the
+  gradient of attention, and its products are in float32.)
+* The time of a 3×3 convolution of few small images goes to reading its kernel, if the
+  kernel is larger than they are, and the gradient transposes it. With P(x), the 3×3
+  patches of x as rows,
 
       y = P(x) K,    ∂x = Pᵀ(∂y Kᵀ),    ∂K = P(x)ᵀ ∂y                            (1)
 
-  reads the kernel once, as it lies. Where the patches would be the larger part, the
-  nine taps of the kernel are summed instead in bfloat16; in float32 XLA is faster.
-* Attention writes out the scores of all queries and keys, more than caches hold, and
-  keeps the softmax for its gradient. Where there are many, some queries at a time are
-  attended from, and once more for the gradient; the sum divides what is weighed, not
-  the weights:
+  reads the kernel once, in its own layout. If the patches would be larger than the
+  kernel, bfloat16 sums the nine taps of the kernel instead; in float32, XLA is faster.
+* Attention writes the scores of all queries and keys, more than caches hold, and keeps
+  the softmax for its gradient. If there are many, some queries at a time attend, and
+  once more for the gradient. The sum divides the weighted values, not the weights:
 
       softmax(S) V = e^S V / Σ e^S                                                (2)
 
-`bench/step.py` measures what this is worth.
+`bench/step.py` measures the effect.
 """
 
 import functools
