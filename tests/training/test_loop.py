@@ -25,8 +25,9 @@ from tests.tiny_demo import get_config
 
 
 def small_config(**train_fields):
-    """Return the demo's config, even smaller, for the eight devices of the test."""
+    """Return the demo's config, even smaller. Only the ControlNet trains."""
     config = get_config()
+    config.model.train_unet = False
     config.data.update(image_size=16, batch_size=8)
     config.data.phantoms.count = 16
     config.optim.update(warmup_fraction=0.0)
