@@ -83,6 +83,9 @@ def _run(
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(folder))
         stack.enter_context(mock.patch.object(sys, "argv", argv))
+        # runpy would store the code that jaxtyping's hook changed as if it were the
+        # module's own, and the command would fail in every later process.
+        stack.enter_context(mock.patch.object(sys, "dont_write_bytecode", True))
         stack.enter_context(warnings.catch_warnings())
         # runpy warns if a test has imported the command before.
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")

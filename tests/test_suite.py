@@ -1,12 +1,15 @@
 """Helpers of the tests: shards, the compile cache and the memory limit."""
 
+import importlib.util
 import os
 import time
+from pathlib import Path
 
 import jax
 import pytest
 
-from tests import compile_cache, memory, sharding
+from medjax import export
+from tests import compile_cache, in_process, memory, sharding
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 30])
@@ -52,6 +55,14 @@ def test_programs_that_no_test_uses_are_removed(tmp_path, monkeypatch):
         os.utime(folder / name, (time.time() - 86400 * age,) * 2)
     compile_cache.remove_unused(days=14)
     assert sorted(path.name for path in folder.iterdir()) == ["new-cache", "old-other"]
+
+
+def test_a_command_in_process_leaves_no_code_that_the_hook_changed():
+    stored = Path(importlib.util.cache_from_source(export.__file__))
+    stored.unlink(missing_ok=True)
+    assert in_process.medjax("export", "--help").returncode == 0
+    # Another process may have stored the module's own.
+    assert not stored.exists() or b"_import_hook" not in stored.read_bytes()
 
 
 def test_a_process_over_the_limit_is_named():

@@ -46,5 +46,5 @@ def test_any_portion_has_the_last_timestep():
     ],
 )
 def test_a_bias_out_of_its_range_is_refused(option):
-    with pytest.raises(UserError, match=f"^{next(iter(option))} is "):
+    with pytest.raises(UserError, match=f"^{next(iter(option))}="):
         ObjectiveConfig(**option)

@@ -48,7 +48,7 @@ def test_sizes_that_cannot_be_halved_are_told(size, near):
 def test_the_task_asks_before_anything_is_placed():
     task, _ = small.make()
     task.check(8, SamplingConfig())
-    with pytest.raises(UserError, match="image_size=6"):
-        task.check(6, SamplingConfig())
+    with pytest.raises(UserError, match="image_size=7"):
+        task.check(7, SamplingConfig())
     with pytest.raises(UserError, match="steps"):
         task.check(8, SamplingConfig(steps=2000))
