@@ -21,6 +21,7 @@ QUICK, TINY = "quick", "tiny"
 # What makes training short, where a config has the key.
 SHORT = {
     "data.batch_size": 4,
+    "data.workers": 0,
     "eval.examples": 4,
     "eval.samples": 4,
     "eval.sampler_steps": 2,
