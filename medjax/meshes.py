@@ -49,8 +49,8 @@ class MeshConfig:
     """Number of devices along each axis of the mesh.
 
     Attributes:
-        data: Groups of devices that each hold all parameters. -1 means all devices
-            that the other axes leave.
+        data: Groups of devices. Each group holds all parameters. -1 means as many
+            groups as the devices allow.
         fsdp: Devices that split the parameters and the examples.
         tensor: Devices that split each matrix product.
     """
@@ -75,7 +75,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     rest = config.fsdp * config.tensor
     if min(config.fsdp, config.tensor) < 1 or config.data == 0 or config.data < -1:
         raise UserError(
-            f"config.mesh: an axis of {sizes} is below 1; only data may be -1"
+            f"config.mesh: the sizes are {sizes}. Expected sizes of at least 1; only "
+            "data may be -1"
         )
     if config.data == -1:
         sizes[0] = len(devices) // rest

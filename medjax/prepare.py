@@ -151,8 +151,8 @@ def _check_target(target: Path, dataset: str, overwrite: bool) -> None:
     for folder in find_prepared(target):
         if folder.parent != target / dataset:
             raise UserError(
-                f"--out={target}: has another data set, {folder}; set --out to a "
-                "folder of its own"
+                f"--out={target}: has another data set, {folder}; set --out to "
+                "another folder"
             )
         # A damaged data set can be replaced without being read.
         if not overwrite:
@@ -213,7 +213,7 @@ def define_flags() -> None:
         "caption_style",
         "",
         "nih_cxr: 'findings' (the default) names findings, view, age and sex; 'binary' "
-        "says only whether the patient has a disease. openi: 'report' (the default) "
+        "states only whether the patient has a disease. openi: 'report' (the default) "
         "takes the report's first sentences, beginning with the impression; "
         "'published' is the published system's prompt",
     )

@@ -158,7 +158,7 @@ def _define_image_flags() -> None:
         "images of each class over real ones, with measures",
     )
     string("prompt", "", "caption of the images, or the name of one of a run's classes")
-    string("prompts", None, "file of captions, one per line; each has its own noise")
+    string("prompts", None, "file of captions, one per line; each has different noise")
     string("negative_prompt", "", "caption that guidance leads away from")
     string(
         "image",

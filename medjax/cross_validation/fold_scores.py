@@ -120,8 +120,8 @@ def _check_kept(folder: Path, best: BestConfig, kept: float) -> None:
     if better:
         raise UserError(
             f"{folder}: the checkpoint with the best {best.metric} was not kept, "
-            "because the run had another config.best or kept fewer checkpoints. Train "
-            "the fold again in another --workdir, or set the config.best of the run"
+            "because the run used another config.best or kept fewer checkpoints. Train "
+            "the fold again in another --workdir, or use config.best of the run"
         )
 
 

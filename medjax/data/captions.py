@@ -64,20 +64,21 @@ def caption(
     """Describe a frontal chest radiograph.
 
     Args:
-        labels: Findings by NIH's names. No label, or "No Finding" alone, means a
-            normal image.
+        labels: Findings, with the names of NIH ChestX-ray14. No label, or "No Finding"
+            alone, means a normal image.
         view: "PA" or "AP"; "" if unknown.
         age: Age in whole years, at least 0; None if unknown.
         sex: "F" or "M"; "" if unknown.
-        style: "findings" names findings, view, age and sex. "binary" says only whether
-            any finding is present, in the words of the published system.
+        style: "findings" names findings, view, age and sex. "binary" states only
+            whether any finding is present, in the words of the published system.
         sides: The patient's side, "left" or "right", for findings whose side is known.
 
     Raises:
         UserError: If a label, view, sex, side or style is unknown, or the age is
             negative.
 
-    Source of the binary prompts: the training prompts of track 1's original system.
+    Source of the binary prompts: the training prompts of the published system for chest
+    X-rays with edges.
     """
     _check("caption style", style, _STYLES)
     findings = _findings(labels)

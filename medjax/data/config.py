@@ -24,7 +24,7 @@ class DataConfig:
         fold: Number of the fold that validates, 0 to folds - 1. The others train.
         workers: Number of processes that prepare batches. 0 uses threads of this
             process.
-        seed: Seed of the order of examples and of their other random draws.
+        seed: Seed of the order of examples and of their other random numbers.
     """
 
     root: str = ""
@@ -66,7 +66,7 @@ class ControlDataConfig(DataConfig):
 
     Attributes:
         canny_low: Range of the weaker threshold, in gray values, ends included; see
-            `edges.canny`. Each example draws its own. Equal ends fix the threshold.
+            `edges.canny`. Each example has a random value. Equal ends fix the value.
         canny_high: Range of the stronger threshold, in gray values, ends included.
         canny_sigma: Standard deviation of the Gaussian blur before Canny, in pixels.
             0 means no blur.

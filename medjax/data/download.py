@@ -5,7 +5,8 @@ of the file: its ETag or its modification time. A later attempt, in this process
 another, requests the rest of the same version. If the server has another version now,
 or cannot send parts, the download starts again. `NAME` appears when it is complete.
 
-Complete means that its length is as the server says. Callers check its content.
+A file is complete if it has the length that the server reports. Callers check its
+content.
 
 Source: RFC 9110, "HTTP semantics", sections 13.1.5 (If-Range) and 14 (Range).
 """
@@ -43,7 +44,7 @@ def download(
     """Fetch `url` to `target`, and resume an earlier attempt.
 
     Args:
-        url: HTTP or HTTPS address of the file. Proxies are those of the environment.
+        url: HTTP or HTTPS address of the file. Proxies come from the environment.
         target: Path of the complete file. Its folder must exist.
         attempts: Number of failures in a row, without new bytes, that is fatal.
         pause_seconds: Wait after the first of these, in seconds. It doubles, up to 30.

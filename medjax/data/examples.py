@@ -24,7 +24,7 @@ def make_example(
         record: A record of a source; see `pipeline.Source`.
         tokenizer: A `transformers` CLIP tokenizer. None means no captions.
         config: How to prepare the example.
-        key: (seed, example number). They determine the random draws.
+        key: (seed, example number). They determine the random numbers.
 
     Returns:
         The arrays, and the end of the caption that did not fit ("" if all did). Arrays:
@@ -86,7 +86,7 @@ def edges(
         config: Ranges of the thresholds, blur and implementation.
         key: (seed, example number). They determine the thresholds.
     """
-    # The 1 makes these draws independent of the orders of the epochs.
+    # The 1 makes these numbers independent of the orders of the epochs.
     random = np.random.default_rng((key[0], 1, key[1]))
     low = random.uniform(*config.canny_low)
     high = random.uniform(*config.canny_high)

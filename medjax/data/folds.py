@@ -91,7 +91,7 @@ def check_disjoint(learnt: Iterable[str], tested: Iterable[str]) -> None:
     """Check that no group is in both the training and the test data.
 
     Raises:
-        UserError: If one is. The message names up to three.
+        UserError: If a group is in both. The message names at most three groups.
     """
     both = sorted(set(learnt) & set(tested))
     if both:

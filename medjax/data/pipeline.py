@@ -1,9 +1,10 @@
 """Turn a data set into batches, with grain. The stream is a function of its position.
 
 Let B be the global batch size. Example i of the global batch of step s is example
-number n = s B + i of the stream. Epoch n // N has its own permutation of the N records.
-Random draws for an example are keyed by (seed, n). So a run can resume at any step, on
-any number of hosts or workers. It sees exactly the examples of an uninterrupted run.
+number n = s B + i of the stream. Each epoch n // N is another permutation of the N
+records. (seed, n) determine the random numbers of an example. So a run can resume at
+any step, on any number of hosts or workers. It sees exactly the examples of an
+uninterrupted run.
 """
 
 import dataclasses
@@ -60,7 +61,7 @@ class Source(Protocol):
 def open_dataset(config: DataConfig, split: str) -> Source:
     """Open one split of the prepared data at `config.root`, or of the phantoms.
 
-    With `config.folds`, training and validation are those of `config.fold`.
+    With `config.folds`, `config.fold` selects the training and validation records.
 
     Raises:
         UserError: If the data set or split is missing. The message lists those that

@@ -81,7 +81,7 @@ def published_caption(
         The prompt, and counts of omissions: `reports_cut_at_256_characters` and
         `captions_over_77_tokens`, 0 or 1 each.
 
-    Source: the training prompts of track 2's original system.
+    Source: the training prompts of the published system for reports.
     """
     report = _join(findings, impression)
     text = (

@@ -57,7 +57,7 @@ def find_dataset(root: str | Path) -> Path:
 
 
 def _not_prepared(folder: Path) -> str:
-    """Describe a folder without a data set, and say what to do."""
+    """Describe a folder without a data set, and how to prepare data."""
     content = [path.name for path in storage.listed(folder)]
     if not content:
         return f"is empty; {_prepare('IMAGES', folder)}"

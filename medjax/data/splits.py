@@ -46,7 +46,7 @@ def among(
 ) -> dict[str, float]:
     """Return the shares of some of the splits, in order, scaled to sum to 1.
 
-    A single split gets all, even if its own share is 0.
+    A single split gets all, even if its share is 0.
 
     Raises:
         UserError: If several splits are given and all their shares are 0.

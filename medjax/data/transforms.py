@@ -51,7 +51,7 @@ def resize(
     """Resize with an area filter to shrink, and with a cubic filter to enlarge.
 
     The area filter averages every source pixel once, so that fine structure does not
-    alias. If one axis shrinks and the other grows, each axis has its own filter.
+    alias. If one axis shrinks and the other grows, each axis has a different filter.
     """
     old_height, old_width = image.shape[:2]
     if (height > old_height) != (width > old_width):

@@ -118,7 +118,7 @@ def trace(
         plan: The coefficients of the sampler.
         denoise_fn: The network.
         start: z at the first stop: `plan.noise_scale` times standard normal noise, or
-            an image mixed with noise as `plan.first` says.
+            an image mixed with noise by the factors `plan.first`.
         noise_fn: Returns the fresh noise. None if the plan is not stochastic.
         frames: Largest number n of stages. They are evenly spaced and begin with
             `start`; 1 returns only the result. A plan of s evaluations has s + 1

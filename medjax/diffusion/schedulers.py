@@ -69,7 +69,7 @@ _DPM = Sampler(
         "lambda_min_clipped": -float("inf"),
     },
     {"whole": True, "cuts_cosine": True},
-    # diffusers accepts the names of other classes' solvers as names of its own.
+    # For this class, diffusers also accepts names of other classes' solvers.
     _MULTISTEP
     | {
         "algorithm_type": ("dpmsolver++", "deis"),

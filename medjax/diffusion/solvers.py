@@ -17,7 +17,7 @@ A solver therefore computes one matrix per step, in float64 on the host. The mat
 the memory, the output, ẑ_0 and n to the next memory. The first row of the memory is z,
 the next input of the network.
 
-The solver of PNDM is in `pndm`, because it has its own stops.
+The solver of PNDM is in `pndm`, because its stops differ.
 
 Sources: Song et al., "Denoising Diffusion Implicit Models", 2021, eq. 12 and 16 (1);
 Ho et al., 2020, eq. 7 (2); Lu et al., "DPM-Solver++", 2022, algorithm 2 (3); Zhao et
@@ -51,8 +51,8 @@ def latents_from_output(stops: Stops, prediction_type: str) -> Pairs:
         return np.stack([alpha, -sigma], 1)
     if not alpha.all():
         raise UserError(
-            "prediction_type=epsilon cannot sample from zero SNR, because the noise "
-            "contains no information about the image there; expected a model with "
+            "prediction_type=epsilon: cannot sample at zero SNR, because the input "
+            "contains no information about the image there. Use a model with "
             "prediction_type=v_prediction or sample"
         )
     return np.stack([1 / alpha, -sigma / alpha], 1)

@@ -208,7 +208,7 @@ def spaced_timesteps(
     spaced = np.arange(count)[::-1][:steps] * (kept // count) + offset
     if spaced[0] >= total:
         raise UserError(
-            f"{steps} sampler steps begin at timestep {spaced[0]} of {total}, because "
-            f"steps_offset={offset}; take fewer"
+            f"{steps} sampler steps begin at timestep {spaced[0]}, but a timestep must "
+            f"be below {total}. The cause is steps_offset={offset}. Use fewer steps"
         )
     return spaced.astype(np.float64)

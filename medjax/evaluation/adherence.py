@@ -1,16 +1,16 @@
 """Measure edge adherence: how well a generated image follows its edge condition.
 
-Let G be the edge map of the generated image, and C that of the condition. D_r is the
-dilation by r pixels to each side, including diagonals. Then
+Let G be the edge map of the generated image, and C the edge map of the condition. D_r
+is the dilation by r pixels to each side, including diagonals. Then
 
     precision = |G ∧ D_r C| / |G|,   recall = |C ∧ D_r G| / |C|                    (1)
     F1 = 2 · precision · recall / (precision + recall)                            (2)
 
 F1 is 1 if both maps are empty, and 0 if only one is empty.
 
-F1 alone says little, because dense edges are within a few pixels of any other edges. So
-it is reported with its chance level: the mean F1 of each image against the conditions
-of all *other* images. Adherence is the difference from that level.
+F1 alone is hard to interpret: dense edges are within a few pixels of any other edges.
+So F1 is reported with its chance level: the mean F1 of each image against the
+conditions of all *other* images. Adherence is the difference from that level.
 
 Source: the tolerance follows Martin, Fowlkes & Malik, "Learning to detect natural image
 boundaries", PAMI 2004, section 3. Dilation replaces their assignment of pixels.

@@ -48,7 +48,7 @@ def silhouettes(
 
     Returns:
         ``silhouette_real`` and, with generated images, ``silhouette``. NaN with fewer
-        than two classes, or if each image has its own class.
+        than two classes, or if each class has only one image.
     """
     scaler = _sklearn("preprocessing").StandardScaler().fit(real)
     measures = {"silhouette_real": _silhouette(scaler.transform(real), real_labels)}
@@ -78,7 +78,7 @@ def classifier_accuracy(
         generated: Features of generated images.
         generated_labels: Requested classes of the generated images.
         real_groups: Group of each real image, usually the patient. All images of a
-            group are in one fold. None means that each image is its own group.
+            group are in one fold. None means that each image is a separate group.
         seed: Seed of the division into folds.
 
     Returns:

@@ -3,9 +3,9 @@
     share = Σ (t - v) / (t - 0.18 w) / n                                           (1)
 
 The sum is over the ventricles and their edges, and n is the number of pixels inside the
-skull. The gray value is v, that of the surrounding tissue t, that of white matter w,
-and that of fluid 0.18 w. So fluid that a blur spreads still counts, and a ventricle may
-be narrower than a pixel. A pixel is inside the skull if it is deep enough in the head.
+skull. The gray values are v for the pixel, t for the surrounding tissue, w for white
+matter and 0.18 w for fluid. So blurred fluid still counts, and a ventricle may be
+narrower than a pixel. A pixel is inside the skull if it is deep enough in the head.
 Ventricles are dark regions in the middle of the head.
 
 The measure is made for the phantoms of `medjax.data.phantoms`, and for images of models
@@ -23,29 +23,30 @@ VENTRICLE_MIDPOINT = VENTRICLE_SHARE_LIMIT
 """Limit of the share: above it a brain belongs to "AD", below it to "NC"."""
 
 _BRIGHT, _HEAD = 1 / 3, 0.5
-"""The first is the least gray value of pixels other than air, bone and fluid, over the
-maximum. The second is that of the head's outline, over the median of these pixels."""
+"""The first is the lowest gray value of pixels other than air, bone and fluid, divided
+by the maximum. The second is the gray value of the head's outline, divided by the
+median of these pixels."""
 
 _SKULL_DEPTH = 0.14
-"""Depth where the inside of the skull begins, over the radius of a circle with the area
-of the head."""
+"""Depth where the inside of the skull begins, divided by the radius of a circle with
+the area of the head."""
 
 _WHITE_PERCENTILE = 70
-"""Percentile of the gray values inside the skull that is that of white matter."""
+"""Percentile of the gray values inside the skull. It estimates white matter's value."""
 
 _FLUID, _DARK = 0.18, 0.72
-"""Gray value of fluid, and largest gray value of a pixel with some fluid, both over
-that of white matter."""
+"""Gray value of fluid, and largest gray value of a pixel with some fluid. Both are
+divided by the gray value of white matter."""
 
 _ZONE, _MIDDLE = 0.46, 0.76
-"""Depths over the maximum: ventricles are deeper than the first, and their deepest
-pixels are deeper than the second."""
+"""Depths, divided by the maximum. Ventricles are deeper than the first, and their
+deepest pixels are deeper than the second."""
 
 _EDGE_PX = 2
 
 
 def ventricle_share(images: Float[np.ndarray, "b H W _"]) -> Float[np.ndarray, " b"]:
-    """Return the area of the ventricles over that inside the skull, equation (1).
+    """Return the area of the ventricles, divided by the area inside the skull; see (1).
 
     Args:
         images: Axial T1-weighted images in [-1, 1], with 1 or 3 channels, preferably

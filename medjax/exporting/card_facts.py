@@ -64,19 +64,19 @@ class CardFacts:
         average: Whether the weights are the moving average.
         metrics: Metrics measured at the step, by column of ``metrics.csv``.
         captioned: Whether the model generates images from captions.
-        guidance_scale: Guidance scale of the run's own samples. None means that the
-            run does not sample.
+        guidance_scale: Guidance scale of the run's samples. None means that the run
+            does not sample.
         unet_too: Whether the run trained the U-Net as well as a ControlNet.
         tags: The hub's tags for additions to Stable Diffusion: ControlNet or LoRA.
         from_scratch: Whether medjax trained all weights from random ones.
         first_stage: Whether the autoencoder was trained first.
         fingerprint: Fingerprint of the base.
         base: Weights that training started from. None means from scratch.
-        base_id: Hub id of the base. None means that it has none.
+        base_id: Hub id of the base. None means that the base has no hub id.
         vae: Weights that replaced the base's autoencoder. None means that it was kept.
         controlnet: Weights that the ControlNet started from. None means that there
             are none.
-        prediction_type: Prediction type in training. None means that of the base.
+        prediction_type: Prediction type in training. None means the base's type.
         licence: The hub's licence identifier of the export, or `UNKNOWN`.
         data_name: Name of the data folder.
         data_fingerprint: Fingerprint of the data.

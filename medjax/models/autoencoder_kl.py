@@ -2,8 +2,8 @@
 
     q(z | x) = N(mean(x), exp(logvar(x)))                                        (1)
 
-Source: Rombach et al., 2022, section 3.1. Parameter names are those of diffusers'
-`FlaxAutoencoderKL`, numbers are those of its torch `AutoencoderKL`.
+Source: Rombach et al., 2022, section 3.1. Parameter names agree with diffusers'
+`FlaxAutoencoderKL`. Results agree with its PyTorch class `AutoencoderKL`.
 """
 
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 A level has several residual blocks, then a change of resolution. In a level with
 attention, each residual block is followed by a transformer, or by self-attention if the
-network has no text. Names are those of diffusers.
+network has no text. Names agree with diffusers.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Define CLIP's text encoder, from token ids to the hidden states for the U-Net.
 
 Source: Radford et al., "Learning Transferable Visual Models From Natural Language
-Supervision", 2021, section 2.4. Parameter names and numbers are those of transformers'
+Supervision", 2021, section 2.4. Parameter names and results agree with transformers'
 `CLIPTextModel`.
 """
 
@@ -40,7 +40,7 @@ IGNORED = (
 
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig:
-    """Sizes of the text encoder. Names and defaults are those of transformers."""
+    """Sizes of the text encoder. Names and defaults agree with transformers."""
 
     vocab_size: int = 49408
     hidden_size: int = 512

@@ -6,7 +6,7 @@ c is the conditioning image. Z are convolutions that start at zero, so that trai
 starts exactly from the base model.
 
 Source: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models",
-2023, eq. 2 (1). Parameter names and numbers are those of diffusers' `ControlNetModel`.
+2023, eq. 2 (1). Parameter names and results agree with diffusers' `ControlNetModel`.
 """
 
 from collections.abc import Mapping

@@ -24,7 +24,7 @@ def parameter(
 
     `nn.Module.param` traces the initializer at each call to compare shapes, which takes
     a third of the time of tracing a network. This function returns a parameter of the
-    right shape directly. The initializer only gives shapes: `initial` draws the values.
+    right shape directly. The initializer only gives shapes: `initial` has the values.
 
     Args:
         module: The module.

@@ -93,7 +93,7 @@ class UNet2D(nn.Module):
             noisy_images: Noisy images. Height and width are multiples of
                 `downsampling`.
             timesteps: Timesteps in [0, T).
-            labels: Classes; `num_classes` means "none".
+            labels: Numbers of the classes. `num_classes` means no class.
         """
         temb = self._embed(timesteps, labels)
         x = conv(self.block_out_channels[0], name="conv_in", dtype=self.dtype)(

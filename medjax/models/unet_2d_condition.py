@@ -1,7 +1,7 @@
 """Define Stable Diffusion's U-Net, which predicts the noise in latents, given a text.
 
 Source: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion
-Models", 2022, section 3.3. Parameter names and numbers are those of diffusers'
+Models", 2022, section 3.3. Parameter names and results agree with diffusers'
 `UNet2DConditionModel`.
 """
 

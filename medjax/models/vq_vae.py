@@ -29,7 +29,8 @@ EPSILON = 1e-6
 class VQVAE(nn.Module):
     """Encode images to latents, and decode entries of a codebook.
 
-    The parameters do not include the codebook. The caller has it and quantises.
+    The parameters do not include the codebook. The caller stores the codebook and
+    replaces latents by its entries.
 
     Attributes:
         channels: Number of channels of images, 1 or 3.

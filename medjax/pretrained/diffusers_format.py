@@ -90,13 +90,13 @@ def read_weights(
 def save_network(
     network: Network, folder: Path, part: Part, dtype: np.dtype | None = None
 ) -> None:
-    """Write ``config.json`` and the weights of one network under torch's names.
+    """Write ``config.json`` and the weights of one network with PyTorch's names.
 
     Args:
         network: The network and its weights.
         folder: Folder of the whole model that contains the network.
         part: The network's description.
-        dtype: Dtype of the stored weights. None means their own.
+        dtype: Dtype of the stored weights. None keeps their dtype.
 
     Raises:
         UserError: If the weights do not fit the configuration, or if `dtype` cannot
@@ -111,7 +111,7 @@ def save_network(
 
 
 def torch_tensors(network: Network, part: Part) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Return views of a network's weights in torch's layout, by torch's names.
+    """Return views of a network's weights in PyTorch's layout, by PyTorch's names.
 
     Raises:
         UserError: If the weights do not fit the configuration.
@@ -131,8 +131,8 @@ def save_stable_diffusion(
 ) -> None:
     """Write a whole Stable Diffusion, with its ControlNet if it has one.
 
-    ``model_index.json`` is written last. Arguments and errors are those of
-    `save_network`.
+    ``model_index.json`` is written last. Arguments and errors are the same
+    as for `save_network`.
     """
     parts = dict(layout.STABLE_DIFFUSION)
     if sd.controlnet is not None:

@@ -5,7 +5,7 @@ groups. U-Nets of SD1.x have 8 heads, and 1×1 convolutions around their transfo
 U-Nets of SD2.x have heads of 64 channels, and dense layers there. Both text encoders
 have heads of 64 channels.
 
-Names are those of the original code, without the network's prefix.
+Names of tensors agree with the original code, without the network's prefix.
 
 Source: CompVis/stable-diffusion's ``v1-inference.yaml``, Stability-AI/stablediffusion's
 ``v2-inference.yaml`` and lllyasviel/ControlNet's ``cldm_v15.yaml``.

@@ -75,7 +75,7 @@ def load_controlnet(
 
 
 def load_autoencoder(source: str | Path, dtype: Any = jnp.float32) -> Network:
-    """Load a KL autoencoder from its own folder or hub id, or from a whole model.
+    """Load a KL autoencoder from a folder or hub id of it alone, or from a whole model.
 
     Args:
         source: A folder, hub id or file, as in `load_stable_diffusion`. A file must
@@ -127,8 +127,8 @@ def save_stable_diffusion(
     Args:
         sd: The model, which is written with its ControlNet if it has one.
         folder: Folder to write to; created if missing.
-        dtype: Dtype of the stored weights: float32, float16 or bfloat16. None means
-            their own.
+        dtype: Dtype of the stored weights: float32, float16 or bfloat16. None keeps
+            their dtype.
 
     Raises:
         UserError: If weights do not fit a configuration, or if `dtype` cannot hold
@@ -170,7 +170,9 @@ def _pipeline_controlnet(folder: Path, dtype: np.dtype, route: str) -> Network |
 def _floating(dtype: Any) -> np.dtype:
     dtype = jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, np.floating):
-        raise UserError(f"dtype={dtype}: expected a floating dtype such as bfloat16")
+        raise UserError(
+            f"dtype={dtype}: expected a floating-point dtype such as bfloat16"
+        )
     return dtype
 
 

@@ -44,7 +44,7 @@ def save_diffusers_lora(
     Args:
         adapters: Adapters by name of the network.
         file: File to write; its folder must exist.
-        dtype: Dtype of the stored weights. None means their own.
+        dtype: Dtype of the stored weights. None keeps their dtype.
 
     Raises:
         UserError: If `dtype` cannot hold a weight.

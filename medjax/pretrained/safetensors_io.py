@@ -2,8 +2,8 @@
 
 A file contains the length of its header (8 bytes, little-endian), the header (JSON:
 dtype, shape and byte offsets of each tensor) and the bytes of the tensors. Each tensor
-is read from its offset into its own array. Mapping the file would take less code, but
-mapped pages count as resident memory: 2.3 times the weights at the peak, not 1.1.
+is read from its offset into a separate array. Mapping the file would take less code.
+But mapped pages count as resident memory: 2.3 times the weights at the peak, not 1.1.
 
 Arrays are NumPy arrays in main memory, on any device. Weights reach an accelerator only
 when jax puts them there, and jax accepts the arrays without conversion.

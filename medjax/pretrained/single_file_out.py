@@ -35,7 +35,7 @@ def save_controlnet_file(
     Args:
         network: A ControlNet.
         file: File to write; its folder must exist.
-        dtype: Dtype of the stored weights. None means their own.
+        dtype: Dtype of the stored weights. None keeps their dtype.
 
     Raises:
         UserError: If such a file cannot describe the network, or if `dtype` cannot hold

@@ -59,13 +59,13 @@ def local_file(source: str | Path) -> Path | None:
     """Return the file that `source` names, or None for a folder or an id.
 
     Raises:
-        UserError: If it has the ending of a file but is neither a file nor a folder.
+        UserError: If it has the suffix of a file, but no such file or folder exists.
     """
     file = local_place(source)
     if file.is_file():
         return file
     if file.suffix in SUFFIXES and not file.is_dir():
-        raise UserError(f"'{source}' is missing. Its ending is that of a file")
+        raise UserError(f"'{source}' is missing. Expected a file, folder or hub id")
     return None
 
 
@@ -83,7 +83,7 @@ def local_folder(
         enough: Function that returns whether a folder contains the required files.
 
     Raises:
-        UserError: If there is no such folder and it cannot be downloaded.
+        UserError: If the folder does not exist and cannot be downloaded.
     """
     folder = local_place(source)
     if folder.is_dir():

@@ -97,7 +97,7 @@ def tokenizer_from_words(words: Iterable[str], max_length: int = 77) -> Any:
 
 
 def _byte_letters() -> dict[int, str]:
-    """Return the printable letter that stands for each byte.
+    """Return the printable letter that represents each byte.
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners",
     2019, section 2.2. The choice of letters is GPT-2's convention, which CLIP shares.

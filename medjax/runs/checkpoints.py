@@ -264,7 +264,7 @@ class Checkpoints:
         return step
 
     def _write_checksums(self) -> None:
-        """Write checksums before orbax, which calls this, renames the checkpoint."""
+        """Write checksums. orbax calls this before it renames the checkpoint."""
         begun = storage.listed(self._folder, f"{self._saving}.orbax-checkpoint-tmp*")
         write_checksums(next(iter(begun), self._folder / str(self._saving)))
 

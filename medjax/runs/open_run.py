@@ -216,7 +216,8 @@ def autoencoder_tasks() -> tuple[str, ...]:
 def has_stored_controls(run: Run) -> bool:
     """Return whether the run's data contain conditioning images.
 
-    Checkpoints of older versions do not store this. Then the data decide, if found.
+    Checkpoints of older versions do not store this. In that case, the data decide. If
+    the data are missing, the result is False.
     """
     if "controls" in run.dataset:
         return run.dataset["controls"] == "stored"

@@ -75,7 +75,7 @@ def read_trees(folder: Path, layout: Mapping[str, Params]) -> dict[str, Params]:
 
 @contextlib.contextmanager
 def _while_read(folder: Path) -> Iterator[None]:
-    """Turn the errors of a missing checkpoint into one that says why it is missing."""
+    """Explain the errors that occur if a checkpoint is deleted while it is read."""
     try:
         yield
     except (OSError, ValueError) as error:

@@ -80,7 +80,7 @@ def check_same_run(
 
 
 def matters(key: str, may_differ: Sequence[str] = MAY_DIFFER) -> bool:
-    """Return whether a config key, such as ``data.root``, must not differ."""
+    """Return whether a run may not resume if this key, e.g. ``data.root``, changed."""
     return not any(fnmatch.fnmatch(key, pattern) for pattern in may_differ)
 
 

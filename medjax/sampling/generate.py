@@ -67,8 +67,8 @@ def generate(
 ) -> Iterator[Float[np.ndarray, "H W c"]]:
     """Return images in [-1, 1], one for each request.
 
-    Arguments and errors are those of `generate_stages`. Without a mesh, the first
-    local device computes the images.
+    Arguments and errors are the same as for `generate_stages`. Without a mesh, the
+    first local device computes the images.
     """
     if mesh is None:
         mesh = meshes.make_mesh(meshes.MeshConfig(), jax.local_devices()[:1])

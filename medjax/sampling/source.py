@@ -31,7 +31,7 @@ class Source:
         name: Name of the model in the metadata of the images.
         size: Default height and width of images, in pixels.
         preparation: Default preparation of input images, as in training.
-        guidance_scale: Default guidance scale. For a run, that of its own samples.
+        guidance_scale: Default guidance scale, as in the run's pages of samples.
         sampler: Default sampler. None means the one that the schedule names.
         steps: Default number of sampler steps.
         eta: Default eta of that sampler, in [0, 1].
@@ -97,9 +97,15 @@ def load_source(
         )
     if pretrained is not None:
         if step is not None or base is not None:
-            raise UserError("--step and --base require --workdir, not --pretrained")
+            raise UserError(
+                "--step and --base require --workdir. Remove them, or use --workdir "
+                "instead of --pretrained"
+            )
         if weights != "auto":
-            raise UserError("--weights requires --workdir, not --pretrained")
+            raise UserError(
+                "--weights requires --workdir. Remove it, or use --workdir instead of "
+                "--pretrained"
+            )
         sd = load_stable_diffusion(pretrained, controlnet=controlnet is None)
         if controlnet is not None:
             sd = dataclasses.replace(sd, controlnet=load_controlnet(controlnet))
@@ -145,8 +151,8 @@ def _published(
 ) -> Source:
     """Return a source from published weights; an export records its training settings.
 
-    A separate ControlNet brings its own recorded settings. If it has none, its input is
-    edges, even if the pipeline's own ControlNet had another input.
+    The settings of a separate ControlNet replace those of the pipeline. If it has no
+    recorded settings, its input is edges.
     """
     about = published_about(pretrained)
     if controlnet is not None:

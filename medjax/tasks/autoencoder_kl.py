@@ -57,8 +57,8 @@ class AutoencoderKLConfig:
         latent_channels: Number of channels of the latents. Only without `pretrained`.
         norm_num_groups: Number of groups of each group normalisation. Only without
             `pretrained`.
-        kl_weight: Weight w of the KL divergence in the loss, at least 0. The divergence
-            is that of the latents from a standard normal distribution.
+        kl_weight: Weight w of the KL divergence in the loss, at least 0. It
+            compares the latents with a standard normal distribution.
         loss: Distance d between images and reconstructions: mse, l1 or smooth_l1.
         dtype: Data type of activations and frozen weights: float32 or bfloat16.
             Trained weights are float32.
@@ -115,8 +115,8 @@ def make_autoencoder_kl_task(inputs: TaskInputs) -> BuiltTask:
         if module.in_channels != config.channels:
             raise UserError(
                 f"config.model.channels={config.channels}: the autoencoder at "
-                f"'{config.pretrained}' has {module.in_channels} channels. Set the "
-                "same number"
+                f"'{config.pretrained}' has {module.in_channels} channels. Set "
+                "config.model.channels to this number"
             )
         weights = network.params
         base = trees.identity(config.pretrained, weights)

@@ -35,8 +35,8 @@ def load_base(
 
     Args:
         source: Folder, hub id or file of the base model; "" is the tiny one.
-        vae: Folder, hub id or file of an autoencoder that replaces its own. None means
-            no replacement.
+        vae: Folder, hub id or file of an autoencoder that replaces the base model's.
+            None means no replacement.
         route: How weights are read: auto, flax-pipelines or safetensors.
     """
     sd = (
@@ -121,8 +121,8 @@ def trained_schedule(
 
     Args:
         base: Schedule of the base model.
-        prediction_type: Prediction type of the trained model. None means that of the
-            base model.
+        prediction_type: Prediction type of the trained model. None means the
+            prediction type of the base model.
     """
     schedule = make_schedule(base.config, prediction_type)
     kind = schedule.config.get("_class_name")

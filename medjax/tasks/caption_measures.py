@@ -110,7 +110,7 @@ def _score_findings(
     texts: Sequence[str],
     config: TextToImageEvalConfig,
 ) -> tuple[dict[str, Float[np.ndarray, " n"]], dict[str, float]]:
-    """Return whether computed chests show what their captions say.
+    """Return whether images of computed chests agree with their captions.
 
     Returns:
         Scores of each image, by name, and fractions of all images, by name. Both are

@@ -172,7 +172,7 @@ def latent_deviation(
     """Return the standard deviation of training images' latents over all channels.
 
     Stable Diffusion's autoencoders have one factor for all channels, and no shift.
-    Arguments are those of `measure_latents`.
+    Arguments are the same as for `measure_latents`.
     """
     mean, deviation = measure_latents(trained, source, data, trained.channels, key)
     return np.float32(np.sqrt(np.mean(deviation**2) + np.var(mean)))

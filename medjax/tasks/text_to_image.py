@@ -1,10 +1,12 @@
 """Task text_to_image: train a Stable Diffusion's U-Net and text encoder, or adapters.
 
-Trees: ``unet`` trains, and on request ``text_encoder``. The rest is frozen. With LoRA
-adapters of one or both networks, only the adapters train, and weights that are listed
-beside them. Then ``unet/…/to_q/lora_a`` trains and ``unet/…/to_q/kernel`` is frozen.
+``unet`` trains. ``text_encoder`` trains on request. All other weights are frozen. One
+or both networks may have LoRA adapters. Then only the adapters train, and the weights
+that ``modules_to_save`` names. For example, ``unet/…/to_q/lora_a`` trains, and
+``unet/…/to_q/kernel`` is frozen.
+
 In training from scratch, the statistics are ``vae/deviation``: the standard deviation
-of the latents of training images. It stays constant. `captioned` has the loss.
+of the latents of training images. It stays constant. `captioned` defines the loss.
 """
 
 import dataclasses
@@ -46,9 +48,9 @@ class TextToImageConfig(BaseConfig):
     Attributes:
         train_text_encoder: Whether all weights of the text encoder train too. It cannot
             be combined with adapters.
-        unet_lora: LoRA adapters of the U-Net. They train instead of its own weights.
+        unet_lora: LoRA adapters of the U-Net. They train instead of its weights.
         text_encoder_lora: LoRA adapters of the text encoder. They train instead of its
-            own weights.
+            weights.
         cache_latents: Whether to encode each training image only once, before training,
             and keep the latents on disk.
         autoencoder: Folder of a run of task autoencoder_kl, to train from scratch: all

@@ -116,6 +116,6 @@ MISTAKES = [
         "other data set that is there",
         "--out={data}/folder",
         "--overwrite",
-        says=("has another data set", "set --out to a folder of its own"),
+        says=("has another data set", "set --out to another folder"),
     ),
 ]

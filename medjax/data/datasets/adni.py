@@ -3,12 +3,12 @@
     AD_NC/{train,test}/{AD,NC}/<subject>_<slice>.jpeg
 
 The set has about 30,000 slices of 240 × 256 pixels. The class (Alzheimer's disease, or
-normal control) is the folder's name. A caption says only what that name means.
+normal control) is the folder's name. A caption has only the meaning of that name.
 
 The published `test` stays the test split. `train` is divided by subject into training
 and validation. If a subject is in both folders, all its images move to the training
-side, and a note says so. So the tested images are a part of the published test images,
-and no tested subject was trained on.
+split, and a note reports this. So the test split is a part of the published test split.
+No subject is in both training and test.
 
 The numbers in the published names are too long for ADNI's subject numbers, and look
 like its scan numbers. If so, a subject who was scanned twice has two numbers, and names

@@ -49,7 +49,7 @@ def survey_folder(
     Args:
         source: The folder.
         group_column: Column whose values the split keeps together. "" puts every image
-            in its own group.
+            in a separate group.
         classes_from_folders: Whether labels are the names of folders.
 
     Raises:

@@ -62,8 +62,8 @@ def survey_nih_cxr(
 
     Args:
         source: The folder.
-        caption_style: "findings" names findings, view, age and sex. "binary" says only
-            whether the patient has a disease, as the published system did.
+        caption_style: "findings" names findings, view, age and sex. "binary" states
+            only whether the patient has a disease, as the published system did.
 
     Raises:
         UserError: If the folder, images, table or columns are missing.

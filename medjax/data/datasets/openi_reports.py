@@ -60,7 +60,7 @@ class Report:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the report has neither findings nor impression."""
+        """Whether both the findings and the impression are missing."""
         return not (self.section("FINDINGS") or self.section("IMPRESSION"))
 
 

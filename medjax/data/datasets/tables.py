@@ -71,7 +71,7 @@ def read_csv(path: Path, wanted: Sequence[str]) -> Table:
 def read_jsonl(path: Path, wanted: Sequence[str]) -> Table:
     """Read a file with one JSON object per line. A null counts as an empty text.
 
-    Arguments and errors are those of `read_csv`.
+    Arguments and errors are the same as for `read_csv`.
     """
     lines = enumerate(texts.lines(texts.read_text(path, keep_damage=True)), 1)
     rows = [(number, _object(line, wanted)) for number, line in lines if line.strip()]

@@ -1,14 +1,14 @@
-"""Paint sections through a body: outlines filled one over the other, exactly.
+"""Render sections through a body. Outlines are filled in order, with exact areas.
 
-A pixel's value is a mean over its square. So an outline contributes the share of the
-square that it covers. By Green's theorem, this share is a sum over the outline's edges.
-An edge that falls by dy inside one pixel, at the mean distance f from the pixel's left
-side, adds
+The value of a pixel is the mean over its square. So an outline contributes the share of
+the square that it covers. By Green's theorem, this share is a sum over the outline's
+edges. Let an edge inside one pixel descend by dy, at the mean distance f from the
+pixel's left side. It adds
 
     dy (1 - f) to this pixel,   dy to all on its right in the same row             (1)
 
-So an image looks the same at every size, seen from afar. The only operations are
-+ - × ÷ and floor, which every machine rounds in the same way.
+So images of all sizes show the same body. The only operations are + - × ÷ and floor.
+Every machine rounds them in the same way.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def _crossings(
 
 
 def _accumulate(points: Float[np.ndarray, "n 4 2"], size: int) -> Image:
-    """Sum equation (1) over pieces of edges that each lie in one pixel."""
+    """Sum equation (1) over pieces of edges, each inside one pixel."""
     middle = ((points[:, 1:] + points[:, :-1]) / 2).reshape(-1, 2)
     fall = np.diff(points[..., 1], axis=1).ravel()
     column, row = np.floor(middle).astype(int).T

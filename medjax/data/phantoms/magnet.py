@@ -53,7 +53,7 @@ class Scan:
 
 
 def draw_scan(random: np.random.Generator) -> Scan:
-    """Draw the properties of a scan."""
+    """Sample the properties of a scan."""
     return Scan(
         rotation_degrees=uniform(random, -8, 8),
         scale=uniform(random, 0.92, 1.06),

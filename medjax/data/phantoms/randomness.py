@@ -1,4 +1,4 @@
-"""Draw random numbers whose bits are the same on every machine.
+"""Sample random numbers whose bits are the same on every machine.
 
 `Generator.random` and `Generator.integers` return the same bits everywhere. Normal
 numbers use logarithms, which machines round differently.
@@ -9,14 +9,14 @@ from jaxtyping import Float32
 
 
 def uniform(random: np.random.Generator, low: float, high: float) -> float:
-    """Draw a number from [low, high)."""
+    """Sample a number from [low, high)."""
     return low + (high - low) * random.random()
 
 
 def normals(
     random: np.random.Generator, shape: tuple[int, ...]
 ) -> Float32[np.ndarray, "..."]:
-    """Draw numbers that are approximately normal, with mean 0 and variance 1.
+    """Sample numbers that are approximately normal, with mean 0 and variance 1.
 
     Each is the sum of four uniform numbers, which are made from integers only.
     """

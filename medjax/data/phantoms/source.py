@@ -37,8 +37,8 @@ class Kind:
     Attributes:
         description: One sentence about all phantoms of the kind.
         label_names: All possible labels.
-        record: Function from seed, number, size, possible findings and the share of
-            each finding to a record without its id.
+        record: Function that returns a record without its id. Its arguments are seed,
+            phantom number, image size, possible findings and the share of each finding.
     """
 
     description: str

@@ -1,7 +1,7 @@
 """Compute the folded surface of the brain: the places and courses of its sulci.
 
-Brains differ in some of their folds, not in all. Each sulcus here has its own place on
-the surface and its own depth. A phantom differs a little from them.
+Brains differ in some of their folds, not in all. Each sulcus here has a fixed place on
+the surface and a fixed depth. A phantom differs a little from both.
 """
 
 import numpy as np

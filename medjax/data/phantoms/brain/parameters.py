@@ -1,4 +1,4 @@
-"""Draw the true parameters of a brain phantom.
+"""Sample the true parameters of a brain phantom.
 
 Lengths are in cm of the body, before the pose scales it. The origin is the middle of
 the brain. x points to the right of the image, and y down, to the back of the head. An
@@ -74,13 +74,13 @@ class BrainParameters:
 def draw_brain(
     seed: int, number: int, diagnosis: Diagnosis | None = None
 ) -> BrainParameters:
-    """Draw a phantom. The same arguments give the same phantom on every machine.
+    """Sample a phantom. The same arguments give the same phantom on every machine.
 
     Args:
         seed: Seed of the population, 0 or more.
         number: Number of the phantom, 0 or more.
-        diagnosis: Class of the phantom. None draws the class, too. The class changes
-            only ventricles and sulci: the same brain, well or ill.
+        diagnosis: Class of the phantom. None samples the class, too. The class
+            changes only ventricles and sulci.
     """
     random = np.random.default_rng((seed, number, 2))
     drawn: Diagnosis = "AD" if random.random() < 0.5 else "NC"

@@ -1,6 +1,6 @@
 """Build the tissues of a head, as layers in the order of painting.
 
-The contrast is that of T1. Fat is white, white matter is brighter than gray matter,
+The contrast is T1-weighted. Fat is white, white matter is brighter than gray matter,
 fluid is dark, and bone is black except for its marrow.
 """
 

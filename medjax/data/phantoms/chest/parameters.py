@@ -1,4 +1,4 @@
-"""Draw the true parameters of a chest phantom.
+"""Sample the true parameters of a chest phantom.
 
 Lengths are in cm of the body, before the pose scales it. The body's origin is on the
 midline at the level of the pulmonary hila. x points to the patient's left (the right of
@@ -164,24 +164,24 @@ def draw_parameters(
     possible: Collection[str] = FINDINGS,
     share: float = FINDING_SHARE,
 ) -> ChestParameters:
-    """Draw a phantom. The same arguments give the same phantom on every machine.
+    """Sample a phantom. The same arguments give the same phantom on every machine.
 
     Args:
         seed: Seed of the population, 0 or more.
         index: Number of the phantom, 0 or more.
-        findings: Exact findings of the phantom. None draws the findings, too. They do
-            not change the rest: the same body, well or ill.
-        possible: Findings that may be drawn if `findings` is None. Bodies lose all
-            other findings. Bodies without these do not change.
-        share: Share of bodies with each possible finding, if `findings` is None. A
-            larger share gives the finding to more bodies and takes it from none.
+        findings: Exact findings of the phantom. None samples the findings, too.
+            Findings do not change the rest of the body.
+        possible: Findings to sample from if `findings` is None. All other findings are
+            removed. Bodies without these other findings do not change.
+        share: Share of bodies with each possible finding, if `findings` is None. If the
+            share grows, more bodies have the finding, and no body loses it.
 
     Raises:
         UserError: If a finding is not in `FINDINGS`.
     """
     check_findings([*(findings or ()), *possible])
     random = np.random.default_rng((seed, index))
-    # All draws are always made in this order, even if some are not used.
+    # The order of random numbers never changes, even if some are not used.
     drawn = [name for name in FINDINGS if random.random() < share]
     present = findings
     if present is None:
@@ -228,7 +228,7 @@ def _heart_width_ratio(
 
 
 def _nodule(random: np.random.Generator, enlarged: bool) -> Nodule:
-    """Draw a nodule surrounded by lung: beside the hila, above an enlarged heart."""
+    """Sample a nodule inside a lung, beside the hilum and above an enlarged heart."""
     side = _side(random)
     lowest = -5.0 if enlarged else {"left": -0.5, "right": 2.0}[side]
     y = uniform(random, -9, lowest)

@@ -45,8 +45,8 @@ _NODULE = 0.24
 """Attenuation of a nodule, which has some calcium, minus that of lung, 1/cm."""
 
 _BLOOD = 0.24
-"""Attenuation of a vessel minus that of lung, 1/cm. It is doubled, because a share of
-the vessels is too thin to be drawn."""
+"""Attenuation of a vessel minus that of lung, 1/cm. It is doubled, because the
+thinnest vessels are left out."""
 
 _THINNER_AIR = 0.04
 """Attenuation of lung minus that of a pneumothorax, 1/cm. It is a mean over the ray,

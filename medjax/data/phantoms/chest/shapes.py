@@ -7,16 +7,17 @@ inside the solid from z_c - h(x, y) to z_c + h(x, y). For an ellipsoid of radii
     h = r sqrt(1 - x²/a² - y²/b²)                                              (1)
 
 A stack of ellipses is (1) without the y term, and a and r are functions of y. Tubes
-are drawn segment by segment, each in a small window, with the chord of an ellipse
+are computed segment by segment, each in a small window of the image. Across the axis of
+a segment, the length l is the chord of an ellipse:
 
     l = l_0 sqrt(1 - d²/w²)                                                    (2)
 
-across the axis. To look the same at every size, (1) is averaged over the pixel. (2) is
+Images of all sizes show the same body. For this, (1) is averaged over the pixel. (2) is
 convolved with the pixel up to the second moment: w² grows by 1/3 pixel² and the area
 stays the same.
 
 Pixels are computed only with + - × ÷ √, so that all machines compute the same image.
-IEEE 754 rounds these in the same way everywhere, but not exp and sin.
+IEEE 754 defines how to round these operations. It does not define this for exp and sin.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""Draw tubes along curves: ribs, vessels and other long and thin shapes.
+"""Render tubes along curves, such as ribs and vessels.
 
-See `chest.shapes`, equation (2). A tube's segments meet in planes that halve the angle
-between them, so that no ray counts twice. Many segments are drawn at a time, each in
-its own window.
+A tube consists of segments; see `chest.shapes`, equation (2). Two neighbours meet in
+the plane that bisects the angle between them. So no ray is counted in both. Many
+segments are computed at once, each in a small window of the image.
 """
 
 import dataclasses

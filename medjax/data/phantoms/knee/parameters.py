@@ -1,4 +1,4 @@
-"""Draw the true parameters of a knee phantom.
+"""Sample the true parameters of a knee phantom.
 
 Lengths are in cm of the body, before the pose scales it. The origin is between femur
 and tibia. x points to the back of the knee, and y down. An image shows `FIELD_CM` at
@@ -55,7 +55,7 @@ class KneeParameters:
 
 
 def draw_knee(seed: int, number: int) -> KneeParameters:
-    """Draw a phantom. The same arguments give the same phantom on every machine.
+    """Sample a phantom. The same arguments give the same phantom on every machine.
 
     Args:
         seed: Seed of the population, 0 or more.
