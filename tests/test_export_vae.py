@@ -43,7 +43,7 @@ def test_it_has_the_runs_weights_and_a_card(exported):
     card = (folder / "README.md").read_text()
     assert "AutoencoderKL.from_pretrained" in card
     assert "--config.model.vae=fitted" in card
-    assert "None. The model started from random weights." in card
+    assert "This model has no base. It started from random weights." in card
     assert "aption" not in card
 
 

@@ -8,8 +8,8 @@ CARD = """---
 
 {what}
 
-This model is not a medical device. Its images are synthetic: none is a record of a
-patient, and no physician has assessed any. However, the model may reproduce its
+This model is not a medical device. Its images are synthetic. They are not records of
+patients, and physicians have not assessed them. However, the model may reproduce its
 training data, including errors and images of patients.
 
 ## Use
@@ -28,14 +28,14 @@ The training images have {size} × {size} pixels.{captions}
 
 ## Training
 
-The files contain {weights} after {step} steps with {batch_size} images each, trained
-with medjax {version}. To repeat the training, save this as `config.py`:
+The files contain {weights} after {step} steps with {batch_size} images each. The
+training used medjax {version}. To repeat it, save this code as `config.py`:
 
 ```python
 {config}
 ```
 
-Then run this command, with your own paths in place of the names in capitals:
+Then run this command. Replace names in capital letters by paths on your machine:
 
 ```sh
 {command}
@@ -47,43 +47,45 @@ Then run this command, with your own paths in place of the names in capitals:
 PLACES = (
     "\n\nIn the code, replace each folder name by the folder's path on your machine."
 )
-CAPTIONS = " Word captions like those of the training data."
+CAPTIONS = " Write captions in the style of the training data."
 WHAT = {
     "vae": (
-        "A Stable Diffusion autoencoder, trained on the data below. It encodes "
-        "images to latents and decodes latents to images. Format: PyTorch diffusers."
+        'A Stable Diffusion autoencoder, trained on the data in section "Data". It '
+        "encodes images to latents and decodes latents to images. Format: PyTorch "
+        "diffusers."
     ),
     "pipeline": (
         "A Stable Diffusion model, trained to generate images that follow a caption. "
         "Format: PyTorch diffusers."
     ),
     "lora": (
-        "LoRA adapters for the Stable Diffusion model below, trained to generate "
-        "images that follow a caption. Format: PyTorch diffusers."
+        'LoRA adapters for the Stable Diffusion model in section "Base", trained to '
+        "generate images that follow a caption. Format: PyTorch diffusers."
     ),
     "kohya": (
-        "LoRA adapters for the Stable Diffusion model below, trained to generate "
-        "images that follow a caption. Format: one file for web UIs."
+        'LoRA adapters for the Stable Diffusion model in section "Base", trained to '
+        "generate images that follow a caption. Format: one file for web UIs."
     ),
     "controlnet_pipeline": (
         "A Stable Diffusion model with a ControlNet, trained to generate images that "
         "follow a conditioning image and a caption. Format: PyTorch diffusers."
     ),
     "controlnet": (
-        "A ControlNet for the Stable Diffusion model below, trained to generate images "
-        "that follow a conditioning image and a caption. Format: PyTorch diffusers."
+        'A ControlNet for the Stable Diffusion model in section "Base", trained to '
+        "generate images that follow a conditioning image and a caption. Format: "
+        "PyTorch diffusers."
     ),
     "single_file": (
-        "A ControlNet for the Stable Diffusion model below, trained to generate images "
-        "that follow a conditioning image and a caption. Format: one file for web UIs, "
-        "with the tensor names of the original ControlNet release."
+        'A ControlNet for the Stable Diffusion model in section "Base", trained to '
+        "generate images that follow a conditioning image and a caption. Format: one "
+        "file for web UIs, with the tensor names of the original ControlNet release."
     ),
 }
-UNET_TOO = " Its U-Net was also trained."
-FROM_NOTHING = "None. The model started from random weights."
+UNET_TOO = " The U-Net was also trained."
+FROM_NOTHING = "This model has no base. It started from random weights."
 FROM_SCRATCH = (
-    "None. The model started from random weights. Its autoencoder was trained first, "
-    "on the same images (fingerprint `{fingerprint}`)."
+    "This model has no base. It started from random weights. Its autoencoder "
+    "(fingerprint `{fingerprint}`) was trained first, on the same images."
 )
 
 _GENERATE = """edges = load_image("edges.png")
@@ -155,10 +157,11 @@ images[0].save("image.png")
 
 """
     + _LORA,
-    "kohya": """In a web UI, put `{file}` into its folder of LoRA files (`models/Lora`).
-Select the Stable Diffusion model below and add `<lora:lora_{run}:1>` to the prompt.
+    "kohya": """To use a web UI, put `{file}` into the web UI's folder
+`models/Lora`. Select the Stable Diffusion model in section "Base", and add
+`<lora:lora_{run}:1>` to the prompt.
 
-In diffusers (requires peft):
+To use diffusers, install peft and run this code:
 
 """
     + _LORA,
@@ -181,11 +184,11 @@ import torch
 )"""
     )
     + _GENERATE,
-    "single_file": """In a web UI, put `{file}` into its folder of ControlNets
-(`models/ControlNet`). Select this ControlNet, no preprocessor, and the Stable Diffusion
-model below.
+    "single_file": """To use a web UI, put `{file}` into the web UI's folder
+`models/ControlNet`. Select this ControlNet, the preprocessor "none", and the Stable
+Diffusion model in section "Base".
 
-In diffusers:
+To use diffusers, run this code:
 
 ```python
 import torch
@@ -200,18 +203,19 @@ import torch
 
 CONDITION = {
     "edges": "The conditioning image shows {edges}.",
-    "stored": "The conditioning image is the `conditioning_image` of the data.",
+    "stored": "The conditioning image is the field `conditioning_image` of the data.",
     "unknown": (
-        "The conditioning image is the `conditioning_image` of the data. If the data "
-        "have none, it shows {edges}."
+        "The conditioning image is the field `conditioning_image` of the data. If the "
+        "data do not have this field, the conditioning image shows {edges}."
     ),
 }
 
 ADHERENCE = """
 
-`val/edge_f1` measures how well the edges of generated images match the given edges (1
-is a perfect match). `val/edge_f1_chance` is the same measure against the edges of other
-images. If the two are equal, the generated images do not follow the given edges."""
+`val/edge_f1` measures how well the edges of generated images match the given edges. The
+value 1 means a perfect match. `val/edge_f1_chance` is the same measure, but compares
+with the edges of other images. If both values are equal, the generated images do not
+follow the given edges."""
 
 CONFIG = """
 from medjax.runs.config import make_config

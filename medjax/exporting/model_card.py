@@ -148,8 +148,11 @@ def _base(facts: CardFacts) -> str:
             return card_texts.FROM_NOTHING
         return card_texts.FROM_SCRATCH.format(fingerprint=facts.fingerprint)
     name = facts.base.name
-    what = f"`{name}`" if name else "The tiny model of medjax, with random weights"
-    text = f"{what} (fingerprint `{facts.fingerprint}`). Licence: {facts.base.licence}."
+    what = f"`{name}`" if name else "medjax's tiny model with random weights"
+    text = (
+        f"{what} (fingerprint `{facts.fingerprint}`, which identifies the weights). "
+        f"Licence: {facts.base.licence}."
+    )
     if facts.vae is not None:
         text += (
             f" Its autoencoder was replaced by `{facts.vae.name}` (licence: "
@@ -157,14 +160,18 @@ def _base(facts: CardFacts) -> str:
         )
     if facts.controlnet is not None:
         text += (
-            f" The ControlNet started from `{facts.controlnet.name}`, whose licence "
-            f"also applies to this ControlNet: {facts.controlnet.licence}."
+            f" The ControlNet started from `{facts.controlnet.name}` (licence: "
+            f"{facts.controlnet.licence}). This licence also applies to this "
+            "ControlNet."
         )
     return text
 
 
 def _data(facts: CardFacts) -> str:
-    metadata, known = facts.data, f"(fingerprint `{facts.data_fingerprint}`)"
+    metadata, known = (
+        facts.data,
+        f"(fingerprint `{facts.data_fingerprint}`, which identifies the data)",
+    )
     if metadata is None:
         said = [
             f"`{facts.data_name}` {known}.",
@@ -172,7 +179,7 @@ def _data(facts: CardFacts) -> str:
         ]
     else:
         licence = (
-            metadata.licence or f"{UNKNOWN}, because the prepared data record none"
+            metadata.licence or f"{UNKNOWN}, because the prepared data do not state it"
         )
         said = [
             f"`{metadata.name}` {known}. Splits: {describe_splits(metadata.splits)}.",

@@ -111,11 +111,11 @@ def test_licences_are_named_or_said_to_be_unknown(tmp_path):
     text = model_card(run(data__root=str(tmp_path / "none")), PIPELINE)
     assert "Licence: unknown. The data were not found" in text
     text = model_card(run("demo"), PIPELINE)
-    assert "Licence: Apache-2.0: computed by medjax." in text
+    assert "Licence: Apache-2.0, because medjax computed the data." in text
     text = model_card(run(model__controlnet="lllyasviel/sd-controlnet-canny"), PIPELINE)
     assert (
-        "`lllyasviel/sd-controlnet-canny`, whose licence also applies to this "
-        "ControlNet: openr" in text
+        "`lllyasviel/sd-controlnet-canny` (licence: openrail). This licence also "
+        "applies to this ControlNet." in text
     )
     base = tmp_path / "base"
     base.mkdir()
@@ -138,7 +138,7 @@ def test_prepared_data_speak_for_themselves(tmp_path):
     known = dataclasses.replace(made, dataset=dataset_identity(made.config.data))
     text = model_card(known, PIPELINE)
     assert "`folder/1.0.0` (fingerprint" in text and "train (" in text
-    assert "Licence: unknown, because the prepared data record none." in text
+    assert "Licence: unknown, because the prepared data do not state it." in text
     # Other data in its place are not the run's.
     assert "data were not found" in model_card(made, PIPELINE)
 
@@ -152,7 +152,7 @@ def test_condition_and_measures_are_told():
     assert "also trained" not in text
     both = dataclasses.replace(run("demo"), trained=("controlnet", "unet"), metrics={})
     text = model_card(both, PIPELINE)
-    assert "Its U-Net was also trained." in text
+    assert "The U-Net was also trained." in text
     assert "No metrics were measured at this step." in text
 
 

@@ -48,7 +48,7 @@ def phantoms_metadata(config: PhantomsConfig) -> Metadata:
         splits=_splits(config),
         features=("id", "image", "text", "labels"),
         label_names=kind.label_names,
-        licence="Apache-2.0: computed by medjax",
+        licence="Apache-2.0, because medjax computed the data",
         description=kind.description,
     )
 
