@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names.
 
     Args:
-        argv: Arguments after ``medjax``. None takes them from ``sys.argv``.
+        argv: Arguments after ``medjax``. None means those in ``sys.argv``.
 
     Returns:
         The exit code. A known command does not return: it ends the process.

@@ -17,7 +17,7 @@ from medjax import cli
 
 
 def define_flags() -> None:
-    """Define the command's flags; not on import, where commands would collide."""
+    """Define the flags. Not on import, because flags of two commands would collide."""
     cli.define_config()
     flags.DEFINE_string(
         "workdir", None, "folder for the runs and the report", required=True

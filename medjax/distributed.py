@@ -117,10 +117,10 @@ def check_same(subject: str, facts: Mapping[str, Any]) -> None:
 class Agreement:
     """The largest number that any host passes, the same on all hosts.
 
-    Waiting for the other hosts at every step would leave the devices idle. So a call
-    queues the computation behind the step dispatched before it. It returns the result
-    that the call before it queued. So all hosts get the same number in the same call,
-    one call late. A single host gets its number at once, and nothing is computed.
+    Each call queues the computation behind the current training step. It returns the
+    result of the previous call. So all hosts get the same number in the same call, with
+    a delay of one call. Without this delay, the devices would be idle while the hosts
+    wait. A single host gets its number at once, and nothing is computed.
     """
 
     def __init__(self) -> None:
@@ -182,7 +182,7 @@ def _listen(ending: threading.Lock) -> None:
         return
     sys.stderr.write(f"error: {failure}; so host {jax.process_index()} stops too\n")
     sys.stderr.flush()
-    # All hosts wait for each other here, so that none takes another for dead.
+    # All hosts wait for each other here, so that none considers another dead.
     jax.distributed.shutdown()
     # The main thread may wait for a device forever.
     os._exit(LOST_EXIT_CODE)

@@ -166,7 +166,7 @@ def _target(to: str | Path, overwrite: bool) -> Path:
 
 
 def define_flags() -> None:
-    """Define the command's flags; not on import, where commands would collide."""
+    """Define the flags. Not on import, because flags of two commands would collide."""
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_string("to", None, "folder to create", required=True)
     flags.DEFINE_string(

@@ -14,7 +14,7 @@ Each parameter follows the first rule whose pattern is found in its path:
 * The other one of these two axes is split over ``fsdp`` (Rajbhandari et al., "ZeRO",
   2020).
 
-Vectors are replicated. So is an axis that the mesh does not divide.
+Vectors are replicated. An axis that the mesh does not divide is replicated too.
 """
 
 import dataclasses

@@ -214,7 +214,7 @@ def define_flags() -> None:
         "",
         "nih_cxr: 'findings' (the default) names findings, view, age and sex; 'binary' "
         "states only whether the patient has a disease. openi: 'report' (the default) "
-        "takes the report's first sentences, beginning with the impression; "
+        "uses the report's first sentences, beginning with the impression; "
         "'published' is the published system's prompt",
     )
     flags.DEFINE_string(

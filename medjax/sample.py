@@ -10,7 +10,7 @@ With a ControlNet, edges are found in --image or read from --edges=FILE. Without
 a ControlNet. To start from an image instead of noise, set --image=FILE --strength=0.6.
 For many prompts, set --prompts=FILE, with one prompt per line.
 
-A run without captions, such as one of knees or brains, takes a class or no prompt:
+Some runs have no captions, e.g. knees or brains. Set --prompt to a class, or omit it:
 
     medjax sample --workdir=RUN --mode=generate --num=16 --prompt=AD
 
@@ -18,7 +18,7 @@ A run without captions, such as one of knees or brains, takes a class or no prom
 animation. --mode=umap --num=50 maps images of each class over real ones.
 
 --out gets the images, with all settings in their metadata, and a page of them. The same
-seed gives the same images for any batch size or devices. --seed=-1 takes a random seed.
+seed gives the same images for any batch size or devices. --seed=-1 uses a random seed.
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ def _check_mode(asked: dict[str, Any], prompts: int) -> None:
     if num < 2:
         raise UserError(
             f"--num={num}: --mode=umap compares sets of images. Expected at least 2 "
-            "images of each class, and better about 100"
+            "images of each class, and preferably about 100"
         )
     for flag in ("prompt", "prompts", "size"):
         if asked[flag]:
@@ -123,7 +123,7 @@ def _check_without_captions(asked: dict[str, Any], classes: Sequence[str]) -> No
 
 
 def define_flags() -> None:
-    """Define the command's flags; not on import, where commands would collide."""
+    """Define the flags. Not on import, because flags of two commands would collide."""
     _define_model_flags()
     _define_image_flags()
     _define_sampler_flags()
@@ -176,7 +176,7 @@ def _define_image_flags() -> None:
     integer(
         "seed",
         0,
-        "seed of all noise; -1 takes a random seed and reports it",
+        "seed of all noise; -1 uses a random seed and reports it",
         lower_bound=-1,
         upper_bound=2**32 - 1,
     )

@@ -17,7 +17,7 @@ from medjax.arrays import Params, PyTree
 
 # Beginning of the fingerprints for which all values were read.
 _OF_ALL = "full-"
-# The former kind reads this many values of a large leaf, at most about twice as many.
+# The older kind reads this many values of a large leaf, at most about twice as many.
 _SPARSE_PLACES = 4096
 # Number of values that are converted and hashed at a time.
 _CHUNK = 2**20
@@ -117,7 +117,7 @@ def fingerprint(tree: Mapping[str, Any]) -> str:
 
 
 def sparse_fingerprint(tree: Mapping[str, Any]) -> str:
-    """Return the former kind of fingerprint: 16 hex digits without a prefix.
+    """Return the older kind of fingerprint: 16 hex digits without a prefix.
 
     It reads only evenly spaced values of a large leaf, so it misses small changes.
     Earlier runs, exports and latents have it.
@@ -151,7 +151,7 @@ def is_same(then: Mapping[str, str], now: Mapping[str, str]) -> bool:
     """Tell whether two identities belong to the same weights or the same data.
 
     Args:
-        then: The stored identity, perhaps with the former kind of fingerprint.
+        then: The stored identity, perhaps with the older kind of fingerprint.
         now: The current identity.
     """
     known = (now["fingerprint"], now.get("sparse_fingerprint"))

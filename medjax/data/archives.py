@@ -114,7 +114,9 @@ def _check(
     try:
         inside = tarfile.data_filter(member, str(folder))
     except tarfile.FilterError as error:
-        raise UserError(f"{archive}: refused; nothing was kept: {error}") from error
+        raise UserError(
+            f"{archive}: refused, and nothing was extracted: {error}"
+        ) from error
     name = posixpath.normpath(inside.name)
     if member.isfile() and name in names:
         fault = "occurs twice"
@@ -123,6 +125,6 @@ def _check(
         fault = "has an absolute name"
     if fault:
         raise UserError(
-            f"{archive}: refused; nothing was kept: '{member.name}' {fault}"
+            f"{archive}: refused, and nothing was extracted: '{member.name}' {fault}"
         )
     names.add(name)

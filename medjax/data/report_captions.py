@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 Fits = Callable[[str], bool]
-"""Function that tells whether a text encoder takes a whole text."""
+"""Function that returns whether a text encoder accepts a whole text."""
 
 _BEGINNING = "Chest X-ray."
 _PUBLISHED_LENGTH = 256
@@ -33,7 +33,7 @@ def report_caption(
         impression: Impression section of the report, or "".
         findings: Findings section of the report, or "".
         view: "frontal", "PA" and so on; "" if unknown.
-        fits: Function that tells whether the text encoder takes a whole caption.
+        fits: Function that returns whether the text encoder accepts a whole caption.
 
     Returns:
         The caption, and counts of omissions: `captions_shortened` (0 or 1),
@@ -70,12 +70,12 @@ def published_caption(
 
     The report is cut after 256 characters, in the middle of a word and often before the
     impression, which comes last. The text that follows the report can still exceed the
-    77 tokens that CLIP takes. Then training cuts off the end again.
+    77 tokens that CLIP accepts. Then training cuts off the end again.
 
     Args:
         impression: Impression section of the report, or "".
         findings: Findings section of the report, or "".
-        fits: Function that tells whether the text encoder takes a whole caption.
+        fits: Function that returns whether the text encoder accepts a whole caption.
 
     Returns:
         The prompt, and counts of omissions: `reports_cut_at_256_characters` and

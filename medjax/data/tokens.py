@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int32
 
 MAX_TOKENS = 77
-"""Number of tokens that CLIP's text encoder takes: begin, 75 tokens of text, end."""
+"""Number of tokens that CLIP's text encoder accepts: begin, 75 tokens of text, end."""
 
 
 def tokenize(

@@ -94,6 +94,6 @@ def _place(height: int, width: int, size: int) -> tuple[slice, slice]:
 
 
 def same_aspect(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
-    """Tell whether two shapes (height, width, ...) have one aspect, to a pixel."""
+    """Return whether two shapes have the same aspect ratio, to a pixel."""
     cross = abs(first[0] * second[1] - first[1] * second[0])
     return cross <= max(*first[:2], *second[:2])

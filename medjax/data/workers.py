@@ -20,8 +20,8 @@ _ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM)
 def born_deaf() -> Iterator[None]:
     """Block SIGINT and SIGTERM in processes that are started inside the context.
 
-    They inherit the mask, which already holds while they import. The calling thread
-    receives such signals when the context ends.
+    They inherit the signal mask, so it applies even during their imports. The calling
+    thread receives such signals when the context ends.
     """
     # Started later, with the first worker, the tracker lifts the mask.
     resource_tracker.ensure_running()

@@ -40,7 +40,7 @@ class ObjectiveConfig:
     Attributes:
         prediction_type: epsilon, v_prediction or sample. None means the base model's.
         loss: mse, l1 or smooth_l1: d of eq. 1.
-        min_snr_gamma: γ of eq. 2, usually 5. None weighs all timesteps alike. A
+        min_snr_gamma: γ of eq. 2, usually 5. None means equal weights. A
             schedule that ends without signal accepts it with v_prediction only.
         noise_offset: Standard deviation of noise that is constant over each channel of
             an example, at least 0. It lets a model reach very dark and very bright
@@ -187,7 +187,7 @@ def errors(
         model_output: The output of the network.
         target: The correct output.
         kind: Name of d in eq. 1: mse, l1 or smooth_l1.
-        mask: Weight of each pixel. None weighs all alike.
+        mask: Weight of each pixel. None means equal weights.
     """
     size = jnp.abs(model_output.astype(jnp.float32) - target.astype(jnp.float32))
     if kind == "mse":

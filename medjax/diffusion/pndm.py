@@ -54,7 +54,7 @@ def stops_for_pndm(
     else:
         if len(main) <= _RUNGE_KUTTA_STEPS:
             raise UserError(
-                f"sampler pndm cannot take {len(main)} steps, because it begins with "
+                f"sampler pndm cannot use {len(main)} steps, because it begins with "
                 f"{_RUNGE_KUTTA_STEPS} Runge-Kutta steps; expected 4 or more, or "
                 "skip_prk_steps=True in the model's scheduler configuration"
             )

@@ -80,8 +80,8 @@ def make_plan(
         updates[-1] /= stops.next_alpha[-1]
     if not np.isfinite(updates).all():
         raise UserError(
-            f"sampler {name} cannot take {steps} steps, because two of them stop at "
-            "the same noise level; take fewer"
+            f"sampler {name} cannot use {steps} steps, because two of them stop at "
+            "the same noise level. Use fewer steps"
         )
     spread = options["timestep_spacing"] in ("linspace", "trailing")
     return Plan(

@@ -109,7 +109,8 @@ def ddpm(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Upda
 def dpmpp_2m(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Updates:
     """Return the updates of eq. 3.
 
-    The first step is of first order. So is the last one if σ' = 0 or an option asks.
+    The first step is of first order. The last step is too, if σ' = 0 or an option is
+    set.
     """
     z, before, _, latents, _ = unit_rows(2)
     steps = _log_steps(stops)
@@ -140,7 +141,7 @@ def unipc(stops: Stops, prediction_type: str, options: Mapping[str, Any]) -> Upd
     for i in range(len(stops)):
         here = z
         if i > 0:
-            # Length of the step before last over that of the last step, negative.
+            # Minus the length of the step before last, divided by the last step's.
             ratio = -steps[i - 2] / steps[i - 1] if order == 2 else None
             here = _unipc_step(
                 stops, i - 1, steps, corrected, older, oldest, ratio, latents

@@ -196,7 +196,7 @@ def spaced_timesteps(
         )
     if not 1 <= steps <= total:
         raise UserError(
-            f"cannot take {steps} sampler steps with {total} training timesteps; "
+            f"cannot use {steps} sampler steps with {total} training timesteps; "
             f"expected 1 to {total}"
         )
     count = steps + beyond_last

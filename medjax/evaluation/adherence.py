@@ -71,7 +71,7 @@ def edge_adherence(
         mask: False where an image was padded. Edges there do not count.
 
     Returns:
-        ``edge_f1`` and ``edge_f1_chance``. The latter is NaN for a single image.
+        ``edge_f1`` and ``edge_f1_chance``, which is NaN for a single image.
     """
     pixels = np.broadcast_to(to_uint8(images), (*images.shape[:3], 3))
     ways = [canny] * len(pixels) if callable(canny) else canny

@@ -8,7 +8,7 @@ these latents over the number of all latents. γ is the decay. Then
 
 An entry is dead if it is nearest to hardly any latent: N_j < δ / k. It moves to the
 place of a frequent entry, with noise as large as the distance of latents from their
-entries. So it takes over a share of these latents.
+entries. So it becomes the nearest entry of some of these latents.
 
 Shares and sums are means over the batch, so that devices and microbatches can average
 them.

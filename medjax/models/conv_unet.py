@@ -51,7 +51,7 @@ class ConvUNet(nn.Module):
 
     @property
     def downsampling(self) -> int:
-        """Height and width of the input over those of the bottleneck."""
+        """Factor by which the bottleneck is smaller than the input, per side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def init_variables(self, key: Array) -> tuple[Params, Params]:
@@ -82,7 +82,7 @@ class ConvUNet(nn.Module):
             noisy_images: Noisy images. Height and width are multiples of
                 `downsampling`.
             timesteps: Timesteps in [0, T).
-            labels: Classes; `num_classes` means "none".
+            labels: Numbers of the classes. `num_classes` means no class.
             train: Whether to normalise by this batch, and to update the averages.
         """
         temb = timestep_embedding(timesteps, TIME_CHANNELS)

@@ -70,7 +70,7 @@ class UNet2D(nn.Module):
 
     @property
     def downsampling(self) -> int:
-        """Height and width of the input over those of the coarsest level."""
+        """Factor by which the coarsest level is smaller than the input, per side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def init_variables(self, key: Array) -> tuple[Params, Params]:

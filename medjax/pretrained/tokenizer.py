@@ -28,7 +28,7 @@ def find_tokenizer(source: str = TOKENIZER_ID) -> Any:
     """Return the `transformers` CLIP tokenizer of a folder, or of an id on the hub.
 
     Raises:
-        UserError: If there is none and it cannot be downloaded.
+        UserError: If the tokenizer is missing and cannot be downloaded.
     """
     return load_tokenizer(local_folder(source, [_FILES], Path.is_dir))
 
@@ -37,7 +37,7 @@ def load_tokenizer(folder: Path) -> Any:
     """Return the `transformers` CLIP tokenizer of a folder.
 
     Raises:
-        UserError: If the folder contains none.
+        UserError: If the folder contains no tokenizer.
     """
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise UserError(

@@ -136,8 +136,8 @@ def _read_legacy(opened: io.BufferedIOBase, file: Path) -> tuple[Any, Places]:
 def _check_byte_order(little: bool, file: Path) -> None:
     if not little:
         raise UserError(
-            f"{file} was written on a machine that stores high bytes first. Write it "
-            "again on another one"
+            f"{file} was written on a big-endian machine. Expected a file from a "
+            "little-endian machine. Save it again there"
         )
 
 

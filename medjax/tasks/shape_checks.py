@@ -31,14 +31,14 @@ def check_base(
     """
     if unet.in_channels != vae.latent_channels:
         raise UserError(
-            f"{where}: the U-Net takes {unet.in_channels} channels, but the "
+            f"{where}: the U-Net expects {unet.in_channels} channels, but the "
             f"autoencoder gives {vae.latent_channels}. Expected a text-to-image model "
-            "(a model for inpainting takes 9)"
+            "(a model for inpainting expects 9)"
         )
     width = text_encoder.config.hidden_size
     if unet.cross_attention_dim != width:
         raise UserError(
-            f"{where}: the U-Net takes texts of {unet.cross_attention_dim} channels, "
+            f"{where}: the U-Net expects texts of {unet.cross_attention_dim} channels, "
             f"but the text encoder gives {width}. Expected parts of the same model"
         )
     if tokens > text_encoder.config.vocab_size:

@@ -231,7 +231,7 @@ def test_the_configuration_that_is_written_samples_the_same(name):
             1000,
             "begin at timestep 1000, but .* below 1000",
         ),
-        ("unipc", {}, 1000, "unipc cannot take 1000 steps.*take fewer"),
+        ("unipc", {}, 1000, "unipc cannot use 1000 steps.*Use fewer steps"),
         ("ddim", {"timestep_spacing": "lead"}, 10, "timestep_spacing='lead'"),
         (
             "pndm",

@@ -9,7 +9,7 @@ from tests.tasks import small
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"unet": {"in_channels": 9}}, "U-Net takes 9 channels, .*inpainting"),
+        ({"unet": {"in_channels": 9}}, "U-Net expects 9 channels, .*inpainting"),
         (
             {"text_encoder": {"hidden_size": 16}},
             "takes texts of 8 channels, .* gives 16",

@@ -61,8 +61,8 @@ def survey_openi(
 
     Args:
         source: The folder.
-        fits: Function that tells whether the text encoder takes a whole caption.
-        caption_style: "report" takes as many whole sentences as fit, first those of the
+        fits: Function that returns whether the text encoder accepts a whole caption.
+        caption_style: "report" uses as many whole sentences as fit, and begins with the
             impression. "published" is the prompt of the published system.
         notes: Notes about the archives.
 

@@ -1,4 +1,4 @@
-"""Survey a source folder before any image is read. The builder takes the survey."""
+"""Survey a source folder before any image is read. The builder uses the survey."""
 
 import dataclasses
 import functools

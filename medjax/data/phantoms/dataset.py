@@ -54,7 +54,7 @@ def phantoms_metadata(config: PhantomsConfig) -> Metadata:
 
 
 def phantoms_fingerprint(config: PhantomsConfig) -> str:
-    """Return a name that identifies these phantoms. It does not have their number."""
+    """Return a name that identifies these phantoms, but not their number."""
     if config.kind != "chest":
         return f"phantoms/{config.kind}"
     possible = [name for name in FINDINGS if name in config.findings]

@@ -103,8 +103,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 class PhantomSource:
     """A split of the phantoms of a seed.
 
-    The splits take the numbers of phantoms in turn. So no phantom is in two splits, and
-    a larger count does not change the first phantoms.
+    Phantom numbers are assigned to the splits in turn. So no phantom is in two splits,
+    and a larger count does not change the first phantoms.
 
     Attributes:
         split: "train", "validation" or "test".
