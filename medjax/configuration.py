@@ -111,7 +111,9 @@ def _check_names(names: Iterable[str], known: Mapping[str, Any], where: str) -> 
             hint = nearest(name, known) or f"; it has {', '.join(known)}"
             raise UserError(f"{where} has no key '{name}'{hint}")
     if missing := [name for name in known if name not in names]:
-        raise UserError(f"{where}.{missing[0]} is missing: to_config_dict sets it")
+        raise UserError(
+            f"{where}.{missing[0]} is missing. to_config_dict sets all keys"
+        )
 
 
 def _check(value: Any, annotation: Any, where: str) -> Any:

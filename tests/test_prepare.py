@@ -194,7 +194,7 @@ def test_stored_conditions_are_checked_and_kept(tmp_path):
     write_metadata(folder, rows)
     everything_trains = {"train": 1.0, "validation": 0.0, "test": 0.0}
     report = prepare("folder", folder, tmp_path / "out", fractions=everything_trains)
-    assert "not the same aspect" in report["quarantine"][0]["reason"]
+    assert "Expected the same aspect" in report["quarantine"][0]["reason"]
     assert "no groups in validation and test" in summary(report, tmp_path)
     (record,) = read_all(tmp_path / "out")["train"]
     stored = read_image(folder / "good.png")
@@ -257,9 +257,15 @@ def test_what_a_killed_run_leaves_is_no_data_set(source, tmp_path):
     ("options", "message"),
     [
         ({"dataset": "fodler"}, "did you mean 'folder'"),
-        ({"dataset": "folder", "caption_style": "binary"}, "is for --dataset=nih_cxr"),
+        (
+            {"dataset": "folder", "caption_style": "binary"},
+            "applies only to --dataset=nih_cxr",
+        ),
         ({"dataset": "nih_cxr", "caption_style": "binery"}, "did you mean 'binary'"),
-        ({"dataset": "nih_cxr", "group_column": "x"}, "is for --dataset=folder"),
+        (
+            {"dataset": "nih_cxr", "group_column": "x"},
+            "applies only to --dataset=folder",
+        ),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, options, message):

@@ -83,8 +83,8 @@ def _test_split(config: RunConfig, images: int) -> tuple[Source, tuple[str, ...]
     groups = _groups(test)[:images]
     if len(set(groups)) < 2:
         raise UserError(
-            f"--images={images}: all are of one patient or report, so no interval can "
-            "be computed. Use more images"
+            f"--images={images}: all images are of one patient or report, so no "
+            "confidence interval can be computed. Use more images"
         )
     everything = [open_dataset(config.data, name) for name in ("train", "validation")]
     check_disjoint([g for one in everything for g in _groups(one)], _groups(test))
@@ -99,8 +99,8 @@ def _check(config: RunConfig) -> None:
     if TASKS[config.task].caption_scores is None:
         scored = [name for name, row in TASKS.items() if row.caption_scores]
         raise UserError(
-            f"config.task={config.task}: cross-validation scores images for test "
-            f"captions, and this task samples none. Expected {' or '.join(scored)}"
+            f"config.task={config.task}: cross-validation samples images for captions, "
+            f"and this task has no captions. Expected {' or '.join(scored)}"
         )
     if config.train.max_hours is not None:
         raise UserError(

@@ -129,12 +129,12 @@ def read_control(
 def _size_of_edges(
     file: str | Path | None, edges: UInt8[np.ndarray, "H W 3"], asked: Size | None
 ) -> Size:
-    """Return the size of edges. They are not resized, because that smears them."""
+    """Return the size of edges. They are not resized, because that blurs them."""
     size = (edges.shape[0], edges.shape[1])
     if asked is not None and asked != size:
         raise UserError(
             f"--edges={file} is {size[0]}x{size[1]}, and --size is "
-            f"{asked[0]}x{asked[1]}. Expected the same size, because resizing smears "
+            f"{asked[0]}x{asked[1]}. Expected the same size, because resizing blurs "
             "edges"
         )
     return size

@@ -149,13 +149,13 @@ def _check_zero_snr(predicts: PredictionType, gamma: float | None = None) -> Non
     if predicts == "epsilon":
         raise UserError(
             "prediction_type=epsilon cannot be trained: the noise schedule ends at "
-            "zero SNR (rescale_betas_zero_snr), where the noise contains no "
+            "zero SNR (rescale_betas_zero_snr), where the predicted noise contains no "
             "information about the image. Expected prediction_type=v_prediction or "
             "sample"
         )
     if predicts == "sample" and gamma is not None:
         raise UserError(
-            f"min_snr_gamma={gamma:g} has weight 0 where sampling starts: the noise "
+            f"min_snr_gamma={gamma:g} means weight 0 where sampling starts: the noise "
             "schedule ends at zero SNR (rescale_betas_zero_snr). Expected "
             "prediction_type=v_prediction, or min_snr_gamma=None"
         )

@@ -51,8 +51,8 @@ def latents_from_output(stops: Stops, prediction_type: str) -> Pairs:
         return np.stack([alpha, -sigma], 1)
     if not alpha.all():
         raise UserError(
-            "prediction_type=epsilon: cannot sample at zero SNR, because the input "
-            "contains no information about the image there. Use a model with "
+            "prediction_type=epsilon: cannot sample at zero SNR, because the predicted "
+            "noise contains no information about the image there. Use a model with "
             "prediction_type=v_prediction or sample"
         )
     return np.stack([1 / alpha, -sigma / alpha], 1)

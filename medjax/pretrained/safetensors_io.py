@@ -97,7 +97,8 @@ def stored_tensors(file: Path) -> dict[str, StoredTensor]:
         name for name, shard in weight_map.items() if name not in shards[str(shard)]
     ]:
         raise UserError(
-            f"{file} lists {', '.join(lost)}, missing in the shards. Copy them again"
+            f"{file} lists {', '.join(lost)}, but no shard contains this. Copy the "
+            "shards again"
         )
     return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
 

@@ -284,7 +284,7 @@ def _tokenizer(file: Path, open_clip: bool, vocab_size: int) -> Any:
             tokenizer.pad_token = OPEN_CLIP_PADDING
     if len(tokenizer) > vocab_size:
         raise UserError(
-            f"the tokenizer for {file} has {len(tokenizer)} tokens, and its text "
-            f"encoder {vocab_size}. Copy the tokenizer of this model to {beside}"
+            f"the tokenizer for {file} has {len(tokenizer)} tokens, but its text "
+            f"encoder has {vocab_size}. Copy the tokenizer of this model to {beside}"
         )
     return tokenizer

@@ -121,7 +121,8 @@ def make_unconditional_task(inputs: TaskInputs) -> BuiltTask:
         if trained.channels != model.channels:
             raise UserError(
                 f"config.model.channels={model.channels}: the autoencoder was trained "
-                f"with {trained.channels} channels. Set the same number"
+                f"with {trained.channels} channels. Set config.model.channels to this "
+                "number"
             )
         frozen = {"autoencoder": trained.weights}
         mean, deviation = latent_scaling.measure_latents(
@@ -253,7 +254,7 @@ def check_unconditional_first_stage(config: Any, untrained: TrainedAutoencoder) 
         raise UserError(
             f"config.model.channels={config.model.channels}: the autoencoder of "
             f"{config.model.autoencoder_config} has {untrained.channels} channels. Set "
-            "the same number"
+            "config.model.channels to this number"
         )
     task = unconditional_task(config.model, config.data, config.diffusion, untrained)
     task.check(config.data.image_size, config.eval.sampling())

@@ -110,7 +110,7 @@ def test_folds_and_a_run_do_not_share_a_folder(stubs, tmp_path):
 def test_one_group_leaves_no_interval(stubs, tmp_path):
     splits, trained, _ = stubs
     splits["test"] = Stub("x", "x", "y")
-    with pytest.raises(UserError, match="--images=2: all are of one patient"):
+    with pytest.raises(UserError, match="--images=2: all images are of one patient"):
         cross_validate(parse(small()), tmp_path, images=2)
     assert not trained
 
@@ -319,6 +319,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         start(data__phantoms__count=16, data__folds=19, images=2)
     brains = parse(make_config("unconditional"))
     data = dataclasses.replace(brains.data, folds=2)
-    with pytest.raises(UserError, match="task=unconditional: .*this task samples none"):
+    with pytest.raises(
+        UserError, match="task=unconditional: .*this task has no captions"
+    ):
         cross_validate(dataclasses.replace(brains, data=data), tmp_path, 3)
     assert not any(tmp_path.iterdir())

@@ -224,7 +224,7 @@ def test_folder_names_tables_that_it_does_not_read(tmp_path):
 
 def test_folder_group_column_must_exist(tmp_path):
     write_image(tmp_path / "a.png")
-    with pytest.raises(UserError, match="so no columns"):
+    with pytest.raises(UserError, match="Expected one of these with this column"):
         survey_folder(tmp_path, "patient")
     write_rows(tmp_path, [{"file_name": "a.png", "text": "", "patients": 1}])
     with pytest.raises(UserError, match="did you mean 'patients'"):

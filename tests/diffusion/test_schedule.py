@@ -120,7 +120,7 @@ def test_min_snr_trains_v_where_sampling_starts_from_nothing(gamma):
     [
         ("epsilon", None, "prediction_type=epsilon cannot be trained"),
         ("epsilon", 5.0, "prediction_type=epsilon cannot be trained"),
-        ("sample", 5.0, "min_snr_gamma=5 has weight 0 where sampling starts"),
+        ("sample", 5.0, "min_snr_gamma=5 means weight 0 where sampling starts"),
         ("sample", None, None),
         ("v_prediction", None, None),
         ("v_prediction", 5.0, None),

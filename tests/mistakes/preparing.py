@@ -33,14 +33,16 @@ MISTAKES = [
         "option that applies nowhere",
         "--dataset=nih_cxr",
         "--group_column=patient",
-        says=("--group_column is for --dataset=folder",),
+        says=("--group_column applies only to --dataset=folder",),
     ),
-    prep("column", "--group_column=x", says=("has no metadata.csv", "so no columns")),
+    prep(
+        "column", "--group_column=x", says=("has no metadata.csv", "with this column")
+    ),
     prep(
         "option of a folder for brains",
         "--dataset=adni",
         "--classes_from_folders",
-        says=("--classes_from_folders is for --dataset=folder, not for adni",),
+        says=("--classes_from_folders applies only to --dataset=folder, not to adni",),
     ),
     prep(
         "one class",
@@ -50,7 +52,7 @@ MISTAKES = [
     prep(
         "knees without subjects",
         "--dataset=oai_akoa",
-        says=("none of 24 names gives the subject; got 0.png", "OAI9062645_"),
+        says=("none of 24 names contains the subject; got 0.png", "OAI9062645_"),
     ),
     prep(
         "brains in no layout",
@@ -68,7 +70,11 @@ MISTAKES = [
         says=("no share for train or validation",),
         setup=lambda folder: write_image(folder / "AD_NC/train/AD/1_1.png"),
     ),
-    prep("download", "--download", says=("--download is for --dataset=openi, not",)),
+    prep(
+        "download",
+        "--download",
+        says=("--download applies only to --dataset=openi, not",),
+    ),
     prep(
         "style of another data set",
         "--dataset=openi",

@@ -355,7 +355,7 @@ def test_the_tokenizer_comes_from_the_hub(kind, tmp_path, monkeypatch):
 def test_a_tokenizer_that_is_not_there_or_does_not_fit(beside):
     sizes = original.SD1 | {"clip": original.SD1["clip"] | {"words": 50}}
     weights = original.drawn(original.whole(sizes))
-    with pytest.raises(UserError, match="tokens, and its text encoder 50"):
+    with pytest.raises(UserError, match="tokens, but its text encoder has 50"):
         load_stable_diffusion(write(beside / "x.safetensors", weights))
     (beside / "tokenizer").rename(beside / "elsewhere")
     with pytest.raises(UserError) as error:

@@ -56,7 +56,7 @@ def survey_akoa(source: str | Path) -> Survey:
     used = named or [x for x in found.images if _SERIES.fullmatch(x.stem)]
     if not used:
         raise UserError(
-            f"{folder}: none of {len(found.images)} names gives the subject; got "
+            f"{folder}: none of {len(found.images)} names contains the subject; got "
             f"{shown(found.images[0], folder)}, expected names like {_EXAMPLE}"
         )
     taken = set(used)

@@ -181,7 +181,7 @@ def _encode(entry: Entry, survey: Survey) -> dict[str, Any] | Skipped:
             if not same_aspect(shape, control_shape):
                 raise UserError(
                     f"{name}: has {control_shape[1]}x{control_shape[0]} pixels, the "
-                    f"image has {shape[1]}x{shape[0]}: not the same aspect ratio"
+                    f"image has {shape[1]}x{shape[0]}. Expected the same aspect ratio"
                 )
             example["conditioning_image"] = io.BytesIO(control)
     except (OSError, MemoryError, UserError) as error:

@@ -73,8 +73,8 @@ def _survey(folder: Path, group_column: str) -> Survey:
         return _with_captions(folder, found, table, group_column)
     if group_column:
         raise UserError(
-            f"--group_column={group_column}: {folder} has no {' or '.join(_READERS)}, "
-            "so no columns"
+            f"--group_column={group_column}: {folder} has no {' or '.join(_READERS)}. "
+            "Expected one of these with this column"
         )
     return _without_captions(folder, found)
 

@@ -28,8 +28,8 @@ def own_options(dataset: str, **options: Any) -> dict[str, Any]:
         options: All options by name. Empty or False means that an option is not set.
 
     Raises:
-        UserError: If the data set or the caption style is unknown, or an option is for
-            another data set.
+        UserError: If the data set or the caption style is unknown, or an option applies
+            only to another data set.
     """
     if dataset not in DATASETS:
         raise UserError(
@@ -39,8 +39,8 @@ def own_options(dataset: str, **options: Any) -> dict[str, Any]:
     for name, value in options.items():
         if value and dataset not in _OPTIONS[name]:
             raise UserError(
-                f"--{name} is for --dataset={' or '.join(_OPTIONS[name])}, not for "
-                f"{dataset}"
+                f"--{name} applies only to --dataset={' or '.join(_OPTIONS[name])}, "
+                f"not to {dataset}. Remove it"
             )
     own = {name: x for name, x in options.items() if dataset in _OPTIONS[name]}
     if "caption_style" in own:
