@@ -36,7 +36,7 @@ def find_config(name: str, file: str) -> str:
 
     Args:
         name: Name of the flag or key that sets the file, for errors.
-        file: Path or bare name, perhaps with :variant. An existing path takes
+        file: Path or bare name, optionally with :variant. An existing path takes
             precedence.
 
     Raises:

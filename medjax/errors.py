@@ -26,7 +26,7 @@ class UserError(ValueError):
 
 
 class Stopped(Exception):
-    """A run was asked to stop before its end. The message says how far it came."""
+    """A run was asked to stop before its end. The message gives its progress."""
 
 
 def disk_error(error: BaseException) -> str | None:

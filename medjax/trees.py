@@ -151,7 +151,7 @@ def is_same(then: Mapping[str, str], now: Mapping[str, str]) -> bool:
     """Tell whether two identities belong to the same weights or the same data.
 
     Args:
-        then: The stored identity, perhaps with the older kind of fingerprint.
+        then: The stored identity. Its fingerprint may be of the older kind.
         now: The current identity.
     """
     known = (now["fingerprint"], now.get("sparse_fingerprint"))

@@ -50,7 +50,7 @@ class Source(Protocol):
     """Random access to the records of one split.
 
     A record is a dict: `image` (uint8, H W 3), `text`, `labels` (tuple of names), `id`,
-    `parameters` (dict of all other facts), perhaps `conditioning_image` (uint8).
+    `parameters` (dict of all other facts), optionally `conditioning_image` (uint8).
     """
 
     def __len__(self) -> int: ...

@@ -159,7 +159,7 @@ def find_sampler(name: str) -> Sampler:
 
 
 def own_sampler(schedule: Schedule) -> str:
-    """Return the name of the sampler that a schedule's configuration asks for.
+    """Return the name of the sampler for a schedule's configuration.
 
     It is DDIM if that sampler does not support the model's prediction type.
 

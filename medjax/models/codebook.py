@@ -6,7 +6,7 @@ these latents over the number of all latents. γ is the decay. Then
     N_j ← γ N_j + (1 − γ) n_j,   M_j ← γ M_j + (1 − γ) m_j,   e_j = M_j / N_j       (1)
     perplexity = exp(−Σ_j n_j log n_j)                                            (2)
 
-An entry is dead if it is nearest to hardly any latent: N_j < δ / k. It moves to the
+An entry is dead if it is the nearest entry of few latents: N_j < δ / k. It moves to the
 place of a frequent entry, with noise as large as the distance of latents from their
 entries. So it becomes the nearest entry of some of these latents.
 

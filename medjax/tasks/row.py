@@ -53,7 +53,7 @@ class OptionalMetrics:
     Attributes:
         key: Name of the key in ``config.eval``.
         endings: Endings of the metrics' names.
-        asked: Function from the section ``eval`` to whether the key is on.
+        asked: Function from the section ``eval`` to True if the key is on, else False.
     """
 
     key: str

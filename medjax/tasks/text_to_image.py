@@ -137,9 +137,9 @@ def make_text_to_image_task(inputs: TaskInputs) -> BuiltTask:
 
 
 def _trains(model: TextToImageConfig, base: Params) -> Callable[[str], bool]:
-    """Return a function from the path of a weight to whether it trains.
+    """Return a function that tells whether the weight at a path trains.
 
-    Adapters themselves are not asked: they always train.
+    It is not called for adapters, which always train.
     """
     if configs := model.adapters:
         saved = {

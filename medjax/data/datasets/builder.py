@@ -2,7 +2,7 @@
 
 The result is an ordinary TFDS data set, which `tfds.builder_from_directory` reads. It
 has the original bytes of the images, never re-encoded, with captions, labels, groups
-and attributes. Every image is decoded once before it is stored, so that training meets
+and attributes. Every image is decoded once before it is stored, so that training reads
 no damaged image.
 """
 
