@@ -12,7 +12,7 @@ from tests.tasks import small
         ({"unet": {"in_channels": 9}}, "U-Net expects 9 channels, .*inpainting"),
         (
             {"text_encoder": {"hidden_size": 16}},
-            "takes texts of 8 channels, .* gives 16",
+            "expects texts of 8 channels, .* gives 16",
         ),
         ({"text_encoder": {"vocab_size": 40}}, "has 50 tokens, .* has 40"),
     ],
