@@ -151,7 +151,7 @@ def additions(words: list[str], stand_ins: bool) -> list[str]:
     if command == "cross-validate":
         changes = changes | {"eval.every": 1, "train.checkpoint_every": 1}
     return [f"--config.{k}={v}" for k, v in changes.items() if has(config, k)] + (
-        ["--images=4"] if command == "cross-validate" else []
+        ["--images=2"] if command == "cross-validate" else []
     )
 
 
