@@ -102,7 +102,8 @@ def machine() -> Machine:
         "memory": f"{_memory_bytes() / GIB:.1f} GiB",
         "accelerator": device if accelerated else "none",
         "load at the start": f"{load:.1f} processes in the last minute",
-        "system": platform.platform(),
+        # No kernel or build: they name the machine, and change no figure.
+        "system": f"{platform.system()} {platform.machine()}",
         "date": datetime.date.today().isoformat(),
     }
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
