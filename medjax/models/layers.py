@@ -34,7 +34,7 @@ def parameter(
     Raises:
         flax.errors.ScopeParamShapeError: If the parameter has another shape.
     """
-    value = module.get_variable("params", name)
+    value: Array | np.ndarray | None = module.get_variable("params", name)
     if value is not None and value.shape == shape:
         return value
     return module.param(name, nn.initializers.zeros_init(), shape)

@@ -7,7 +7,7 @@ the run may still be training.
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -116,13 +116,12 @@ def load_run(
         )
     folder = _checkpoint(workdir, _number(workdir, step))
     layout = state_layout(folder)
-    kind = _kind(tuple(layout), weights)
+    kind = _kind(layout, weights)
     about = read_about(folder)
     config, inputs = parse(ConfigDict(completed(about["config"]))), about["inputs"]
     wanted = {_TREES[kind], "statistics"}
     state = read_trees(folder, {n: t for n, t in layout.items() if n in wanted})
     params, statistics = state[_TREES[kind]], state.get("statistics", {})
-    trained = sorted(params.keys() - statistics.keys())
     if kind == "raw":
         params = trees.merge(params, statistics)
     checkpoint = Checkpoint(
@@ -137,7 +136,7 @@ def load_run(
         config=config,
         step=int(folder.name),
         weights=kind,
-        trained=tuple(trained),
+        trained=tuple(sorted(params.keys() - statistics.keys())),
         metrics=read_metrics(folder),
         base=inputs["base"],
         dataset=inputs["dataset"],
@@ -290,7 +289,7 @@ def _checkpoint(workdir: str | Path, step: int | None) -> Path:
     raise UserError(f"--workdir={workdir}: damaged checkpoints: {'; '.join(reasons)}")
 
 
-def _kind(names: Sequence[str], weights: str) -> str:
+def _kind(names: Container[str], weights: str) -> str:
     """Return the kind of weights to load: "ema" or "raw"."""
     has_ema = _TREES["ema"] in names
     if weights == "ema" and not has_ema:

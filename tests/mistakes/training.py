@@ -245,7 +245,7 @@ MISTAKES = [
     train(
         "hub id, offline",
         "--config.model.pretrained=no/such",
-        says=("'no/such'", "HF_HUB_OFFLINE is set", "name a folder"),
+        says=("'no/such'", "HF_HUB_OFFLINE is set", "give a folder"),
     ),
     train(
         "hub id, no connection",
