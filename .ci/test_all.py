@@ -37,6 +37,7 @@ PORTABLE = (
     "tests/tasks/test_lora_task.py",
     "tests/tasks/test_unconditional.py",
     "tests/training/test_latent_cache.py",
+    "tests/training/test_meshes.py",
     "tests/training/test_step.py",
 )
 NEWEST_TORCH = (
