@@ -49,7 +49,7 @@ def _recommended(config: ConfigDict) -> None:
     config.data.canny_low = (25.0, 100.0)
     config.data.canny_high = (100.0, 200.0)
     config.model.controlnet = "lllyasviel/sd-controlnet-canny"
-    config.model.remat = True
+    config.model.remat = "full"
     config.optim.learning_rate = 1e-5
     config.optim.warmup_fraction = 0.02
     config.optim.ema_decay = 0.999

@@ -73,7 +73,7 @@ def _recommended(config: ConfigDict) -> None:
     config.model.unet_lora.rank = 16
     config.model.text_encoder_lora.rank = 8
     config.model.cache_latents = True
-    config.model.remat = True
+    config.model.remat = "full"
     config.diffusion.min_snr_gamma = 5.0
     config.optim.learning_rate = 1e-4
     config.optim.text_encoder.learning_rate = 2e-5

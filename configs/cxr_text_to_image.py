@@ -41,7 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def _recommended(config: ConfigDict) -> None:
     config.data.image_size = 512
     config.data.batch_size = 16
-    config.model.remat = True
+    config.model.remat = "full"
     config.diffusion.min_snr_gamma = 5.0
     config.optim.learning_rate = 1e-5
     config.optim.text_encoder.learning_rate = 2e-6

@@ -41,7 +41,7 @@ def _recommended(config: ConfigDict) -> None:
     config.data.batch_size = 16
     config.data.canny_low = (50.0, 100.0)
     config.data.canny_high = (100.0, 200.0)
-    config.model.remat = True
+    config.model.remat = "full"
     config.optim.learning_rate = 1e-5
     config.optim.warmup_fraction = 0.02
     config.optim.ema_decay = 0.999
@@ -53,7 +53,7 @@ def _published(config: ConfigDict) -> None:
     config.data.batch_size = 11
     config.data.resize = "stretch"
     config.model.dtype = "float32"
-    config.model.remat = True
+    config.model.remat = "full"
     config.optim.learning_rate = 1e-5
     config.optim.clip_norm = None
     config.diffusion.caption_dropout = 0.0

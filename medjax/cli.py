@@ -137,7 +137,7 @@ def _ending(error: BaseException) -> tuple[int | None, str]:
     if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in reason:
         return USER_ERROR_EXIT_CODE, (
             f"error: a device is out of memory: {reason[:_WIDEST]}. In training, raise "
-            "--config.train.gradient_accumulation_steps, set --config.model.remat=True "
+            "--config.train.gradient_accumulation_steps, set --config.model.remat=full "
             "or a smaller --config.data.image_size, or split the parameters over "
             "devices with --config.mesh.fsdp. In sampling, lower --batch_size or "
             "--size, or set --dtype=bfloat16"

@@ -126,15 +126,21 @@ def split_activations(x: jax.Array, *axes: str | None) -> jax.Array:
     next. Outside `on_mesh`, `x` is not constrained. An axis that the mesh does not
     divide is not split.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if jax.sharding.get_abstract_mesh().empty:
         return x
-    wanted = (BATCH_AXES, *axes, *(None,) * (x.ndim - 1 - len(axes)))
-    spec = [
-        names if names and size % _size(mesh, names) == 0 else None
-        for names, size in zip(wanted, x.shape, strict=True)
-    ]
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+    return jax.lax.with_sharding_constraint(x, activation_spec(x.shape, *axes))
+
+
+def activation_spec(shape: Sequence[int], *axes: str | None) -> PartitionSpec:
+    """Return how `split_activations` splits an array of this shape on the mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    wanted = (BATCH_AXES, *axes, *(None,) * (len(shape) - 1 - len(axes)))
+    return PartitionSpec(
+        *(
+            names if names and size % _size(mesh, names) == 0 else None
+            for names, size in zip(wanted, shape, strict=True)
+        )
+    )
 
 
 def gather_params(tree: PyTree) -> PyTree:

@@ -10,13 +10,15 @@ Sources: Vaswani et al., 2017 (1); Shazeer, "GLU Variants Improve Transformer", 
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from medjax.arrays import Array
 from medjax.meshes import split_activations
-from medjax.models import contractions
+from medjax.models.attention_forms import Form, attend
 from medjax.models.layers import GroupNorm, conv, dense
+from medjax.models.remat import Policy, rematerialized
 
 
 class Attention(nn.Module):
@@ -25,10 +27,12 @@ class Attention(nn.Module):
     Attributes:
         heads: Number of heads; divides the channels.
         dtype: Of the projections.
+        form: How attention is computed; see `attention_forms`.
     """
 
     heads: int
     dtype: Any = jnp.float32
+    form: Form = "auto"
 
     @nn.compact
     def __call__(
@@ -43,8 +47,11 @@ class Attention(nn.Module):
             heads = y.reshape(*y.shape[:2], self.heads, -1)
             return split_activations(heads, None, "tensor")
 
-        attended = contractions.attention(
-            project("to_q", x), project("to_k", context), project("to_v", context)
+        attended = attend(
+            project("to_q", x),
+            project("to_k", context),
+            project("to_v", context),
+            form=self.form,
         )
         return dense(channels, dtype=self.dtype, name="to_out_0")(
             attended.reshape(x.shape)
@@ -59,12 +66,14 @@ class SelfAttention2D(nn.Module):
         norm_groups: Groups of the norm before.
         epsilon: Of that norm.
         dtype: Of the computation.
+        form: How attention is computed; see `attention_forms`.
     """
 
     heads: int
     norm_groups: int = 32
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
+    form: Form = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -78,9 +87,8 @@ class SelfAttention2D(nn.Module):
 
         y = GroupNorm(self.norm_groups, self.epsilon, self.dtype, name="group_norm")(x)
         y = y.reshape(batch, height * width, channels)
-        y = contractions.attention(
-            *(project(name, y) for name in ("to_q", "to_k", "to_v"))
-        )
+        query, key, value = (project(name, y) for name in ("to_q", "to_k", "to_v"))
+        y = attend(query, key, value, form=self.form)
         y = dense(channels, dtype=self.dtype, name="to_out_0")(
             y.reshape(batch, height * width, channels)
         )
@@ -97,8 +105,15 @@ class GEGLU(nn.Module):
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n f"]:
         """Project to twice `features` and gate one half with the other."""
         x = dense(2 * self.features, dtype=self.dtype, name="proj")(x)
-        linear, gate = jnp.split(x, 2, axis=-1)
-        return linear * nn.gelu(gate, approximate=False)
+        # Elsewhere than on the CPU, reading x again is less traffic than keeping GELU.
+        again = jax.checkpoint(_gated)
+        return jax.lax.platform_dependent(x, cpu=_gated, default=again)
+
+
+def _gated(x: Float[Array, "b n g"]) -> Float[Array, "b n f"]:
+    """Gate the first half of the last axis with the second (eq. 2)."""
+    linear, gate = jnp.split(x, 2, axis=-1)
+    return linear * nn.gelu(gate, approximate=False)
 
 
 class FeedForward(nn.Module):
@@ -119,6 +134,7 @@ class TransformerBlock(nn.Module):
 
     heads: int
     dtype: Any = jnp.float32
+    form: Form = "auto"
 
     @nn.compact
     def __call__(
@@ -132,9 +148,9 @@ class TransformerBlock(nn.Module):
                 epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name
             )(y)
 
-        attention = Attention(self.heads, self.dtype, name="attn1")
+        attention = Attention(self.heads, self.dtype, self.form, name="attn1")
         x = split_activations(x + attention(norm("norm1", x)))
-        attention = Attention(self.heads, self.dtype, name="attn2")
+        attention = Attention(self.heads, self.dtype, self.form, name="attn2")
         x = split_activations(x + attention(norm("norm2", x), context))
         return split_activations(
             x + FeedForward(self.dtype, name="ff")(norm("norm3", x))
@@ -150,16 +166,18 @@ class Transformer2D(nn.Module):
         linear_projection: Dense layers in and out (SD2.x) rather than 1×1
             convolutions (SD1.x): the same numbers from kernels of other shapes.
         norm_groups: Groups of the norm before.
-        remat: Whether each block's activations are computed again for its gradient.
+        remat: What each block keeps for its gradient; see `models.remat`.
         dtype: Of the computation.
+        form: How attention is computed; see `attention_forms`.
     """
 
     heads: int
     depth: int = 1
     linear_projection: bool = False
     norm_groups: int = 32
-    remat: bool = False
+    remat: Policy = "none"
     dtype: Any = jnp.float32
+    form: Form = "auto"
 
     @nn.compact
     def __call__(
@@ -173,12 +191,11 @@ class Transformer2D(nn.Module):
                 return dense(channels, dtype=self.dtype, name=name)(y)
             return conv(channels, 1, name=name, dtype=self.dtype)(y)
 
-        block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
+        block = rematerialized(TransformerBlock, self.remat)
         y = GroupNorm(self.norm_groups, 1e-6, self.dtype, name="norm")(x)
         y = project("proj_in", y).reshape(batch, height * width, channels)
         y = split_activations(y)
         for i in range(self.depth):
-            y = block(self.heads, self.dtype, name=f"transformer_blocks_{i}")(
-                y, context
-            )
+            name = f"transformer_blocks_{i}"
+            y = block(self.heads, self.dtype, self.form, name=name)(y, context)
         return x + project("proj_out", y.reshape(batch, height, width, channels))

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from medjax.arrays import Array, Params
 from medjax.meshes import split_activations
-from medjax.models import contractions
+from medjax.models.attention_forms import attend
 from medjax.models.blocks import ResnetBlock, Upsample
 from medjax.models.configs import module_fields
 from medjax.models.initial import draw_params, param_shapes
@@ -131,7 +131,7 @@ class _SelfAttention(nn.Module):
         query, key, value = (
             project(name, y)[:, :, None, :] for name in ("query", "key", "value")
         )
-        y = contractions.attention(query, key, value)[:, :, 0, :]
+        y = attend(query, key, value)[:, :, 0, :]
         return split_activations(x + project("proj_attn", y).reshape(x.shape))
 
 

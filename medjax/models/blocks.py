@@ -14,7 +14,9 @@ from jaxtyping import Float
 from medjax.arrays import Array
 from medjax.meshes import split_activations
 from medjax.models.attention import SelfAttention2D, Transformer2D
+from medjax.models.attention_forms import Form
 from medjax.models.layers import GroupNorm, conv, dense, resize_nearest
+from medjax.models.remat import Policy, rematerialized
 
 
 class ResnetBlock(nn.Module):
@@ -92,7 +94,8 @@ class Level(nn.Module):
         norm_groups: Number of groups of every norm.
         epsilon: Number that the norms of the residual blocks add to the variance.
         resample: Whether the resolution changes at the end of the level.
-        remat: Whether the backward pass computes activations again to save memory.
+        remat: What each block keeps for the backward pass; see `models.remat`.
+        attention: How attention is computed; see `attention_forms`.
         dtype: Dtype of the computation.
     """
 
@@ -104,12 +107,13 @@ class Level(nn.Module):
     norm_groups: int = 32
     epsilon: float = 1e-5
     resample: bool = True
-    remat: bool = False
+    remat: Policy = "none"
     dtype: Any = jnp.float32
+    attention: Form = "auto"
 
     def resnet(self, i: int, x: Array, temb: Array) -> Array:
         """Apply residual block `i`."""
-        block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+        block = rematerialized(ResnetBlock, self.remat)
         return block(
             self.features,
             self.norm_groups,
@@ -128,6 +132,7 @@ class Level(nn.Module):
                 self.norm_groups,
                 self.epsilon,
                 self.dtype,
+                self.attention,
                 name=f"attentions_{i}",
             )(x)
         return Transformer2D(
@@ -137,6 +142,7 @@ class Level(nn.Module):
             self.norm_groups,
             self.remat,
             self.dtype,
+            self.attention,
             name=f"attentions_{i}",
         )(x, text_embeddings)
 

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from medjax.arrays import Array, Params
 from medjax.errors import UserError
 from medjax.meshes import split_activations
+from medjax.models.attention_forms import attend
 from medjax.models.configs import module_fields
 from medjax.models.initial import draw_params, param_shapes
 from medjax.models.layers import dense
@@ -166,11 +167,11 @@ class _SelfAttention(nn.Module):
             y = y.reshape(*y.shape[:2], self.config.num_attention_heads, -1)
             return split_activations(y, None, "tensor")
 
-        attended = jax.nn.dot_product_attention(
+        attended = attend(
             heads(project("q_proj", x)),
             heads(project("k_proj", x)),
             heads(project("v_proj", x)),
-            is_causal=True,
+            causal=True,
         )
         return project("out_proj", attended.reshape(x.shape))
 

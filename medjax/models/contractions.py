@@ -34,6 +34,7 @@ from jax import lax
 from jaxtyping import Float
 
 from medjax.arrays import Array
+from medjax.models.autodiff import bilinear
 
 # Smaller kernels gain nothing, and take longer to compile.
 _LEAST_KERNEL = 3 * 3 * 64 * 64
@@ -78,17 +79,11 @@ def conv_general_dilated(
     )
 
 
-def attention(
+def attention_on_cpu(
     query: Float[Array, "b n heads d"],
     key: Float[Array, "b l heads d"],
     value: Float[Array, "b l heads d"],
 ) -> Float[Array, "b n heads d"]:
-    """Return ``softmax(Q Kᵀ / √d) V`` of each head, with the softmax in float32."""
-    native = jax.nn.dot_product_attention
-    return _by_platform(_attention_on_cpu, native, query, key, value)
-
-
-def _attention_on_cpu(query: Array, key: Array, value: Array) -> Array:
     """Attend from some queries at a time, where there are many (eq. 2)."""
     count, width = query.shape[1], query.shape[-1]
     at_once = max(n for n in range(1, _MOST_QUERIES + 1) if count % n == 0)
@@ -130,13 +125,14 @@ def _by_platform(
     return lax.platform_dependent(*operands, cpu=cpu, default=native)
 
 
-def _gradients(function: Callable[..., Array]) -> Callable[..., tuple[Array, ...]]:
-    """Return ``(*operands, gradient) -> their gradients`` as XLA would compute them."""
-    return lambda *given: jax.vjp(function, *given[:-1])[1](given[-1])
+def _gradient(
+    function: Callable[[Array, Array], Array], operand: int
+) -> Callable[[Array, Array, Array], Array]:
+    """Return ``(x, kernel, gradient) -> gradient of one`` as XLA would compute it."""
+    return lambda *given: jax.vjp(function, *given[:-1])[1](given[-1])[operand]
 
 
-@jax.custom_vjp
-def _dot(x: Array, kernel: Array) -> Array:
+def _dot_forward(x: Array, kernel: Array) -> Array:
     """Sum over the last axis of `x` and the first of the kernel."""
 
     def cpu(x: Array, kernel: Array) -> Array:
@@ -145,22 +141,22 @@ def _dot(x: Array, kernel: Array) -> Array:
     return _by_platform(cpu, jnp.matmul, x, kernel)
 
 
-def _dot_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _dot(x, kernel), (x, kernel)
+def _dot_dx(x: Array, kernel: Array, gradient: Array) -> Array:
+    def cpu(x: Array, kernel: Array, gradient: Array) -> Array:
+        return _contract(gradient, kernel, -1, -1).astype(x.dtype)
+
+    return _by_platform(cpu, _gradient(jnp.matmul, 0), x, kernel, gradient)
 
 
-def _dot_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    def cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+def _dot_dkernel(x: Array, kernel: Array, gradient: Array) -> Array:
+    def cpu(x: Array, kernel: Array, gradient: Array) -> Array:
         rows, outs = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, kernel.shape[-1])
-        return (
-            _contract(gradient, kernel, -1, -1).astype(x.dtype),
-            _contract(rows, outs, 0, 0).astype(kernel.dtype),
-        )
+        return _contract(rows, outs, 0, 0).astype(kernel.dtype)
 
-    return _by_platform(cpu, _gradients(jnp.matmul), *saved, gradient)
+    return _by_platform(cpu, _gradient(jnp.matmul, 1), x, kernel, gradient)
 
 
-_dot.defvjp(_dot_forward, _dot_backward)
+_dot = bilinear(_dot_forward, (_dot_dx, _dot_dkernel))
 
 
 _native_conv = functools.partial(
@@ -171,8 +167,7 @@ _native_conv = functools.partial(
 )
 
 
-@jax.custom_vjp
-def _conv3x3(x: Array, kernel: Array) -> Array:
+def _conv3x3_forward(x: Array, kernel: Array) -> Array:
     """Convolve by a 3×3 kernel with stride 1, padded by 1 (eq. 1)."""
 
     def cpu(x: Array, kernel: Array) -> Array:
@@ -189,19 +184,11 @@ def _conv3x3(x: Array, kernel: Array) -> Array:
     return _by_platform(cpu, _native_conv, x, kernel)
 
 
-def _conv3x3_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _conv3x3(x, kernel), (x, kernel)
+def _conv3x3_dx(x: Array, kernel: Array, gradient: Array) -> Array:
+    native = _gradient(_native_conv, 0)
 
-
-def _conv3x3_backward(
-    saved: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    def cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        native_dx, dkernel = _gradients(_native_conv)(x, kernel, gradient)
+    def cpu(x: Array, kernel: Array, gradient: Array) -> Array:
         if _takes_patches(x, kernel):
-            rows = [tap.reshape(-1, x.shape[-1]).T for tap in _taps(x)]
-            outs = gradient.reshape(-1, gradient.shape[-1])
-            dkernel = _contract(jnp.concatenate(rows), outs, 1, 0)
             flat = kernel.reshape(-1, kernel.shape[-1])
             dx = _add_taps(_contract(gradient, flat, -1, -1))
         elif _takes_taps(x):
@@ -209,13 +196,27 @@ def _conv3x3_backward(
             taps = zip(reversed(_taps(gradient)), _kernel_taps(kernel), strict=True)
             dx = _sum(_contract(tap, k, -1, -1) for tap, k in taps)
         else:
-            dx = native_dx
-        return dx.astype(x.dtype), dkernel.reshape(kernel.shape).astype(kernel.dtype)
+            dx = native(x, kernel, gradient)
+        return dx.astype(x.dtype)
 
-    return _by_platform(cpu, _gradients(_native_conv), *saved, gradient)
+    return _by_platform(cpu, native, x, kernel, gradient)
 
 
-_conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
+def _conv3x3_dkernel(x: Array, kernel: Array, gradient: Array) -> Array:
+    native = _gradient(_native_conv, 1)
+
+    def cpu(x: Array, kernel: Array, gradient: Array) -> Array:
+        if not _takes_patches(x, kernel):
+            return native(x, kernel, gradient)
+        rows = [tap.reshape(-1, x.shape[-1]).T for tap in _taps(x)]
+        outs = gradient.reshape(-1, gradient.shape[-1])
+        dkernel = _contract(jnp.concatenate(rows), outs, 1, 0)
+        return dkernel.reshape(kernel.shape).astype(kernel.dtype)
+
+    return _by_platform(cpu, native, x, kernel, gradient)
+
+
+_conv3x3 = bilinear(_conv3x3_forward, (_conv3x3_dx, _conv3x3_dkernel))
 
 
 def _sum(arrays: Iterable[Array]) -> Array:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Num
 
 from medjax.arrays import Array, Params
 from medjax.errors import UserError
+from medjax.models.attention_forms import Form
 from medjax.models.blocks import DownLevel, MidLevel, UpLevel
 from medjax.models.initial import draw_params, param_shapes
 from medjax.models.layers import (
@@ -22,6 +23,7 @@ from medjax.models.layers import (
     conv,
     timestep_embedding,
 )
+from medjax.models.remat import Policy
 
 
 class UNet2D(nn.Module):
@@ -37,7 +39,8 @@ class UNet2D(nn.Module):
         norm_num_groups: Number of groups of every norm.
         num_classes: Number of classes, without the additional class "none". 0 means
             unconditional.
-        remat: Whether the backward pass computes activations again to save memory.
+        remat: What each block keeps for the backward pass; see `models.remat`.
+        attention: How attention is computed; see `attention_forms`.
         dtype: Dtype of the computation.
     """
 
@@ -48,7 +51,8 @@ class UNet2D(nn.Module):
     attention_head_dim: int = 32
     norm_num_groups: int = 32
     num_classes: int = 0
-    remat: bool = False
+    remat: Policy = "none"
+    attention: Form = "auto"
     dtype: Any = jnp.float32
 
     def check(self) -> None:
@@ -142,5 +146,6 @@ class UNet2D(nn.Module):
             "heads": self._heads(i) if i in self.attention_levels else None,
             "norm_groups": self.norm_num_groups,
             "remat": self.remat,
+            "attention": self.attention,
             "dtype": self.dtype,
         }

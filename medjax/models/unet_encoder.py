@@ -9,9 +9,11 @@ from jaxtyping import Float, Num
 
 from medjax.arrays import Array
 from medjax.errors import UserError
+from medjax.models.attention_forms import Form
 from medjax.models.blocks import DownLevel, MidLevel
 from medjax.models.configs import module_fields, per_level
 from medjax.models.layers import TimestepEmbedding, conv, timestep_embedding
+from medjax.models.remat import Policy
 
 M = TypeVar("M", bound="UNetEncoder")
 
@@ -35,8 +37,9 @@ class UNetEncoder(nn.Module):
 
     Attributes have the names and meanings of diffusers' `UNet2DConditionModel`. As
     there, `attention_head_dim` is the *number* of heads: one number for all levels, or
-    one per level. With `remat`, the backward pass computes activations again to save
-    memory. `dtype` is the dtype of the computation.
+    one per level. `remat` says what blocks keep for the backward pass (`models.remat`),
+    and `attention` how attention is computed (`attention_forms`). `dtype` is the dtype
+    of the computation.
     """
 
     in_channels: int = 4
@@ -57,12 +60,13 @@ class UNetEncoder(nn.Module):
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
-    remat: bool = False
+    remat: Policy = "none"
+    attention: Form = "auto"
     dtype: Any = jnp.float32
 
     @classmethod
     def from_config(cls: type[M], config: Mapping[str, Any], **overrides: Any) -> M:
-        """Build from a diffusers `config.json`; `overrides` may set `remat`, `dtype`.
+        """Build from a diffusers `config.json`; `overrides` set other fields.
 
         Raises:
             UserError: If the network does not support the configuration.
@@ -108,6 +112,7 @@ class UNetEncoder(nn.Module):
             "norm_groups": self.norm_num_groups,
             "epsilon": self.norm_eps,
             "remat": self.remat,
+            "attention": self.attention,
             "dtype": self.dtype,
         }
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from medjax.arrays import Array, Params
 from medjax.meshes import split_activations
-from medjax.models import contractions
+from medjax.models.attention_forms import attend
 from medjax.models.initial import draw_params, param_shapes
 from medjax.models.layers import GroupNorm, conv, dense
 
@@ -139,7 +139,7 @@ class _SelfAttention(nn.Module):
         y = y.reshape(batch, height * width, channels)
         packed = dense(3 * channels, dtype=self.dtype, name="to_qkv")(y)
         packed = packed.reshape(batch, height * width, 3, self.heads, -1)
-        y = contractions.attention(*(packed[:, :, i] for i in range(3)))
+        y = attend(*(packed[:, :, i] for i in range(3)))
         y = dense(channels, dtype=self.dtype, name="to_out_0")(
             y.reshape(batch, height * width, channels)
         )

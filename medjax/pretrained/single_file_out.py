@@ -19,7 +19,7 @@ from medjax.pretrained.safetensors_io import write_tensors
 from medjax.pretrained.single_file import CONTROLNET
 
 # Fields about how to compute, which the file does not describe.
-_NOT_OF_THE_FILE = ("dtype", "remat", "name", "parent")
+_NOT_OF_THE_FILE = ("attention", "dtype", "remat", "name", "parent")
 _NEEDS_ONE = (
     "a file with the original names has no configuration, and this ControlNet requires "
     "one"

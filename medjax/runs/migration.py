@@ -1,7 +1,7 @@
 """Convert configs that older versions stored to today's keys.
 
-When a key is renamed, it gets a row in `RENAMED`. Older runs can then still resume,
-sample and export.
+When a key is renamed, it gets a row in `RENAMED`; when its values are, a row in
+`REPLACED`. Older runs can then still resume, sample and export.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,9 @@ RENAMED = {
     "data.phantom_finding_share": "data.phantoms.finding_share",
 }
 """New key of each old key, as ``section.key``. Old values are not sections."""
+
+REPLACED = {"model.remat": {True: "full", False: "none"}}
+"""New value of each old value, for each key that kept its name (``section.key``)."""
 
 PACKAGED = {
     "configs/brain_vqvae.py": "brain_vqvae",
@@ -44,6 +47,11 @@ def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
         for section in sections:
             node = node.setdefault(section, {})
         node[name] = value
+    for key, values in REPLACED.items():
+        section, _, name = key.partition(".")
+        keys = config.get(section, {})
+        if isinstance(keys.get(name), bool):
+            keys[name] = values[keys[name]]
     # Older versions stored settings of phantoms even if the run used other data.
     if moved and config["data"].get("root"):
         config["data"]["phantoms"] = None

@@ -29,6 +29,7 @@ MAY_DIFFER = (
     "best.*",
     "eval.*",
     "mesh.*",
+    "model.attention",
     "model.remat",
     "model.route",
     "train.checkpoint_every",

@@ -57,15 +57,19 @@ class BaseConfig:
             safetensors if such files exist. Single files ignore it.
         dtype: Data type of frozen weights and activations: float32 or bfloat16. Trained
             weights are float32.
-        remat: Whether to compute activations again for the gradient, which takes less
-            memory but more time.
+        remat: What each block keeps for its gradient. none keeps everything; attention
+            keeps the results of long attention on a TPU, and full keeps nothing:
+            they take less memory but more time.
+        attention: How attention is computed: plain, fused or splash (on a TPU), cudnn
+            (on a GPU in half precision), or auto, which chooses by platform and length.
     """
 
     pretrained: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     vae: str | None = None
     route: Literal["auto", "flax-pipelines", "safetensors"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    remat: bool = False
+    remat: Literal["none", "attention", "full"] = "none"
+    attention: Literal["auto", "plain", "fused", "splash", "cudnn"] = "auto"
 
     @property
     def adapters(self) -> dict[str, AdapterConfig]:
@@ -189,8 +193,8 @@ def assemble_captioned(
         UserError: If the networks do not fit each other.
     """
     model: BaseConfig = inputs.model
-    options = {"dtype": jnp.dtype(model.dtype), "remat": model.remat}
-    dtype = options["dtype"]
+    dtype = jnp.dtype(model.dtype)
+    options = {"dtype": dtype, "remat": model.remat, "attention": model.attention}
     networks = LatentDiffusion(
         unet=UNet2DCondition.from_config(sd.unet.config, **options),
         vae=AutoencoderKL.from_config(sd.vae.config, dtype=dtype),

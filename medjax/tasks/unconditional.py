@@ -28,7 +28,13 @@ from medjax.tasks.interface import NO_BASE, BuiltTask, Checkpoint, TaskInputs
 from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.row import FirstStage
 
-_OF_UNET_2D = ("attention_levels", "attention_head_dim", "norm_num_groups", "remat")
+_OF_UNET_2D = (
+    "attention_levels",
+    "attention_head_dim",
+    "norm_num_groups",
+    "remat",
+    "attention",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +66,12 @@ class UnconditionalConfig:
             finished.
         dtype: Data type of the U-Net's activations: float32 or bfloat16. All weights
             are float32.
-        remat: Whether to compute activations again for the gradient, which takes less
-            memory but more time. Only for unet_2d.
+        remat: What each block keeps for its gradient. none keeps everything; attention
+            keeps the results of long attention on a TPU, and full keeps nothing:
+            they take less memory but more time. Only for unet_2d.
+        attention: How attention is computed: plain, fused or splash (on a TPU), cudnn
+            (on a GPU in half precision), or auto, which chooses by platform and length.
+            Only for unet_2d.
     """
 
     architecture: Literal["unet_2d", "conv_unet"] = "unet_2d"
@@ -75,7 +85,8 @@ class UnconditionalConfig:
     autoencoder: str | None = None
     autoencoder_config: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    remat: bool = False
+    remat: Literal["none", "attention", "full"] = "none"
+    attention: Literal["auto", "plain", "fused", "splash", "cudnn"] = "auto"
 
     def __post_init__(self) -> None:
         """Check the values, and that they apply to the architecture.
@@ -171,6 +182,7 @@ def unconditional_task(
             attention_head_dim=model.attention_head_dim,
             norm_num_groups=model.norm_num_groups,
             remat=model.remat,
+            attention=model.attention,
             **shared,
         )
         unet.check()

@@ -17,6 +17,7 @@ from medjax.arrays import Array, Params
 from medjax.data.config import DataConfig
 from medjax.data.examples import Example
 from medjax.data.pipeline import Source, dataset_identity, make_batches, open_dataset
+from medjax.models.attention_forms import check_attention
 from medjax.runs.checkpoints import Checkpoints
 from medjax.runs.config import RunConfig
 from medjax.tasks import TASKS
@@ -124,6 +125,7 @@ def set_up(
     data, plan = config.data, config.train
     stop = StopDecision(request, plan.steps, plan.max_hours)
     mesh = meshes.make_mesh(config.mesh)
+    check_attention(config.model, mesh)
     check_batch_size(data.batch_size, plan.gradient_accumulation_steps, mesh)
     examples, unseen = open_dataset(data, "train"), held_out(data)
     init_key, train_key, eval_key = jax.random.split(jax.random.key(plan.seed), 3)

@@ -111,7 +111,8 @@ def test_scale_multiplies_and_bgr_reverses(networks):
 
 
 @pytest.mark.ci
-def test_remat_changes_no_gradient(networks):
+@pytest.mark.parametrize("policy", ["attention", "full"])
+def test_remat_changes_no_gradient(policy, networks):
     unet, unet_params, _, _ = networks
     latents, timesteps, text, _ = inputs()
 
@@ -123,12 +124,38 @@ def test_remat_changes_no_gradient(networks):
 
         return jax.jit(jax.grad(loss))(unet_params)
 
-    plain, again = gradient(unet), gradient(unet.clone(remat=True))
+    plain, again = gradient(unet), gradient(unet.clone(remat=policy))
     again = trees.flatten(again)
     for path, leaf in trees.flatten(plain).items():
         # Biases before a norm have no effect: their gradients are rounding alone.
         error = np.linalg.norm(again[path] - leaf)
         assert error <= 1e-4 * np.linalg.norm(leaf) + 1e-3, path
+
+
+@pytest.mark.ci
+def test_forward_mode_agrees_with_reverse_mode(networks):
+    """⟨J v, g⟩ = ⟨v, Jᵀ g⟩, through both networks."""
+    unet, unet_params, controlnet, params = networks
+    latents, timesteps, text, picture = inputs()
+    rng = np.random.default_rng(0)
+
+    def drawn(x):
+        return jnp.asarray(0.1 * rng.standard_normal(x.shape), x.dtype)
+
+    params = jax.tree.map(lambda x: x + drawn(x), params)
+
+    def predict(latents, params):
+        given = (latents, timesteps, text)
+        residuals = controlnet.apply({"params": params}, *given, picture)
+        return unet.apply({"params": unet_params}, *given, *residuals)
+
+    at, along = (latents, params), jax.tree.map(drawn, (latents, params))
+    output, change = jax.jit(lambda x, v: jax.jvp(predict, x, v))(at, along)
+    gradient = drawn(output)
+    gradients = jax.jit(lambda x, g: jax.vjp(predict, *x)[1](g))(at, gradient)
+    products = jax.tree.map(lambda v, g: (v * g).sum(), along, gradients)
+    reverse = sum(jax.tree.leaves(products))
+    np.testing.assert_allclose((change * gradient).sum(), reverse, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,15 @@ def test_old_keys_get_their_new_names():
     assert OLD["data"]["phantoms"] == 24
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [(True, "full"), (False, "none"), ("attention", "attention")]
+)
+def test_old_values_get_their_new_names(old, new):
+    stored = {"task": "controlnet", "model": {"remat": old}}
+    assert migrated(stored)["model"] == {"remat": new}
+    assert completed(stored)["model"]["remat"] == new
+
+
 def test_a_run_on_other_data_had_no_phantoms():
     stored = {**OLD, "data": {**OLD["data"], "root": "DATA"}}
     assert migrated(stored)["data"]["phantoms"] is None

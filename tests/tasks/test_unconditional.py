@@ -261,8 +261,8 @@ def test_a_network_that_knows_normal_data_draws_normal_data(monkeypatch):
     [
         ({"channels": 2}, "channels=2: expected 1 or 3"),
         (
-            {"architecture": "conv_unet", "remat": True},
-            "remat=True: does not apply to arch",
+            {"architecture": "conv_unet", "remat": "full"},
+            "remat=full: does not apply to arch",
         ),
         ({"architecture": "conv_unet", "norm_num_groups": 8}, "norm_num_groups=8"),
         ({"residual": True}, "residual=True: applies only to"),

@@ -22,7 +22,7 @@ from tests.tiny_lora import get_config
 
 def config(**train_fields):
     made = get_config()
-    made.model.update(dtype="bfloat16", cache_latents=True, remat=True)
+    made.model.update(dtype="bfloat16", cache_latents=True, remat="full")
     made.model.unet_lora.dropout = 0.2
     made.diffusion.update(min_snr_gamma=5.0, caption_dropout=0.5)
     made.optim.update(learning_rate=1e-2, schedule="cosine", ema_decay=0.9)
