@@ -2,7 +2,7 @@
 
 A compiler knows of a kernel only what the kernel declares. Ours declares everything
 (`attention_kernel.kernel_cost`). Splash attention declares nothing: the TPU's compiler
-counts no FLOPs, and each operand and result once. So what is missing is added, from the
+counts no FLOPs, and each operand and result once. The missing part is added, from the
 calls that a traced program makes.
 
 **FLOPs.** A product of q queries, l keys and d channels a head is 2 q l d. The forward

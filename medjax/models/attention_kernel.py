@@ -1,7 +1,7 @@
 """Fused attention on TPUs for keys that fit on the chip: one kernel each way.
 
-jax's splash attention serves any length, and pays for it: it keeps log Σ e^S as 128
-numbers a query, and its gradient takes two kernels, each of which computes S again. An
+jax's splash attention serves any length, at a price: it keeps log Σ e^S as 128 numbers
+a query, and its gradient takes two kernels, and each computes S again. An
 image's keys are few enough (4096 at 512²) that all of a head's stay on the chip while
 its queries pass by. So nothing but Q, K, V, O and their gradients is written or read,
 each once, and the gradient needs no more than Q, K, V. With S = K Qᵀ / √d, keys by
@@ -36,7 +36,7 @@ from medjax.models.autodiff import with_forward_mode
 
 # Scores that are held at a time, 2 MiB, and bytes of a head's keys up to which it fits.
 _MOST_SCORES, _MOST_QUERIES, _MOST_BYTES = 2**19, 1024, 3 * 2**19
-# Of the chip's memory, of which v5e and v6e have 128 MiB and v5p 64.
+# Bytes of the memory on the chip: v5e and v6e have 128 MiB, and v5p has 64.
 _MEMORY = 48 * 2**20
 
 
