@@ -27,6 +27,7 @@ float32 log Σ e^S and Σ O dO, each of them 8 times) is read once for each bloc
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -155,8 +156,9 @@ def kernel_call(eqn: Any, times: int = 1) -> KernelCall | None:
     phase = name.removeprefix("splash_mha_").partition("_")[0]
     if not name.startswith("splash_mha_") or phase not in PHASES:
         return None
-    # The first two operands of that rank, their channels before their tokens.
-    query, key, *_ = (var.aval for var in eqn.invars if var.aval.ndim == 4)
-    batch, heads, width, q_len = query.shape
+    operands = [var.aval for var in eqn.invars]
+    # Queries and keys are the first that are no integers; one example has no axis.
+    query, key, *_ = (x for x in operands if jnp.issubdtype(x.dtype, jnp.floating))
+    (heads, width, q_len), batch = query.shape[-3:], math.prod(query.shape[:-3])
     size = query.dtype.itemsize
     return KernelCall(phase, batch, heads, q_len, key.shape[-1], width, size, times)

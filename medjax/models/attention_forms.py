@@ -87,7 +87,7 @@ def attend(
     if form == "plain":
         return plain(*operands)
     if form in _KERNELS and not causal:
-        if form == "fused" and not fits(key):
+        if form == "fused" and not _fits(key):
             raise UserError(
                 f"config.model.attention=fused: {key.shape[1]} keys of {key.shape[3]} "
                 "channels do not fit on the chip; use auto"
@@ -156,10 +156,14 @@ def _forms(
     if not causal:
         forms["cpu"] = contractions.attention_on_cpu
         if query.shape[1] >= _LEAST_QUERIES:
-            forms["tpu"] = _on_each_device(fused if fits(key) else splash)
+            forms["tpu"] = _on_each_device(fused if _fits(key) else splash)
     if not _cudnn_problem(query):
         forms["cuda"] = _cudnn(plain)
     return forms
+
+
+def _fits(key: Array) -> bool:
+    return fits(key.shape[1], key.shape[3], key.dtype.itemsize)
 
 
 def _on_each_device(attention: _Attend) -> _Attend:

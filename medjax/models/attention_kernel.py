@@ -1,11 +1,10 @@
 """Fused attention on TPUs for keys that fit on the chip: one kernel each way.
 
 jax's splash attention serves any length, at a price: it keeps log Σ e^S as 128 numbers
-a query, and its gradient takes two kernels, and each computes S again. An
-image's keys are few enough (4096 at 512²) that all of a head's stay on the chip while
-its queries pass by. So nothing but Q, K, V, O and their gradients is written or read,
-each once, and the gradient needs no more than Q, K, V. With S = K Qᵀ / √d, keys by
-queries,
+a query, and its gradient takes two kernels, and each computes S again. An image has few
+enough keys (4096 at 512²) that all those of a head stay on the chip while its queries
+pass by. So only Q, K, V, O and their gradients are read or written, each once, and the
+gradient needs only Q, K, V. With S = K Qᵀ / √d, keys by queries,
 
     P = softmax(S),   O = Pᵀ V                                                     (1)
     dV = P dO,   dP = V dOᵀ,   dS = P ⊙ (dP − Σ_keys P ⊙ dP)                       (2)
@@ -40,12 +39,17 @@ _MOST_SCORES, _MOST_QUERIES, _MOST_BYTES = 2**19, 1024, 3 * 2**19
 _MEMORY = 48 * 2**20
 
 
-def fits(key: Float[Array, "b l heads d"]) -> bool:
-    """Tell whether a head's keys stay on the chip."""
-    _, length, _, width = key.shape
+def fits(length: int, width: int, itemsize: int) -> bool:
+    """Tell whether a head's keys stay on the chip.
+
+    Args:
+        length: Number of keys.
+        width: Channels of a head.
+        itemsize: Bytes of a number.
+    """
     length = padded(length)
     small = length * LANES <= _MOST_SCORES
-    return small and length * width * key.dtype.itemsize <= _MOST_BYTES
+    return small and length * width * itemsize <= _MOST_BYTES
 
 
 def fused(
@@ -141,7 +145,9 @@ def _call(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
             vmem_limit_bytes=_MEMORY,
         ),
-        cost_estimate=pl.CostEstimate(*kernel_cost(query, key, bool(gradient))),
+        cost_estimate=pl.CostEstimate(
+            *kernel_cost(query.shape, key.shape, key.dtype.itemsize, bool(gradient))
+        ),
         name="attention_backward" if gradient else "attention_forward",
         interpret=interpret,
     )
@@ -154,7 +160,9 @@ def block_of_queries(n: int, length: int) -> int:
     return max(size for size in range(LANES, most + 1, LANES) if n % size == 0)
 
 
-def kernel_cost(query: Array, key: Array, backward: bool) -> tuple[int, int, int]:
+def kernel_cost(
+    query: Sequence[int], key: Sequence[int], itemsize: int, backward: bool
+) -> tuple[int, int, int]:
     """Return a call's FLOPs, exponentials, and bytes read and written.
 
     A product of n queries, l keys and d channels is 2 n l d FLOPs. Forward there are
@@ -164,15 +172,16 @@ def kernel_cost(query: Array, key: Array, backward: bool) -> tuple[int, int, int
     (Q, O, and backward Q, dO, dQ).
 
     Args:
-        query: Or its shape, as the kernel gets it: ``b heads d n``.
-        key: The same: ``b heads d l``.
-        backward: Whether of the gradient.
+        query: Shape of the queries, ``b heads d n``.
+        key: Shape of the keys, ``b heads d l``.
+        itemsize: Bytes of a number.
+        backward: Whether the call is that of the gradient.
     """
-    batch, heads, width, n = query.shape
-    scores = batch * heads * n * key.shape[-1]
+    batch, heads, width, n = query
+    scores = batch * heads * n * key[-1]
     products, sides = (5, (3, 4)) if backward else (2, (2, 2))
-    moved = sides[0] * query.size + sides[1] * key.size
-    return products * 2 * scores * width, scores, moved * query.dtype.itemsize
+    moved = sides[0] * math.prod(query) + sides[1] * math.prod(key)
+    return products * 2 * scores * width, scores, moved * itemsize
 
 
 def _weights(length: int, turned: Array, query: Array) -> Float[Array, "l n"]:

@@ -5,10 +5,12 @@ the tangents, and that linear map has a transpose of its own. Forward mode uses 
 reverse mode uses its transpose. `jax.vmap` and a second derivative are not supported.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero, linear_call
 
 from medjax.arrays import Array
@@ -46,7 +48,7 @@ def bilinear(
 
     def derivative(primals: Any, tangents: Any) -> tuple[Array, Array]:
         changes = (change(i, primals, tangents[i]) for i in _nonzero(tangents))
-        return product(*primals), sum(changes)
+        return product(*primals), functools.reduce(jnp.add, changes)
 
     product.defjvp(derivative, symbolic_zeros=True)
     return product
