@@ -239,7 +239,7 @@ def test_no_gpu_is_found_here():
         ("splash", "cpu", "bfloat16", "=splash: expected a TPU, got a CPU; use auto"),
         ("cudnn", "tpu", "bfloat16", "=cudnn: expected a GPU, got a TPU; use auto"),
         ("cudnn", "gpu", "float32", "=cudnn: expected config.model.dtype=bfloat16"),
-        ("flash", "tpu", "bfloat16", "=flash: expected one of auto, plain, splash"),
+        ("flash", "tpu", "bfloat16", "=flash: expected one of auto, plain, fused"),
     ],
 )
 def test_a_form_that_a_platform_does_not_have_is_refused(form, platform, dtype, said):
