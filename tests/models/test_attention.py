@@ -65,7 +65,7 @@ def relative(found, true):
     ],
 )
 @pytest.mark.parametrize("kernel", [fused, pytest.param(splash, marks=pytest.mark.ci)])
-def test_a_kernel_is_plain_attention(kernel, queries, keys, width, dtype):
+def test_a_kernel_is_plain_attention(kernel, queries, keys, width, dtype, optimized):
     operands = drawn(queries, keys, 1, width, dtype)
     exact = [x.astype(jnp.float32) for x in operands]
     plain = with_gradients(jax.nn.dot_product_attention, exact)
