@@ -226,6 +226,17 @@ def param_spec(
     return PartitionSpec()
 
 
+def sharded_shapes(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Return a tree of shapes and types with their shardings, without values."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        tree,
+        shardings,
+    )
+
+
 def param_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
     """Return a tree of shardings for a tree whose paths end in names of parameters.
 

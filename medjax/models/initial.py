@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from medjax import trees
 from medjax.arrays import Array, Params
+from medjax.blank import blank_tree, wants_blank
 
 _EMBEDDING_DEVIATION = 0.02
 
@@ -54,6 +55,8 @@ def _shapes(
 
 def draw_params(shapes: Params, key: Array) -> Params:
     """Return random float32 parameters of these shapes."""
+    if wants_blank():
+        return blank_tree(shapes, np.float32)
     seed = np.asarray(jax.random.key_data(key)).tolist()
     return trees.unflatten(
         {path: _draw(path, s.shape, seed) for path, s in trees.flatten(shapes).items()}

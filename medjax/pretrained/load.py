@@ -1,19 +1,28 @@
 """Load and save a Stable Diffusion, a ControlNet or an autoencoder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import jax.numpy as jnp
 import numpy as np
 
+from medjax.blank import blank_tree, wants_blank
 from medjax.diffusion.schedule import make_schedule
 from medjax.errors import UserError, nearest
-from medjax.pretrained import diffusers_format, flax_pipelines, layout, single_file
+from medjax.pretrained import (
+    diffusers_format,
+    flax_pipelines,
+    layout,
+    published,
+    single_file,
+)
 from medjax.pretrained.layout import Part
 from medjax.pretrained.networks import Network, StableDiffusion
-from medjax.pretrained.sources import local_file, local_folder, read_json
+from medjax.pretrained.sources import hub_id, local_file, local_folder, read_json
 from medjax.pretrained.tokenizer import load_tokenizer
+
+T = TypeVar("T")
 
 Route = Literal["auto", "flax-pipelines", "safetensors"]
 
@@ -43,6 +52,8 @@ def load_stable_diffusion(
     dtype = _floating(dtype)
     if (file := _single_file(source, route)) is not None:
         return single_file.load_stable_diffusion(file, dtype, controlnet)
+    if known := _published(published.published_base, source, dtype):
+        return known
     parts = layout.STABLE_DIFFUSION
     wanted = dict(parts)
     if controlnet:
@@ -70,6 +81,8 @@ def load_controlnet(
     dtype = _floating(dtype)
     if (file := _single_file(source, route)) is not None:
         return single_file.load_controlnet(file, dtype)
+    if known := _published(published.published_controlnet, source, dtype):
+        return known
     folder = _folder(source, layout.CONTROLNET, [], route)
     return _networks(folder, layout.CONTROLNET, dtype, route)["controlnet"]
 
@@ -88,10 +101,14 @@ def load_autoencoder(source: str | Path, dtype: Any = jnp.float32) -> Network:
     dtype = _floating(dtype)
     if (file := _single_file(source, "auto")) is not None:
         return single_file.load_stable_diffusion(file, dtype, False).vae
+    if known := _published(published.published_autoencoder, source, dtype):
+        return known
     inside = layout.STABLE_DIFFUSION["vae"]
     both = (layout.AUTOENCODER["vae"], inside)
 
     def lies_in(folder: Path) -> list[Part]:
+        if wants_blank():
+            return [p for p in both if (folder / p.inside(layout.CONFIG)).is_file()]
         return [part for part in both if part.weights_in(folder / part.folder)]
 
     configs = [part.inside(layout.CONFIG) for part in both]
@@ -103,6 +120,14 @@ def load_autoencoder(source: str | Path, dtype: Any = jnp.float32) -> Network:
     part = (lies_in(folder) or [inside])[0]
     home = folder / part.folder
     return _networks(home, layout.AUTOENCODER, dtype, "safetensors")["vae"]
+
+
+def _published(
+    find: Callable[[str, np.dtype], T | None], source: str | Path, dtype: np.dtype
+) -> T | None:
+    """Return blank weights that need no download, where weights are to be blank."""
+    name = hub_id(str(source)) if wants_blank() else None
+    return find(name, dtype) if name else None
 
 
 def load_controlnet_config(
@@ -197,6 +222,8 @@ def _folder(
 ) -> Path:
     """Return the local folder; from the hub, download only what the route needs."""
     configs = [*shared, *(part.inside(layout.CONFIG) for part in parts.values())]
+    if wants_blank():
+        return local_folder(source, [configs], lambda _: True)
     safetensors = [
         [name for part in parts.values() for name in part.patterns(variant)]
         for variant in layout.VARIANTS
@@ -237,6 +264,9 @@ def _networks(
         for name, part in parts.items()
     }
     shapes = {name: module.param_shapes() for name, module in modules.items()}
+    if wants_blank():
+        params = {name: blank_tree(shapes[name], dtype) for name in parts}
+        return {n: Network(modules[n], params[n], configs[n]) for n in parts}
     if route == "auto":
         have = [part.weights_in(homes[name]) for name, part in parts.items()]
         route = "flax-pipelines" if None in have else "safetensors"

@@ -73,7 +73,7 @@ def drawn_stable_diffusion(vae: Network, key: jax.Array) -> StableDiffusion:
     captions = tokenizer(" ".join(vocabulary(FINDINGS)))["input_ids"]
     spells = ~np.isin(np.arange(len(tokenizer)), captions)
     scale = np.where(spells, _SPELLING_SCALE, 1)[:, None]
-    embedding["embedding"] *= scale.astype(np.float32)
+    embedding["embedding"] = embedding["embedding"] * scale.astype(np.float32)
     return StableDiffusion(
         unet=Network(unet, unet.init_params(unet_key), unet_config),
         vae=vae,

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Shaped
 
 from medjax import meshes
-from medjax.arrays import Array, Batch, Params
+from medjax.arrays import Array, Params
 from medjax.data.config import DataConfig
 from medjax.data.first_examples import FirstExamples
 from medjax.data.pipeline import Source
@@ -22,6 +22,7 @@ from medjax.evaluation.grids import image_page
 from medjax.tasks.eval_config import EvalConfig
 from medjax.tasks.interface import SamplePage, Task
 from medjax.training.evaluators import Evaluation
+from medjax.training.programs import make_sampler, samples_at_once
 from medjax.training.step import example_keys
 from medjax.training.validation_loss import evaluation_bar, first_batches
 
@@ -63,18 +64,16 @@ class SamplePages:
             asked_to_stop: Called before each batch. All hosts must get the same answer.
             split: Prefix of the metrics' columns: ``val`` or ``train``.
         """
-        self._task, self._mesh, self._config = task, mesh, config
+        self._mesh, self._config = mesh, config
         self._measure, self._split = measure, split
         self._asked_to_stop = asked_to_stop
         first = FirstExamples(source, config.samples)
-        shards = meshes.batch_shards(mesh)
-        # At most the batch size of training, rounded up so that the devices divide it.
-        self._size = min(data.batch_size, -(-len(first) // shards) * shards)
+        self._size = samples_at_once(len(first), data.batch_size, mesh)
         self._data = dataclasses.replace(data, batch_size=self._size)
         self._batches = list(first_batches(first, tokenizer, self._data, mesh))
         self._records = [first[i] for i in range(len(first))]
         self._keys = example_keys(key, 0, len(self._batches) * self._size)
-        self._generate = jax.jit(meshes.on_mesh(mesh, self._samples_of_batch))
+        self._generate = make_sampler(task, config.sampling(), mesh)
 
     @property
     def work(self) -> str:
@@ -108,12 +107,6 @@ class SamplePages:
             {f"{self._split}/{name}": x for name, x in measures.items()},
             image_page(page, captions if any(captions) else None),
         )
-
-    def _samples_of_batch(
-        self, params: Params, frozen: Params, batch: Batch, keys: Array
-    ) -> dict[str, Array]:
-        sampling = self._config.sampling()
-        return self._task.sample(params, frozen, batch, keys, sampling)
 
 
 def _on_host(arrays: Mapping[str, Array], mesh: Mesh) -> dict[str, np.ndarray]:

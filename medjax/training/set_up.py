@@ -14,7 +14,6 @@ from jaxtyping import Key
 
 from medjax import meshes
 from medjax.arrays import Array, Params
-from medjax.data.config import DataConfig
 from medjax.data.examples import Example
 from medjax.data.pipeline import Source, dataset_identity, make_batches, open_dataset
 from medjax.models.attention_forms import check_attention
@@ -28,8 +27,9 @@ from medjax.training.host_checks import check_hosts
 from medjax.training.latent_cache import cache_latents
 from medjax.training.metrics_writer import MetricsWriter
 from medjax.training.nonfinite import Culprits, NonfiniteWatch
-from medjax.training.optimizer import learning_rates, make_optimizer
+from medjax.training.optimizer import learning_rates
 from medjax.training.profiling import Profile
+from medjax.training.programs import make_step, microbatch
 from medjax.training.progress import Progress, RateMeter
 from medjax.training.run_summary import log_summary, write_summary
 from medjax.training.sample_pages import SamplePages
@@ -38,7 +38,6 @@ from medjax.training.step import (
     TrainStep,
     check_batch_size,
     init_state,
-    make_train_step,
 )
 from medjax.training.stop import StopDecision, StopRequest
 from medjax.training.validation_loss import NoValidation, ValidationLoss, held_out
@@ -141,10 +140,10 @@ def set_up(
     frozen = meshes.place_params(assembly.frozen, mesh)
     checkpoints = opened.enter_context(_checkpoints(config, workdir, inputs))
     earlier = checkpoints.earlier_plans
-    optimizer = make_optimizer(config.optim, plan.steps, assembly.params, earlier)
-    ema = config.optim.ema_decay
+    optimizer, train_step = make_step(config, assembly, mesh, earlier)
+    ema = config.optim.ema_decay is not None
     params, statistics = assembly.params, assembly.statistics
-    state = init_state(params, statistics, optimizer, mesh, ema is not None)
+    state = init_state(params, statistics, optimizer, mesh, ema)
     shown = examples if unseen is None else unseen
     evaluators = _evaluators(
         config, assembly, (shown, unseen is not None), mesh, eval_key, stop
@@ -152,7 +151,7 @@ def set_up(
     if assembly.posterior is not None:
         examples = cache_latents(
             examples,
-            _microbatch(config),
+            microbatch(config),
             inputs,
             assembly.posterior,
             frozen,
@@ -169,14 +168,7 @@ def set_up(
         tokenizer=assembly.tokenizer,
         examples=examples,
         frozen=frozen,
-        train_step=make_train_step(
-            assembly.task,
-            optimizer,
-            mesh,
-            accumulation_steps=plan.gradient_accumulation_steps,
-            ema_decay=ema,
-            max_skipped=plan.max_skipped_updates,
-        ),
+        train_step=train_step,
         rates=learning_rates(config.optim, plan.steps, earlier),
         train_key=train_key,
         evaluators=evaluators,
@@ -251,7 +243,7 @@ def _evaluators(
         stop: Tells whether a signal asks to stop.
     """
     source, held_out = shown
-    how = (source, assembly.tokenizer, _microbatch(config), config.eval, mesh, key)
+    how = (source, assembly.tokenizer, microbatch(config), config.eval, mesh, key)
     validation: Evaluator = NoValidation(config.eval.every)
     if held_out:
         validation = ValidationLoss(assembly.task, *how, stop.in_evaluation)
@@ -263,12 +255,6 @@ def _evaluators(
         "val" if held_out else "train",
     )
     return validation, pages
-
-
-def _microbatch(config: RunConfig) -> DataConfig:
-    """Return the data config of one microbatch, which fits wherever training fits."""
-    size = config.data.batch_size // config.train.gradient_accumulation_steps
-    return dataclasses.replace(config.data, batch_size=size)
 
 
 def _checkpoints(

@@ -77,7 +77,28 @@ def init_state(
     ema: bool,
 ) -> TrainState:
     """Return the state before the first step, placed on `mesh`."""
+    init = _first_state(optimizer, ema)
+    given = (params, statistics)
+    shardings = meshes.param_shardings(jax.eval_shape(init, *given), mesh)
+    placed = (meshes.place_params(tree, mesh) for tree in given)
+    return jax.jit(init, out_shardings=shardings)(*placed)
 
+
+def state_shapes(
+    params: Params,
+    statistics: Params,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    ema: bool,
+) -> TrainState:
+    """Return shapes, types and shardings of the state, which is not computed."""
+    shapes = jax.eval_shape(_first_state(optimizer, ema), params, statistics)
+    return meshes.sharded_shapes(shapes, meshes.param_shardings(shapes, mesh))
+
+
+def _first_state(
+    optimizer: optax.GradientTransformation, ema: bool
+) -> Callable[[Params, Params], TrainState]:
     def init(params: Params, statistics: Params) -> TrainState:
         # A copy, because the step donates every array of the state.
         both = trees.merge(params, statistics)
@@ -86,10 +107,7 @@ def init_state(
         zero = jnp.int32(0)
         return TrainState(zero, zero, params, statistics, average, opt_state)
 
-    given = (params, statistics)
-    shardings = meshes.param_shardings(jax.eval_shape(init, *given), mesh)
-    placed = (meshes.place_params(tree, mesh) for tree in given)
-    return jax.jit(init, out_shardings=shardings)(*placed)
+    return init
 
 
 def example_keys(

@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Float
 
 from medjax import meshes
-from medjax.arrays import Array, Batch, Params, PyTree
+from medjax.arrays import Array, Params
 from medjax.data.config import DataConfig
 from medjax.data.examples import Example
 from medjax.data.first_examples import FirstExamples
@@ -29,6 +28,7 @@ from medjax.logs import ProgressBar
 from medjax.tasks.eval_config import EvalConfig
 from medjax.tasks.interface import Task
 from medjax.training.evaluators import Evaluation
+from medjax.training.programs import make_validation
 from medjax.training.step import example_keys
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class ValidationLoss:
         self._data, self._key, self._asked_to_stop = data, key, asked_to_stop
         self._every = config.every
         self._first = FirstExamples(source, config.examples)
-        self._sums = jax.jit(meshes.on_mesh(mesh, self._sums_of_batch))
+        self._sums = make_validation(task, mesh)
         # A key for each example, whatever the batch size; for whole batches.
         batches = -(-len(self._first) // data.batch_size)
         self._keys = example_keys(key, 0, batches * data.batch_size)
@@ -130,19 +130,6 @@ class ValidationLoss:
         means, observed = jax.tree.map(lambda x: x / len(self._first), total)
         _, said = self._task.follow({}, observed, self._key)
         return Evaluation({f"val/{n}": float(x) for n, x in {**means, **said}.items()})
-
-    def _sums_of_batch(
-        self, params: Params, frozen: Params, batch: Batch, keys: Array
-    ) -> tuple[dict[str, Float[Array, ""]], PyTree]:
-        """Return sums over a batch's examples: metrics, and the task's observations."""
-        outcome = self._task.loss(params, frozen, batch, keys, train=False)
-        weights = batch["example_weights"]
-        sums = {
-            name: (x * weights).sum()
-            for name, x in {"loss": outcome.losses, **outcome.metrics}.items()
-        }
-        # Weighted, because only some rows of a filled-up batch count as examples.
-        return sums, jax.tree.map(lambda x: x * weights.sum(), outcome.observed)
 
 
 def first_batches(

@@ -1,0 +1,135 @@
+"""What a program computes, counted with its loops.
+
+The compiler counts the body of a loop once, however often it runs. So its figures are
+multiplied by the ratio of two counts of the traced program: with each loop's number of
+iterations, and without. Matrix products and convolutions decide both.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+    """Operations of a program.
+
+    Attributes:
+        once: FLOPs with the body of each loop counted once.
+        flops: FLOPs with each loop's iterations.
+    """
+
+    once: float = 0.0
+    flops: float = 0.0
+
+    def __add__(self, other: "Count") -> "Count":
+        return Count(self.once + other.once, self.flops + other.flops)
+
+    @property
+    def loops(self) -> float:
+        """How many times the compiler's count the whole is."""
+        return self.flops / self.once if self.once else 1.0
+
+
+KernelFlops = Callable[[Any], float]
+"""From an equation ``pallas_call`` to the FLOPs that its kernel does."""
+
+
+def count_flops(traced: Any, kernel_flops: KernelFlops = lambda eqn: 0.0) -> Count:
+    """Count the FLOPs of matrix products and convolutions of a traced program.
+
+    A multiplication with its addition is 2. Of several branches the largest counts, of
+    a loop without a known end one iteration.
+
+    Args:
+        traced: What ``jax.jit(…).trace(…)`` returns, or a jaxpr.
+        kernel_flops: Counts kernels, whose inside is not counted.
+    """
+    return _of_jaxpr(getattr(traced, "jaxpr", traced), kernel_flops)
+
+
+def _of_jaxpr(jaxpr: Any, kernel_flops: KernelFlops) -> Count:
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    return sum((_of_equation(eqn, kernel_flops) for eqn in jaxpr.eqns), Count())
+
+
+def _of_equation(eqn: Any, kernel_flops: KernelFlops) -> Count:
+    name = eqn.primitive.name
+    if name == "pallas_call":
+        flops = kernel_flops(eqn)
+        return Count(flops, flops)
+    if name == "dot_general":
+        flops = _of_product(eqn)
+        return Count(flops, flops)
+    if name == "conv_general_dilated":
+        flops = _of_convolution(eqn)
+        return Count(flops, flops)
+    if name == "cond":
+        branches = [_of_jaxpr(one, kernel_flops) for one in eqn.params["branches"]]
+        return max(branches, key=lambda one: one.flops)
+    inner = sum((_of_jaxpr(one, kernel_flops) for one in _programs(eqn)), Count())
+    if name == "scan":
+        return Count(inner.once, inner.flops * eqn.params["length"])
+    if name == "shard_map":
+        # Inside are the shapes of one device, outside those of all.
+        devices = math.prod(eqn.params["mesh"].shape.values())
+        return Count(inner.once * devices, inner.flops * devices)
+    return inner
+
+
+def _programs(eqn: Any) -> Iterator[Any]:
+    """Yield the programs that an equation runs, as of a loop or a call."""
+    for value in eqn.params.values():
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(one, ClosedJaxpr | Jaxpr):
+                yield one
+
+
+def _of_product(eqn: Any) -> float:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    left = eqn.invars[0].aval.shape
+    inner = math.prod(left[axis] for axis in contracted)
+    return 2.0 * math.prod(eqn.outvars[0].aval.shape) * inner
+
+
+def _of_convolution(eqn: Any) -> float:
+    """Count products with pixels that are there; none with padding or dilation."""
+    params, (image, kernel) = eqn.params, (one.aval.shape for one in eqn.invars)
+    output, numbers = eqn.outvars[0].aval.shape, params["dimension_numbers"]
+    lhs, rhs, out = (spec[2:] for spec in numbers)
+    pairs = 1
+    for axis in range(len(lhs)):
+        pairs *= _pairs(
+            image[lhs[axis]],
+            kernel[rhs[axis]],
+            output[out[axis]],
+            params["window_strides"][axis],
+            params["padding"][axis][0],
+            params["lhs_dilation"][axis],
+            params["rhs_dilation"][axis],
+        )
+    batch, features = (output[numbers.out_spec[axis]] for axis in (0, 1))
+    inputs = kernel[numbers.rhs_spec[1]]
+    return 2.0 * batch * features * inputs * pairs / params["batch_group_count"]
+
+
+def _pairs(
+    size: int, kernel: int, out: int, stride: int, low: int, grow: int, spread: int
+) -> int:
+    """Count the pairs of an output and a kernel's pixel that meet an input's pixel.
+
+    Args:
+        size: Of the input, along one axis.
+        kernel: Of the kernel.
+        out: Of the output.
+        stride: Between outputs.
+        low: Padding before the input.
+        grow: Dilation of the input.
+        spread: Dilation of the kernel.
+    """
+    reach = (size - 1) * grow
+    places = (i * stride + k * spread - low for i in range(out) for k in range(kernel))
+    return sum(0 <= place <= reach and place % grow == 0 for place in places)
