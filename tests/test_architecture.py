@@ -33,6 +33,7 @@ FLOORS = (
         "host_memory",
         "configuration",
         "compilation",
+        *("blank", "chips", "program_costs"),
         "hosts",
         "jax_private",
         "distributed",
@@ -43,7 +44,7 @@ FLOORS = (
     ("tasks",),
     ("runs",),
     ("training", "sampling", "cli"),
-    ("exporting", "cross_validation"),
+    ("exporting", "cross_validation", "compiling"),
     (
         *("prepare", "train", "cross_validate", "sample"),
         *("evaluate", "export", "preflight"),

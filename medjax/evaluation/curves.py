@@ -27,6 +27,8 @@ _LEFT_OUT = (
     "step",
     "images_per_second",
     "seconds_per_step",
+    "tflops_per_device",
+    "mfu",
     "data_wait_fraction",
     "train/skipped_updates",
     "host_memory_gib",

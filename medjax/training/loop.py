@@ -17,6 +17,7 @@ from medjax.training.log_lines import step_of
 from medjax.training.optimizer import schedule_change
 from medjax.training.progress import memory
 from medjax.training.set_up import Session, SetUp, open_session, set_up
+from medjax.training.speed import step_work
 from medjax.training.step import TrainState
 from medjax.training.stop import Verdict, stop_on_signals
 
@@ -164,6 +165,9 @@ def update(
         jax.block_until_ready(metrics)
         seconds = session.rate.first_step_done()
         logger.info("compiled, first step included, in %s", duration(seconds))
+        with session.rate.paused():
+            given = (state, run.frozen, batch, run.train_key)
+            session.rate.work = step_work(run.train_step, *given)
     session.profile.after(step, metrics)
     return state, batch, metrics
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from medjax.host_memory import host_peak_bytes
 from medjax.logs import draws_bars
 from medjax.training.log_lines import training_line
+from medjax.training.speed import StepWork
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class RateMeter:
         """
         self._clock = clock
         self.compile_seconds: float | None = None
+        self.work: StepWork | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -74,7 +76,8 @@ class RateMeter:
 
         Returns:
             ``images_per_second``, ``seconds_per_step`` and ``data_wait_fraction``, the
-            fraction of the time spent waiting for data. Empty if no step was counted.
+            fraction of the time spent waiting for data, and the speed of `work` if it
+            is known. Empty if no step was counted.
         """
         seconds = self._clock() - self._start - self._idle
         images, steps, waited = self._images, self._steps, self._waited
@@ -85,6 +88,7 @@ class RateMeter:
             "images_per_second": images / seconds,
             "seconds_per_step": seconds / steps,
             "data_wait_fraction": waited / seconds,
+            **(self.work.speed(seconds / steps) if self.work else {}),
         }
 
 

@@ -1,0 +1,74 @@
+"""FLOPs of traced programs: by hand, and with loops."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from medjax.program_costs import count_flops
+
+
+def _traced(function, *shapes):
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function).trace(*inputs)
+
+
+def test_a_product_counts_two_for_each_multiplication():
+    traced = _traced(jnp.matmul, (3, 5, 7), (7, 11))
+    assert count_flops(traced).flops == 2 * 3 * 5 * 7 * 11
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_counts_no_padding(stride):
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    counted = count_flops(_traced(convolve, (2, 8, 6, 4), (3, 3, 4, 5))).flops
+    pairs = 1
+    for side in (8, 6):
+        starts = range(-1 if stride == 1 else 0, side - 1, stride)
+        along = sum(0 <= start + k < side for start in starts for k in range(3))
+        pairs *= along
+    assert counted == 2 * 2 * 4 * 5 * pairs
+
+
+def test_gradients_of_a_convolution_cost_as_much_as_itself():
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    shapes = (2, 8, 8, 4), (3, 3, 4, 5)
+    forward = count_flops(_traced(convolve, *shapes)).flops
+    both = jax.grad(lambda x, k: jnp.square(convolve(x, k)).sum(), (0, 1))
+    assert count_flops(_traced(both, *shapes)).flops == 3 * forward
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    def repeated(x, w):
+        y, _ = jax.lax.scan(lambda c, _: (c @ w, None), x, None, length=6)
+        return jax.lax.fori_loop(0, 4, lambda i, c: c @ w, y)
+
+    counted = count_flops(_traced(repeated, (8, 8), (8, 8)))
+    assert counted.flops == 10 * 2 * 8**3
+    assert counted.once == 2 * 2 * 8**3
+    assert counted.loops == 5
+
+
+def test_recomputation_counts_and_branches_count_the_largest():
+    def loss(x, w):
+        return jax.checkpoint(lambda c: jnp.sin(jnp.sin(c @ w) @ w))(x).sum()
+
+    plain = count_flops(_traced(jax.grad(loss, 1), (4, 8), (8, 8))).flops
+    # Two forward, at least one of them again, and two gradients of each.
+    assert plain >= 7 * 2 * 4 * 8 * 8
+
+    def either(x, w):
+        return jax.lax.cond(x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w)
+
+    assert count_flops(_traced(either, (4, 8), (8, 8))).flops == 2 * 2 * 4 * 8 * 8
