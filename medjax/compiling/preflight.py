@@ -104,8 +104,8 @@ class Preflight:
         estimates: By program.
         memory: Bytes a chip, by part of the training state.
         remat: The config's, or the least with which the step fits; None if none does.
-        largest_batch: The largest ``data.batch_size``; None if not asked for, or none
-            fits.
+        largest_batch: The largest ``data.batch_size`` with that remat, or with the
+            most if that is None; None if not asked for, or none fits.
     """
 
     topology: Topology
@@ -151,7 +151,9 @@ def preflight(
     if max_batch:
         found = least_remat(config, topology, cache)
         remat = None if found is None else remat_of(found)
-        largest = None if found is None else largest_batch(found, topology, cache)
+        # If none fits at this batch, a smaller batch may fit with the most.
+        most = with_remat(config, (remat_choices(config) or (None,))[-1])
+        largest = largest_batch(found or most, topology, cache)
     memory = {part: bytes_per_chip(tree) for part, tree in ready.parts.items()}
     return Preflight(topology, estimates, memory, remat, largest)
 
@@ -191,7 +193,9 @@ def remat_of(config: RunConfig) -> str | None:
 
 
 def with_remat(config: RunConfig, value: Any) -> RunConfig:
-    """Return a config with another ``model.remat``."""
+    """Return a config with another ``model.remat``; None changes nothing."""
+    if value is None:
+        return config
     model = dataclasses.replace(config.model, remat=value)
     return dataclasses.replace(config, model=model)
 
@@ -215,7 +219,7 @@ def least_remat(config: RunConfig, topology: Topology, cache: Path) -> RunConfig
             "or a known GPU"
         )
     for value in remat_choices(config) or (None,):
-        tried = config if value is None else with_remat(config, value)
+        tried = with_remat(config, value)
         if estimate_step(tried, topology, cache).fits:
             return tried
     return None
@@ -228,7 +232,7 @@ def largest_batch(config: RunConfig, topology: Topology, cache: Path) -> int | N
     verifies its answer; if it is too large, a smaller one is tried.
 
     Args:
-        config: The run's; its step fits.
+        config: The run's.
         topology: What to compile for.
         cache: Folder of kept figures.
     """

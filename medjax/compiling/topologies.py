@@ -128,7 +128,7 @@ def check_topology(name: str) -> None:
         hint = f"; did you mean '{kind}:{closest}'?"
     generations = ", ".join(f"{one}:{SHAPES[one][1]}" for one in SHAPES)
     raise UserError(
-        f"--topology={name}: unknown topology{hint} Expected a TPU generation and its "
+        f"--topology={name}: unknown topology{hint or '.'} Expected a TPU generation and its "
         f"shape ({generations} …), v6e:1 for one chip, or local for this machine"
     )
 
