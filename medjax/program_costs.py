@@ -96,7 +96,7 @@ def _of_product(eqn: Any) -> float:
 
 
 def _of_convolution(eqn: Any) -> float:
-    """Count products with pixels that are there; none with padding or dilation."""
+    """Count products with real pixels, not those with padding or dilation."""
     params, (image, kernel) = eqn.params, (one.aval.shape for one in eqn.invars)
     output, numbers = eqn.outvars[0].aval.shape, params["dimension_numbers"]
     lhs, rhs, out = (spec[2:] for spec in numbers)

@@ -150,7 +150,7 @@ def test_a_full_size_recipe_needs_neither_weights_nor_network(monkeypatch):
     billions = {part: bytes_per_chip(tree) / 1e9 for part, tree in ready.parts.items()}
     # 860 + 84 + 123 million weights in bfloat16.
     assert billions["frozen weights"] == pytest.approx(2 * 1.066, rel=0.01)
-    assert billions["optimiser"] == pytest.approx(2 * billions["trained weights"], 0.01)
+    assert billions["optimizer"] == pytest.approx(2 * billions["trained weights"], 0.01)
 
 
 def _step(config, tmp_path):
@@ -173,7 +173,7 @@ def test_four_microbatches_cost_four_times_one(tmp_path):
     larger = preflight.with_batch(dataclasses.replace(config, train=train), 8)
     four = _step(larger, tmp_path)
     assert four.flops == pytest.approx(4 * one.flops, rel=0.02)
-    # The optimiser's part of the traffic is there once.
+    # The optimizer's part of the traffic is there once.
     assert 2 * one.hbm_bytes < four.hbm_bytes < 4.2 * one.hbm_bytes
     # From the cache, so at once.
     assert _step(larger, tmp_path) == four

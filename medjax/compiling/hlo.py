@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 
-# Bits of an element; what is not listed here has no size, as a token.
+# Bits of an element. Types that are not listed, as tokens, have no size.
 BITS = {
     **dict.fromkeys(("pred", "s8", "u8"), 8),
     **dict.fromkeys(("s16", "u16", "f16", "bf16"), 16),
@@ -146,7 +146,7 @@ class Program:
     def rounds(self, loop: Instruction) -> int:
         """Return how often a loop's body runs; 1 where that is unknown.
 
-        The CPU's compiler writes it down; otherwise the condition compares with it.
+        The CPU's compiler writes it down. On a TPU the condition compares with it.
         """
         if known := _KNOWN.search(loop.attributes):
             return int(known.group(1))

@@ -1,7 +1,7 @@
 """What kernels cost, where they do not say it themselves.
 
 The compiler believes what a kernel declares of itself (``cost_estimate``), and a kernel
-that declares nothing costs nothing. This is the one place that adds what is missing.
+that declares nothing costs nothing. This is the one place that adds the missing cost.
 """
 
 import dataclasses

@@ -97,7 +97,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Preflight:
-    """What is known of a run before it starts.
+    """Results of a preflight.
 
     Attributes:
         topology: The hardware.

@@ -60,8 +60,8 @@ class RunPrograms:
 
     Attributes:
         programs: By name.
-        parts: Trees of shapes with shardings of what is in memory during training, by
-            what it is: trained and frozen weights, optimiser, average, batch.
+        parts: Trees of shapes with shardings in memory during training, by their part:
+            trained and frozen weights, optimizer, average, batch.
     """
 
     programs: Mapping[str, RunProgram]
@@ -189,7 +189,7 @@ def _parts(state: TrainState, frozen: Params, batch: PyTree) -> dict[str, PyTree
     return {
         "trained weights": (state.params, state.statistics),
         "frozen weights": frozen,
-        "optimiser": state.opt_state,
+        "optimizer": state.opt_state,
         "average": state.ema_params,
         "batch": batch,
     }

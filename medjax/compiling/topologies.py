@@ -70,7 +70,7 @@ def prepare_environment(name: str) -> None:
         return
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    # A TPU or GPU that is there is not needed, and may be in use.
+    # A TPU or GPU of this machine is not needed, and may be in use.
     jax.config.update("jax_platforms", "cpu")
 
 
@@ -128,8 +128,9 @@ def check_topology(name: str) -> None:
         hint = f"; did you mean '{kind}:{closest}'?"
     generations = ", ".join(f"{one}:{SHAPES[one][1]}" for one in SHAPES)
     raise UserError(
-        f"--topology={name}: unknown topology{hint or '.'} Expected a TPU generation and its "
-        f"shape ({generations} …), v6e:1 for one chip, or local for this machine"
+        f"--topology={name}: unknown topology{hint or '.'} Expected a TPU generation "
+        f"and its shape ({generations} …), v6e:1 for one chip, or local for this "
+        "machine"
     )
 
 

@@ -111,7 +111,7 @@ def _of_fusion(
 
 
 def _updated_in_place(inner: Computation) -> dict[str, float]:
-    """Return the parameters of which a slice is replaced, with its bytes."""
+    """Return the parameters that have a slice replaced, with its bytes."""
     found: dict[str, float] = {}
     for one in inner.instructions.values():
         if one.opcode != "dynamic-update-slice":

@@ -88,7 +88,7 @@ _VAES = ("stabilityai/sd-vae-ft-mse", "stabilityai/sd-vae-ft-ema")
 
 
 class _WordCount:
-    """Stands in for CLIP's tokenizer, of which shapes need only the sizes."""
+    """Replaces CLIP's tokenizer, because shapes need only its sizes."""
 
     pad_token_id = 49407
 

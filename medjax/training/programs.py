@@ -34,7 +34,7 @@ Sampler = Callable[[Params, Params, Batch, Array], dict[str, Array]]
 def make_step(
     config: RunConfig, built: BuiltTask, mesh: Mesh, earlier: Sequence[Any] = ()
 ) -> tuple[optax.GradientTransformation, TrainStep]:
-    """Return a run's optimiser and its jitted step.
+    """Return a run's optimizer and its jitted step.
 
     Args:
         config: The run's.
