@@ -28,19 +28,27 @@ INPUTS = ("noisy_latents", "timesteps", "text_embeddings")
 
 def make_medjax(settings: Settings) -> Step:
     """Return medjax's training step, with its own loss, optimiser and mesh."""
+    frozen = {"unet": draw_unet(settings)}
+    params = {"controlnet": draw_controlnet(settings)}
+    return medjax_step(controlled(settings), params, frozen, settings)
+
+
+def controlled(settings: Settings, **options: Any) -> Any:
+    """Return the task of a ControlNet on a frozen U-Net.
+
+    Args:
+        settings: Settings of the networks.
+        options: Further options of both modules, as `remat`.
+    """
     import jax.numpy as jnp
 
     from medjax.models.controlnet import ControlNet
     from medjax.models.unet_2d_condition import UNet2DCondition
 
-    dtype = jnp.dtype(settings.dtype)
-    task = _Controlled(
-        UNet2DCondition.from_config(settings.unet_config, dtype=dtype),
-        ControlNet.from_config(settings.controlnet_config, dtype=dtype),
-    )
-    frozen = {"unet": draw_unet(settings)}
-    return medjax_step(
-        task, {"controlnet": draw_controlnet(settings)}, frozen, settings
+    options |= {"dtype": jnp.dtype(settings.dtype)}
+    return _Controlled(
+        UNet2DCondition.from_config(settings.unet_config, **options),
+        ControlNet.from_config(settings.controlnet_config, **options),
     )
 
 
@@ -57,21 +65,12 @@ def medjax_step(task: Any, params: Any, frozen: Any, settings: Settings) -> Step
     import jax.numpy as jnp
 
     from medjax import meshes
-    from medjax.runs.sections import OptimConfig
-    from medjax.training.optimizer import make_optimizer
     from medjax.training.step import init_state, make_train_step
 
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
     frozen = trees.cast(frozen, jnp.dtype(settings.dtype))
     frozen = jax.device_put(frozen, meshes.param_shardings(frozen, mesh))
-    config = OptimConfig(
-        learning_rate=LEARNING_RATE,
-        b1=BETAS[0],
-        b2=BETAS[1],
-        weight_decay=DECAY,
-        clip_norm=CLIP_NORM,
-    )
-    optimizer = make_optimizer(config, 10_000, params)
+    optimizer = medjax_optimizer(params)
     state = init_state(params, {}, optimizer, mesh, ema=False)
     del params
     train_step = make_train_step(task, optimizer, mesh)
@@ -85,6 +84,21 @@ def medjax_step(task: Any, params: Any, frozen: Any, settings: Settings) -> Step
         return float(metrics["loss"])
 
     return step
+
+
+def medjax_optimizer(params: Any) -> Any:
+    """Return medjax's optimiser with the settings of all competitors."""
+    from medjax.runs.sections import OptimConfig
+    from medjax.training.optimizer import make_optimizer
+
+    config = OptimConfig(
+        learning_rate=LEARNING_RATE,
+        b1=BETAS[0],
+        b2=BETAS[1],
+        weight_decay=DECAY,
+        clip_norm=CLIP_NORM,
+    )
+    return make_optimizer(config, 10_000, params)
 
 
 class LatentsGiven:
@@ -122,6 +136,28 @@ def make_flax(settings: Settings) -> Step:
     """Return a jitted training step of diffusers' Flax modules with optax."""
     import jax
     import jax.numpy as jnp
+
+    # Our trees use the same names, so the weights need no conversion.
+    frozen = jax.device_put(trees.cast(draw_unet(settings), jnp.dtype(settings.dtype)))
+    begin, train_step = flax_program(settings)
+    state = begin(jax.device_put(draw_controlnet(settings)))
+    batch = {
+        name: jnp.asarray(channels_first(x)) for name, x in draw_batch(settings).items()
+    }
+
+    def step() -> float:
+        nonlocal state
+        state, value = train_step(state, frozen, batch)
+        jax.block_until_ready(state)
+        return float(value)
+
+    return step
+
+
+def flax_program(settings: Settings) -> tuple[Callable[[Any], Any], Any]:
+    """Return a function of the weights to the first state, and the jitted step."""
+    import jax
+    import jax.numpy as jnp
     import optax
     from diffusers import FlaxControlNetModel, FlaxUNet2DConditionModel
     from flax.training.train_state import TrainState
@@ -129,20 +165,13 @@ def make_flax(settings: Settings) -> Step:
     dtype = jnp.dtype(settings.dtype)
     unet: Any = FlaxUNet2DConditionModel(**settings.unet_config, dtype=dtype)
     controlnet: Any = FlaxControlNetModel(**settings.controlnet_config, dtype=dtype)
-    # Our trees use the same names, so the weights need no conversion.
-    frozen = jax.device_put(trees.cast(draw_unet(settings), dtype))
     optimizer = optax.chain(
         optax.clip_by_global_norm(CLIP_NORM),
         optax.adamw(LEARNING_RATE, *BETAS, weight_decay=DECAY),
     )
-    state = TrainState.create(
-        apply_fn=controlnet.apply,
-        params=jax.device_put(draw_controlnet(settings)),
-        tx=optimizer,
-    )
-    batch = {
-        name: jnp.asarray(channels_first(x)) for name, x in draw_batch(settings).items()
-    }
+
+    def begin(params: Any) -> TrainState:
+        return TrainState.create(apply_fn=controlnet.apply, params=params, tx=optimizer)
 
     def loss(params: Any, frozen: Any, batch: Any) -> Any:
         inputs = [batch[k] for k in INPUTS]
@@ -165,15 +194,7 @@ def make_flax(settings: Settings) -> Step:
         value, gradients = jax.value_and_grad(loss)(state.params, frozen, batch)
         return state.apply_gradients(grads=gradients), value
 
-    train_step = jax.jit(update, donate_argnums=0)
-
-    def step() -> float:
-        nonlocal state
-        state, value = train_step(state, frozen, batch)
-        jax.block_until_ready(state)
-        return float(value)
-
-    return step
+    return begin, jax.jit(update, donate_argnums=0)
 
 
 def make_torch(settings: Settings) -> Step:
