@@ -8,7 +8,7 @@ that fit into a TPU's memory on the chip count, too.
 
 import dataclasses
 import re
-from collections import Counter
+from collections import defaultdict
 
 from medjax.compiling.hlo import Computation, Instruction, Program
 
@@ -53,7 +53,7 @@ class Traffic:
 def measure_traffic(program: Program) -> Traffic:
     """Count the bytes that a program moves."""
     once = hbm = 0.0
-    links: Counter[str] = Counter()
+    links: defaultdict[str, float] = defaultdict(float)
     for computation, times in program.runs():
         own = sum(
             _bytes(program, computation, one)
