@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -201,5 +202,5 @@ def bytes_per_chip(tree: PyTree) -> int:
         int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64))
         * np.dtype(leaf.dtype).itemsize
         for leaf in jax.tree.leaves(tree)
-        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     )
