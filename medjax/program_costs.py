@@ -7,10 +7,9 @@ iterations, and without. Matrix products and convolutions decide both.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import jaxprs_in_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,32 +33,30 @@ class Count:
         return self.flops / self.once if self.once else 1.0
 
 
-KernelFlops = Callable[[Any], float]
-"""From an equation ``pallas_call`` to the FLOPs that its kernel does."""
-
-
-def count_flops(traced: Any, kernel_flops: KernelFlops = lambda eqn: 0.0) -> Count:
+def count_flops(traced: Any, platform: str) -> Count:
     """Count the FLOPs of matrix products and convolutions of a traced program.
 
-    A multiplication with its addition is 2. Of several branches the largest counts, of
-    a loop without a known end one iteration.
+    A multiplication with its addition is 2. A Pallas kernel counts as it declares. Of
+    several branches, that of the platform or the largest counts. A loop without a known
+    end counts as one iteration.
 
     Args:
-        traced: What ``jax.jit(…).trace(…)`` returns, or a jaxpr.
-        kernel_flops: Counts kernels, whose inside is not counted.
+        traced: Result of ``jax.jit(…).trace(…)``, or a jaxpr.
+        platform: Where it runs: "cpu", "gpu" or "tpu".
     """
-    return _of_jaxpr(getattr(traced, "jaxpr", traced), kernel_flops)
+    return _of_jaxpr(getattr(traced, "jaxpr", traced), platform)
 
 
-def _of_jaxpr(jaxpr: Any, kernel_flops: KernelFlops) -> Count:
+def _of_jaxpr(jaxpr: Any, platform: str) -> Count:
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum((_of_equation(eqn, kernel_flops) for eqn in jaxpr.eqns), Count())
+    return sum((_of_equation(eqn, platform) for eqn in jaxpr.eqns), Count())
 
 
-def _of_equation(eqn: Any, kernel_flops: KernelFlops) -> Count:
+def _of_equation(eqn: Any, platform: str) -> Count:
     name = eqn.primitive.name
     if name == "pallas_call":
-        flops = kernel_flops(eqn)
+        declared = eqn.params["cost_estimate"]
+        flops = float(declared.flops) if declared else 0.0
         return Count(flops, flops)
     if name == "dot_general":
         flops = _of_product(eqn)
@@ -68,9 +65,9 @@ def _of_equation(eqn: Any, kernel_flops: KernelFlops) -> Count:
         flops = _of_convolution(eqn)
         return Count(flops, flops)
     if name == "cond":
-        branches = [_of_jaxpr(one, kernel_flops) for one in eqn.params["branches"]]
-        return max(branches, key=lambda one: one.flops)
-    inner = sum((_of_jaxpr(one, kernel_flops) for one in _programs(eqn)), Count())
+        return _of_branches(eqn, platform)
+    programs = jaxprs_in_params(eqn.params)
+    inner = sum((_of_jaxpr(one, platform) for one in programs), Count())
     if name == "scan":
         return Count(inner.once, inner.flops * eqn.params["length"])
     if name == "shard_map":
@@ -80,12 +77,21 @@ def _of_equation(eqn: Any, kernel_flops: KernelFlops) -> Count:
     return inner
 
 
-def _programs(eqn: Any) -> Iterator[Any]:
-    """Yield the programs that an equation runs, as of a loop or a call."""
-    for value in eqn.params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, ClosedJaxpr | Jaxpr):
-                yield one
+def _of_branches(eqn: Any, platform: str) -> Count:
+    """Count the branch that the platform takes, or else the largest."""
+    branches = eqn.params["branches"]
+    # Of `jax.lax.platform_dependent`: names of platforms, None for all others.
+    named = eqn.params.get("branches_platforms")
+    if named:
+        names = {"gpu": ("cuda", "rocm")}.get(platform, (platform,))
+        taken = [
+            branch
+            for branch, those in zip(branches, named, strict=True)
+            if those is None or set(those) & set(names)
+        ]
+        return _of_jaxpr(taken[0], platform)
+    counts = [_of_jaxpr(one, platform) for one in branches]
+    return max(counts, key=lambda one: one.flops)
 
 
 def _of_product(eqn: Any) -> float:

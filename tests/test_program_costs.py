@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from medjax.models.attention_forms import attend
 from medjax.program_costs import count_flops
 
 
@@ -14,7 +15,7 @@ def _traced(function, *shapes):
 
 def test_a_product_counts_two_for_each_multiplication():
     traced = _traced(jnp.matmul, (3, 5, 7), (7, 11))
-    assert count_flops(traced).flops == 2 * 3 * 5 * 7 * 11
+    assert count_flops(traced, "cpu").flops == 2 * 3 * 5 * 7 * 11
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -28,7 +29,7 @@ def test_a_convolution_counts_no_padding(stride):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
-    counted = count_flops(_traced(convolve, (2, 8, 6, 4), (3, 3, 4, 5))).flops
+    counted = count_flops(_traced(convolve, (2, 8, 6, 4), (3, 3, 4, 5)), "cpu").flops
     pairs = 1
     for side in (8, 6):
         starts = range(-1 if stride == 1 else 0, side - 1, stride)
@@ -44,9 +45,9 @@ def test_gradients_of_a_convolution_cost_as_much_as_itself():
         )
 
     shapes = (2, 8, 8, 4), (3, 3, 4, 5)
-    forward = count_flops(_traced(convolve, *shapes)).flops
+    forward = count_flops(_traced(convolve, *shapes), "cpu").flops
     both = jax.grad(lambda x, k: jnp.square(convolve(x, k)).sum(), (0, 1))
-    assert count_flops(_traced(both, *shapes)).flops == 3 * forward
+    assert count_flops(_traced(both, *shapes), "cpu").flops == 3 * forward
 
 
 def test_a_loop_counts_as_often_as_it_runs():
@@ -54,7 +55,7 @@ def test_a_loop_counts_as_often_as_it_runs():
         y, _ = jax.lax.scan(lambda c, _: (c @ w, None), x, None, length=6)
         return jax.lax.fori_loop(0, 4, lambda i, c: c @ w, y)
 
-    counted = count_flops(_traced(repeated, (8, 8), (8, 8)))
+    counted = count_flops(_traced(repeated, (8, 8), (8, 8)), "cpu")
     assert counted.flops == 10 * 2 * 8**3
     assert counted.once == 2 * 2 * 8**3
     assert counted.loops == 5
@@ -64,11 +65,24 @@ def test_recomputation_counts_and_branches_count_the_largest():
     def loss(x, w):
         return jax.checkpoint(lambda c: jnp.sin(jnp.sin(c @ w) @ w))(x).sum()
 
-    plain = count_flops(_traced(jax.grad(loss, 1), (4, 8), (8, 8))).flops
+    plain = count_flops(_traced(jax.grad(loss, 1), (4, 8), (8, 8)), "cpu").flops
     # Two forward, at least one of them again, and two gradients of each.
     assert plain >= 7 * 2 * 4 * 8 * 8
 
     def either(x, w):
         return jax.lax.cond(x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w)
 
-    assert count_flops(_traced(either, (4, 8), (8, 8))).flops == 2 * 2 * 4 * 8 * 8
+    assert (
+        count_flops(_traced(either, (4, 8), (8, 8)), "cpu").flops == 2 * 2 * 4 * 8 * 8
+    )
+
+
+def test_the_branch_of_the_platform_counts():
+    x = jax.ShapeDtypeStruct((2, 512, 2, 8), jnp.bfloat16)
+    traced = jax.jit(attend).trace(x, x, x)
+    cpu, tpu = (count_flops(traced, platform) for platform in ("cpu", "tpu"))
+    products = 2 * 2 * 2 * 2 * 512 * 512 * 8
+    assert cpu.flops == products
+    assert cpu.loops > 1  # Some queries at a time.
+    assert tpu.flops == products  # As the kernel declares.
+    assert tpu.loops == 1

@@ -22,12 +22,13 @@ from medjax.compiling.topologies import Topology
 from medjax.compiling.traffic import Traffic, measure_traffic
 from medjax.errors import UserError
 from medjax.logs import duration
+from medjax.models.attention_cost import extra_cost
 from medjax.program_costs import count_flops
 
 logger = logging.getLogger(__name__)
 
 # Changes whenever figures are computed in another way.
-_FORMAT = 1
+_FORMAT = 2
 # Of what XLA says when a program does not fit a TPU's memory.
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -105,7 +106,7 @@ def compile_program(program: RunProgram, topology: Topology, cache: Path) -> Fig
             ) from error
     else:
         seconds = time.monotonic() - start
-        figures = _figures(compiled, traced, seconds)
+        figures = _figures(compiled, traced, topology.platform, seconds)
     logger.info("compiled the %s in %s", program.name, duration(seconds))
     storage.make_folder(cache)
     storage.write_text(file, json.dumps(dataclasses.asdict(figures), indent=1))
@@ -119,16 +120,18 @@ def _lower(traced: Any, topology: Topology) -> Any:
     return traced.lower()
 
 
-def _figures(compiled: Any, traced: Any, seconds: float) -> Figures:
+def _figures(compiled: Any, traced: Any, platform: str, seconds: float) -> Figures:
     cost = compiled.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
     memory = compiled.memory_analysis()
-    count = count_flops(traced)
+    count = count_flops(traced, platform)
+    # Splash attention, on TPUs alone, declares neither.
+    flops, read_again = extra_cost(traced.jaxpr) if platform == "tpu" else (0, 0)
     traffic = _traffic(compiled)
     loops = traffic.loops if traffic else count.loops
     return Figures(
-        flops=cost.get("flops", 0.0) * count.loops,
-        hbm_bytes=cost.get("bytes accessed", 0.0) * loops,
+        flops=cost.get("flops", 0.0) * count.loops + flops,
+        hbm_bytes=cost.get("bytes accessed", 0.0) * loops + read_again,
         link_bytes=traffic.links if traffic else None,
         argument_bytes=float(memory.argument_size_in_bytes),
         output_bytes=float(memory.output_size_in_bytes - memory.alias_size_in_bytes),

@@ -46,7 +46,8 @@ def step_work(train_step: Any, *arguments: Any) -> StepWork | None:
         train_step: The jitted step, after its first call.
         arguments: Those of its next call.
     """
-    chip = find_chip(jax.local_devices()[0].device_kind)
+    device = jax.local_devices()[0]
+    chip = find_chip(device.device_kind)
     if chip is None:
         return None
     try:
@@ -61,4 +62,4 @@ def step_work(train_step: Any, *arguments: Any) -> StepWork | None:
     if flops <= 0:
         return None
     # The compiler counts the body of a loop once: microbatches are one.
-    return StepWork(flops * count_flops(traced).loops, chip)
+    return StepWork(flops * count_flops(traced, device.platform).loops, chip)
