@@ -70,6 +70,8 @@ def prepare_environment(name: str) -> None:
         return
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    # libtpu ends the process at a flag that it does not know, such as one for GPUs.
+    os.environ.pop("XLA_FLAGS", None)
     # A TPU or GPU of this machine is not needed, and may be in use.
     jax.config.update("jax_platforms", "cpu")
 

@@ -43,9 +43,11 @@ class NetworkOptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """Settings of the optimizer, AdamW, and of the average of the weights.
+    """Settings of the optimizer and of the average of the weights.
 
     Attributes:
+        optimizer: adamw stores two numbers for each trained weight, in float32.
+            adafactor stores almost nothing, for devices with too little memory.
         learning_rate: Peak learning rate, at least 0.
         schedule: Learning rate after the warm-up: constant stays at the peak; cosine
             and linear decay to zero at the end of the run.
@@ -54,10 +56,12 @@ class OptimConfig:
             keeps its first length.
         weight_decay: Decoupled weight decay λ, at least 0. It applies only to arrays of
             two or more dimensions.
-        b1: Decay of the average of the gradient, in [0, 1).
-        b2: Decay of the average of the squared gradient, in [0, 1).
-        eps: Small number ε, at least 0, added to the root of the average squared
-            gradient.
+        b1: Decay of AdamW's average of the gradient, in [0, 1).
+        b2: Decay of AdamW's average of the squared gradient, in [0, 1).
+        eps: Small number ε, at least 0, that AdamW adds to the root of the average
+            squared gradient.
+        first_moment_dtype: Type of AdamW's average of the gradient. bfloat16 saves
+            2 bytes for each trained weight.
         clip_norm: Largest norm of the gradient of all parameters together, above 0.
             A gradient with a larger norm is scaled down to it. None means no clipping.
         ema_decay: Decay of the exponential moving average of the weights, in [0, 1).
@@ -66,6 +70,7 @@ class OptimConfig:
             other keys of this section.
     """
 
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
     learning_rate: float = 1e-5
     schedule: ScheduleKind = "constant"
     warmup_fraction: float = 0.0
@@ -73,6 +78,7 @@ class OptimConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
     clip_norm: float | None = 1.0
     ema_decay: float | None = None
     text_encoder: NetworkOptimConfig = NetworkOptimConfig()

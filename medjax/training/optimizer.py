@@ -1,4 +1,4 @@
-"""The optimiser: AdamW behind a global-norm clip, its learning rate, and the EMA.
+"""The optimiser behind a global-norm clip, its learning rate, and the EMA.
 
 With gradient g_t at step t = 0, 1, …, learning rate η_t and norm limit c,
 
@@ -6,9 +6,16 @@ With gradient g_t at step t = 0, 1, …, learning rate η_t and norm limit c,
     θ ← θ − η_t · (m̂ / (√v̂ + ε) + λ θ)                   (2)  λ only on matrices
     e ← e + (1 − d_t)(θ − e),  d_t = min(d, (1+t)/(10+t))  (3)
 
+(2) is AdamW. Adafactor keeps no m, and of v for an array of two large axes only the
+means along each. It replaces m̂ / (√v̂ + ε) by
+
+    u / max(1, RMS(u)),  u = g / √v,  v ← β_t v + (1 − β_t) g²,
+    β_t = 1 − (t + 1)^−0.8                                 (4)
+
 One network may have its own learning rate η_t and decay λ. All networks share c.
 
 Source: (2) Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019.
+(4) Shazeer & Stern, "Adafactor", ICML 2018, with absolute step sizes.
 (3) warms up the decay as TensorFlow's ExponentialMovingAverage does.
 """
 
@@ -142,7 +149,7 @@ def decay_mask(params: PyTree) -> PyTree:
 def make_optimizer(
     config: OptimConfig, steps: int, params: Params, earlier: Plans = ()
 ) -> optax.GradientTransformationExtraArgs:
-    """Return AdamW behind a clip by global norm, with float32 state.
+    """Return the optimizer of a config, behind a clip by global norm.
 
     Its update takes the gradient's norm as `grad_norm`, because the training step has
     computed it already.
@@ -156,7 +163,7 @@ def make_optimizer(
     Raises:
         UserError: If a network has its own settings but does not train.
     """
-    adamw = _adamw(config, steps, earlier)
+    unclipped = _unclipped(config, steps, earlier)
     if config.networks:
         for name in config.networks:
             if name not in params:
@@ -164,12 +171,12 @@ def make_optimizer(
                     f"config.optim.{name}: this run trains only {', '.join(params)}. "
                     f"Expected None for all keys of config.optim.{name}"
                 )
-        kinds = {name: _adamw(config.of(name), steps, earlier) for name in params}
+        kinds = {name: _unclipped(config.of(name), steps, earlier) for name in params}
         labels = jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, params)
-        adamw = optax.partition(kinds, labels)
+        unclipped = optax.partition(kinds, labels)
     if config.clip_norm is None:
-        return adamw
-    return optax.chain(_clip(config.clip_norm), adamw)
+        return unclipped
+    return optax.chain(_clip(config.clip_norm), unclipped)
 
 
 def _clip(limit: float) -> optax.GradientTransformationExtraArgs:
@@ -189,17 +196,29 @@ def _clip(limit: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
-def _adamw(
+def _unclipped(
     config: OptimConfig, steps: int, earlier: Plans
 ) -> optax.GradientTransformationExtraArgs:
+    """Return AdamW (2) or Adafactor (4)."""
+    schedule = make_schedule(config, steps, earlier)
+    if config.optimizer == "adafactor":
+        # optax's `adafactor` does not multiply the decay by the learning rate.
+        return optax.with_extra_args_support(
+            optax.chain(
+                optax.scale_by_factored_rms(),
+                optax.clip_by_block_rms(1.0),
+                optax.add_decayed_weights(config.weight_decay, decay_mask),
+                optax.scale_by_learning_rate(schedule),
+            )
+        )
     return optax.adamw(
-        make_schedule(config, steps, earlier),
+        schedule,
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,
         weight_decay=config.weight_decay,
         mask=decay_mask,
-        mu_dtype=jnp.float32,
+        mu_dtype=jnp.dtype(config.first_moment_dtype),
     )
 
 

@@ -17,9 +17,11 @@ from medjax.models.attention import TransformerBlock
 pytestmark = pytest.mark.ci
 
 
-@pytest.fixture(scope="module")
-def chips():
+@pytest.fixture
+def chips(monkeypatch):
     pytest.importorskip("libtpu")
+    # libtpu ends the process at a flag that it does not know, such as those for CPUs.
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

@@ -313,3 +313,50 @@ def test_ema_follows_a_constant_within_its_memory(params):
     for step in range(60):
         ema = update_ema(ema, params, 0.9, step)
     np.testing.assert_allclose(ema["scale"], params["scale"], atol=1e-2)
+
+
+def test_adafactors_first_step_is_that_of_the_paper(params):
+    config = OptimConfig(
+        optimizer="adafactor", learning_rate=0.1, weight_decay=0.5, clip_norm=None
+    )
+    grads = jax.tree.map(lambda x: x - 0.3, params)
+    new, _ = updated(config, params, grads)
+    # At first v = g², so each weight moves by the sign of its gradient. Only the matrix
+    # decays.
+    kernel, gradient = params["dense"]["kernel"], grads["dense"]["kernel"]
+    expected = kernel - 0.1 * (jnp.sign(gradient) + 0.5 * kernel)
+    np.testing.assert_allclose(new["dense"]["kernel"], expected, rtol=1e-5)
+    np.testing.assert_allclose(new["dense"]["bias"], 1 - 0.1, rtol=1e-5)
+
+
+def test_memory_of_the_optimizers():
+    params = {"unet": {"kernel": jnp.ones((3, 3, 256, 128)), "bias": jnp.ones(128)}}
+    weights = 4 * (9 * 256 * 128 + 128)
+
+    def size(**fields):
+        state = make_optimizer(OptimConfig(**fields), 1, params).init(params)
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+    assert size() == pytest.approx(2 * weights, rel=0.001)
+    assert size(first_moment_dtype="bfloat16") == pytest.approx(
+        1.5 * weights, rel=0.001
+    )
+    assert size(optimizer="adafactor") < 0.02 * weights
+
+
+def test_adafactor_finds_a_minimum():
+    config = OptimConfig(optimizer="adafactor", learning_rate=0.05, weight_decay=0.0)
+    goal = jax.random.normal(jax.random.key(1), (4, 200, 130))
+    params = {"net": {"kernel": jnp.zeros_like(goal)}}
+    optimizer = make_optimizer(config, 300, params)
+
+    @jax.jit
+    def step(_, carried):
+        params, state = carried
+        grads = {"net": {"kernel": params["net"]["kernel"] - goal}}
+        norm = optax.tree.norm(grads)
+        updates, state = optimizer.update(grads, state, params, grad_norm=norm)
+        return optax.apply_updates(params, updates), state
+
+    params, _ = jax.lax.fori_loop(0, 300, step, (params, optimizer.init(params)))
+    assert jnp.abs(params["net"]["kernel"] - goal).mean() < 0.1
