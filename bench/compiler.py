@@ -55,7 +55,7 @@ def program(competitor: str, settings: Settings, topology: Topology) -> RunProgr
 
     Args:
         competitor: One of `COMPETITORS`.
-        settings: What is trained.
+        settings: Network, sizes and type of the step.
         topology: The first of its devices is used.
     """
     import jax

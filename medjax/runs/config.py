@@ -154,6 +154,33 @@ def _over(default: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]
     return {**default, **kept, **sections}
 
 
+def for_hardware(
+    recipe: Callable[[ConfigDict], None], **splits: tuple[int, str]
+) -> dict[str, Callable[[ConfigDict], None]]:
+    """Return a variant of a recipe for each kind of hardware.
+
+    A variant splits the recipe's batch into microbatches that fit in memory, so it
+    trains the same model.
+
+    Args:
+        recipe: Function that applies the recipe to a config.
+        splits: For each variant's name, the images of a microbatch, which must divide
+            ``data.batch_size``, and ``model.remat``.
+    """
+
+    def variant(split: tuple[int, str]) -> Callable[[ConfigDict], None]:
+        def apply(config: ConfigDict) -> None:
+            recipe(config)
+            images, config.model.remat = split
+            steps, rest = divmod(config.data.batch_size, images)
+            assert rest == 0, (config.data.batch_size, images)
+            config.train.gradient_accumulation_steps = steps
+
+        return apply
+
+    return {name: variant(split) for name, split in splits.items()}
+
+
 def apply_variant(
     config: ConfigDict,
     variant: str,
