@@ -152,7 +152,7 @@ def _forms(
     plain: _Attend, query: Array, key: Array, causal: bool
 ) -> dict[str, _Attend]:
     """Return the platforms with a form of their own for such operands."""
-    forms = {}
+    forms: dict[str, _Attend] = {}
     if not causal:
         forms["cpu"] = contractions.attention_on_cpu
         if query.shape[1] >= _LEAST_QUERIES:
@@ -185,7 +185,7 @@ def _on_each_device(attention: _Attend) -> _Attend:
     return split
 
 
-def _cudnn(plain: _Attend) -> _Attend:
+def _cudnn(plain: Callable[..., Array]) -> _Attend:
     fused = functools.partial(plain, implementation="cudnn")
     return with_forward_mode(fused, plain)
 
