@@ -75,6 +75,7 @@ def test_pytorch_computes_the_same(exported):
         assert 0 < error["relative_l2"] < 1e-5
 
 
+@pytest.mark.release
 def test_a_gray_one_goes_out_too(tmp_path):
     saved = save_autoencoder_run(tmp_path / "run", channels=1)
     folder = export(tmp_path / "run", tmp_path / "x", format="vae")
@@ -93,6 +94,7 @@ def test_a_run_stands_on_it(exported, tmp_path):
     assert "--config.model.vae=VAE" in card
 
 
+@pytest.mark.release
 def test_another_one_in_its_place_is_refused(exported, tmp_path):
     folder = tmp_path / "fitted"
     save_autoencoder_run(tmp_path / "first")

@@ -109,7 +109,7 @@ def test_a_last_validation_batch_weighs_the_rows_of_each_host(tokenizer):
         assert_same(part, chosen)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.release), 2])
 def test_worker_processes_change_nothing(tokenizer, workers):
     # Phantoms, because a worker can only unpickle what it can import.
     config = dataclasses.replace(CONFIG, phantoms=PhantomsConfig(count=5))

@@ -74,8 +74,15 @@ def wait_until(condition, seconds: float = 30) -> bool:
     return bool(reached)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("born", [False, True])
+@pytest.mark.parametrize(
+    ("number", "born"),
+    [
+        (signal.SIGINT, False),
+        pytest.param(signal.SIGINT, True, marks=pytest.mark.release),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.release),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.release),
+    ],
+)
 def test_what_asks_the_main_process_to_stop_leaves_the_workers_alone(
     start, number, born
 ):

@@ -74,6 +74,7 @@ def test_held_out_phantoms_are_read_as_they_were_drawn():
     assert scores["caption_agreement_chance"] < 0.5
 
 
+@pytest.mark.release
 def test_a_reader_of_few_phantoms_does_well_already(quick_reader):
     phantoms = drawn(60)
     assert min(balanced_accuracies(images_of(phantoms), phantoms)) > 0.9

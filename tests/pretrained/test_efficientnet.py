@@ -28,6 +28,7 @@ def test_gray_is_the_same_as_rgb_and_one_image_as_many():
     np.testing.assert_allclose(alone, features[1], atol=1e-4)
 
 
+@pytest.mark.release
 def test_chests_are_nearer_to_chests_than_to_brains_or_noise():
     chests, others = (
         images([render(draw_parameters(seed, i), 64) for i in range(12)])

@@ -133,6 +133,7 @@ def test_connections_that_were_unused_are_zero(tmp_path):
     assert_same(rest, {name: wanted[name] for name in wanted if name in rest})
 
 
+@pytest.mark.release
 def test_what_the_controlnet_started_from_gives_its_configuration_alone(tmp_path):
     workdir, start = tmp_path / "run", tmp_path / "start"
     save_run(tmp_path / "first")

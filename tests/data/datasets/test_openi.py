@@ -179,6 +179,7 @@ def test_captions_that_are_stored_fit(tmp_path, words):
             assert tokenize(clip, source[number]["text"])[1] == ""
 
 
+@pytest.mark.release
 def test_real_reports_parse_and_are_never_divided(real_reports):
     read = read_reports(real_reports)
     assert not (*read.damaged, *read.skipped)
