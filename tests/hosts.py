@@ -44,7 +44,7 @@ def start_one(
 ) -> subprocess.Popen[str]:
     """Start ``python arguments…`` with this many fake devices."""
     environment = {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_NUM_CPU_DEVICES": str(devices),
         # Compiling takes most of the time, and every host compiles.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }

@@ -18,8 +18,11 @@ from medjax import distributed, meshes, trees
 from medjax.cli import STOPPED_EXIT_CODE
 from medjax.errors import UserError
 from medjax.hosts import Hosts
-from tests import hosts
+from tests import hosts, in_process
 from tests.training.test_two_stages import FIRST
+
+# One process trains on as many devices as two hosts with one device each.
+pytestmark = pytest.mark.devices(2)
 
 ADDRESS = "127.0.0.1:1234"
 STEPS = 8
@@ -225,20 +228,20 @@ def command(workdir, **changes):
 
 
 def result(workdir):
-    """Return the losses, and the parameters and their average after the last step."""
+    """Return the losses, and the state after the last step."""
     with (workdir / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     losses = [float(row["train/loss"]) for row in rows]
     losses.append(float(rows[-1]["val/loss"]))
     with ocp.StandardCheckpointer() as checkpointer:
-        folder = workdir / "checkpoints" / str(STEPS) / "state"
+        folder = workdir / "checkpoints" / rows[-1]["step"] / "state"
         shapes = checkpointer.metadata(folder).item_metadata.tree
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes
         )
         state = checkpointer.restore(folder, like)
-    learned = {name: state[name] for name in ("params", "ema_params")}
+    learned = {name: state[name] for name in ("params", "ema_params", "statistics")}
     return losses, trees.flatten(learned)
 
 
@@ -251,18 +254,56 @@ def assert_close(first, second, tolerance):
         )
 
 
+SMALL = (
+    "--config=tests/tiny_unconditional.py",
+    f"--config.optim.eps={TINY['optim.eps']}",
+)
+
+
 @pytest.fixture(scope="module")
 def two_hosts(tmp_path_factory):
-    """A run on two hosts with four devices each: its folder, and the output of both."""
+    """A small run on two hosts with a device each: its folder, and what both said."""
     workdir = tmp_path_factory.mktemp("two_hosts")
-    done = hosts.finish(hosts.start(command(workdir)))
+    arguments = ["-m", "medjax.train", *SMALL, f"--workdir={workdir}"]
+    done = hosts.finish(hosts.start(arguments, devices=1))
     assert [code for code, _, _ in done] == [0, 0], done
     return workdir, [err for _, _, err in done]
 
 
 @pytest.mark.ci
-def test_two_hosts_of_four_devices_are_one_of_eight_and_one_of_one(two_hosts, tmp_path):
-    ours = result(two_hosts[0])
+def test_two_hosts_of_one_device_are_one_of_two(two_hosts, tmp_path):
+    done = in_process.medjax("train", *SMALL, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "on 2 × cpu" in done.stderr
+    losses, learned = ours = result(two_hosts[0])
+    assert len(losses) == 3 + 1
+    assert any(path.startswith("statistics/batch_stats/") for path in learned)
+    assert_close(result(tmp_path), ours, 1e-5)
+
+
+@pytest.mark.ci
+def test_the_first_host_alone_speaks_and_writes(two_hosts):
+    workdir, (first, second) = two_hosts
+    assert "step 3/3 · loss " in first
+    assert second.splitlines()[1:] == []
+    assert [path.name for path in (workdir / "samples").iterdir()] == ["0000003.png"]
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+
+
+@pytest.fixture(scope="module")
+def two_of_four(tmp_path_factory):
+    """The folder of a run of a ControlNet on two hosts with four devices each."""
+    workdir = tmp_path_factory.mktemp("two_of_four")
+    done = hosts.finish(hosts.start(command(workdir)))
+    assert [code for code, _, _ in done] == [0, 0], done
+    return workdir
+
+
+@pytest.mark.release
+def test_two_hosts_of_four_devices_are_one_of_eight_and_one_of_one(
+    two_of_four, tmp_path
+):
+    ours = result(two_of_four)
     assert len(ours[0]) == STEPS + 1
     for devices in (8, 1):
         workdir = tmp_path / str(devices)
@@ -273,15 +314,6 @@ def test_two_hosts_of_four_devices_are_one_of_eight_and_one_of_one(two_hosts, tm
         assert_close(result(workdir), ours, 1e-5)
 
 
-@pytest.mark.ci
-def test_the_first_host_alone_speaks_and_writes(two_hosts):
-    workdir, (first, second) = two_hosts
-    assert f"step {STEPS}/{STEPS} · loss " in first
-    assert second.splitlines()[1:] == []
-    assert [path.name for path in (workdir / "samples").iterdir()] == ["0000008.png"]
-    assert len(list((workdir / "tensorboard").iterdir())) == 1
-
-
 def wait_for(path, processes):
     while not path.exists():
         assert all(process.poll() is None for process in processes), "ended too early"
@@ -289,7 +321,9 @@ def wait_for(path, processes):
 
 
 @pytest.mark.release
-def test_hosts_that_are_killed_or_stopped_go_on_as_if_nothing_was(two_hosts, tmp_path):
+def test_hosts_that_are_killed_or_stopped_go_on_as_if_nothing_was(
+    two_of_four, tmp_path
+):
     """The second host is killed. Then both are started, and the second is stopped."""
     running = hosts.start(command(tmp_path), timeout=10)
     wait_for(tmp_path / "checkpoints" / "2", running)
@@ -312,11 +346,11 @@ def test_hosts_that_are_killed_or_stopped_go_on_as_if_nothing_was(two_hosts, tmp
     ((code, _, err),) = hosts.finish([hosts.start_one(command(alone), devices=8)])
     assert code == 0, err
     assert "resuming after step" in err
-    assert_close(result(alone), result(two_hosts[0]), 1e-5)
+    assert_close(result(alone), result(two_of_four), 1e-5)
 
     done = hosts.finish(hosts.start(command(tmp_path)))
     assert [code for code, _, _ in done] == [0, 0], done
-    assert_close(result(tmp_path), result(two_hosts[0]), 0)
+    assert_close(result(tmp_path), result(two_of_four), 0)
 
 
 @pytest.mark.release

@@ -57,7 +57,7 @@ class Run:
         settings = {
             "JAX_COMPILATION_CACHE_DIR": str(self.compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "XLA_FLAGS": "",  # One device.
+            "JAX_NUM_CPU_DEVICES": "1",
         }
         return subprocess.Popen(
             [*before, *command, *ARGUMENTS, steps, *more],
