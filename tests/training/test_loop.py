@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -21,13 +22,23 @@ from medjax.training import set_up
 from medjax.training.loop import train
 from medjax.training.sample_pages import SamplePages
 from medjax.training.validation_loss import ValidationLoss
-from tests.tiny_demo import get_config
+from tests import tiny_demo, tiny_unconditional
+from tests.smallest import save_smallest
 
 
-def small_config(**train_fields):
-    """Return the demo's config, even smaller. Only the ControlNet trains."""
-    config = get_config()
-    config.model.train_unet = False
+@pytest.fixture(scope="module")
+def small_config(tmp_path_factory):
+    """A function that returns a small config of a task, with changes to its plan."""
+    base = save_smallest(tmp_path_factory.mktemp("base"))
+    return functools.partial(make_small_config, base)
+
+
+def make_small_config(base, task="controlnet", **train_fields):
+    if task == "controlnet":
+        config = tiny_demo.get_config()
+        config.model.update(pretrained=base, train_unet=False)
+    else:
+        config = tiny_unconditional.get_config()
     config.data.update(image_size=16, batch_size=8)
     config.data.phantoms.count = 16
     config.optim.update(warmup_fraction=0.0)
@@ -36,18 +47,38 @@ def small_config(**train_fields):
     return parse(config)
 
 
+# The smaller one represents the other.
+TASKS = [
+    pytest.param("unconditional", marks=pytest.mark.ci),
+    pytest.param("controlnet", marks=pytest.mark.release),
+]
+
+
 def rows(workdir):
     with (workdir / "metrics.csv").open() as file:
         return {int(row["step"]): row for row in csv.DictReader(file)}
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("uninterrupted")
-    return workdir, train(small_config(), workdir)
+def whole(small_config, tmp_path_factory):
+    """A function that returns the workdir and the state of a task's whole run."""
+
+    @functools.cache
+    def whole(task):
+        workdir = tmp_path_factory.mktemp(task)
+        return workdir, train(small_config(task), workdir)
+
+    return whole
 
 
-def test_a_set_up_that_fails_closes_the_checkpoints(tmp_path, monkeypatch):
+@pytest.fixture
+def uninterrupted(whole):
+    return whole("controlnet")
+
+
+def test_a_set_up_that_fails_closes_the_checkpoints(
+    small_config, tmp_path, monkeypatch
+):
     closed, close = [], Checkpoints.close
 
     def fail(*_):
@@ -81,31 +112,39 @@ def test_the_workdir_holds_what_scripts_rely_on(uninterrupted):
     assert "controlnet/conv_in/kernel" in (workdir / "parameters.txt").read_text()
 
 
-@pytest.mark.ci
-def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(uninterrupted, tmp_path):
-    reference, expected = uninterrupted
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(
+    small_config, whole, tmp_path, task
+):
+    reference, expected = whole(task)
     # The time limit stops it after its first step. Then it validates, samples, saves.
-    stopped = train(small_config(max_hours=1e-9), tmp_path)
+    stopped = train(small_config(task, max_hours=1e-9), tmp_path)
     assert int(stopped.step) == 1
     assert rows(tmp_path)[1]["val/loss"]
-    state = train(small_config(), tmp_path)
+    state = train(small_config(task), tmp_path)
     ours, theirs = rows(tmp_path), rows(reference)
     for step in (1, 2, 3, 4):
         assert ours[step]["train/loss"] == theirs[step]["train/loss"]
         assert ours[step]["train/grad_norm"] == theirs[step]["train/grad_norm"]
     assert ours[4]["val/loss"] == theirs[4]["val/loss"]
-    for name in ("params", "ema_params"):
+    for name in ("params", "ema_params", "statistics"):
         got = trees.flatten(getattr(state, name))
         for path, leaf in trees.flatten(getattr(expected, name)).items():
             np.testing.assert_array_equal(got[path], leaf, err_msg=path)
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize(("kind", "step"), [(ValidationLoss, 2), (SamplePages, 4)])
+@pytest.mark.parametrize(
+    ("task", "kind", "step"),
+    [
+        pytest.param("unconditional", ValidationLoss, 2, marks=pytest.mark.ci),
+        pytest.param("controlnet", ValidationLoss, 2, marks=pytest.mark.release),
+        pytest.param("controlnet", SamplePages, 4, marks=pytest.mark.release),
+    ],
+)
 def test_an_evaluation_that_a_signal_ends_is_made_up_for(
-    uninterrupted, tmp_path, monkeypatch, kind, step
+    small_config, whole, tmp_path, monkeypatch, task, kind, step
 ):
-    reference, expected = uninterrupted
+    reference, expected = whole(task)
     original = kind.run
 
     def signalled(self, params, frozen):
@@ -115,15 +154,17 @@ def test_an_evaluation_that_a_signal_ends_is_made_up_for(
     with monkeypatch.context() as patched:
         patched.setattr(kind, "run", signalled)
         with pytest.raises(Stopped, match=f"SIGTERM at step {step} of 4, saved in"):
-            train(small_config(), tmp_path)
+            train(small_config(task), tmp_path)
     # The step is recorded, but not the unfinished evaluation.
     assert rows(tmp_path)[step]["train/loss"]
     assert not rows(tmp_path)[step]["val/loss"]
     assert read_metrics(tmp_path / "checkpoints" / str(step)) == {}
-    state = train(small_config(), tmp_path)
+    state = train(small_config(task), tmp_path)
     ours, theirs = rows(tmp_path), rows(reference)
     assert list(ours) == [1, 2, 3, 4]
-    for name in ("train/loss", "val/loss", "val/edge_f1"):
+    names = [name for name in theirs[4] if name.startswith("val/")]
+    assert "val/loss" in names and (task == "unconditional" or "val/edge_f1" in names)
+    for name in ("train/loss", *names):
         assert [r[name] for r in ours.values()] == [r[name] for r in theirs.values()]
     for saved in ("2", "4"):
         mine, other = (
@@ -138,8 +179,8 @@ def test_an_evaluation_that_a_signal_ends_is_made_up_for(
 
 
 @pytest.mark.ci
-def test_a_run_that_gets_no_better_ends_and_stays_ended(tmp_path):
-    config = small_config()
+def test_a_run_that_gets_no_better_ends_and_stays_ended(small_config, tmp_path):
+    config = small_config("unconditional")
     best = BestConfig(patience=1, min_change=1e9)
     config = dataclasses.replace(
         config,
@@ -155,7 +196,7 @@ def test_a_run_that_gets_no_better_ends_and_stays_ended(tmp_path):
     assert list(rows(tmp_path)) == [1, 2, 3]
 
 
-def test_a_finished_run_does_nothing_more(uninterrupted):
+def test_a_finished_run_does_nothing_more(small_config, uninterrupted):
     workdir, expected = uninterrupted
     before = (workdir / "metrics.csv").read_text()
     state = train(small_config(), workdir)
@@ -163,7 +204,7 @@ def test_a_finished_run_does_nothing_more(uninterrupted):
     assert (workdir / "metrics.csv").read_text() == before
 
 
-def test_another_config_is_refused(uninterrupted):
+def test_another_config_is_refused(small_config, uninterrupted):
     workdir, _ = uninterrupted
     config = small_config()
     faster = dataclasses.replace(config.optim, learning_rate=1.0)
@@ -171,7 +212,7 @@ def test_another_config_is_refused(uninterrupted):
         train(dataclasses.replace(config, optim=faster), workdir)
 
 
-def test_other_data_are_refused(uninterrupted, monkeypatch):
+def test_other_data_are_refused(small_config, uninterrupted, monkeypatch):
     workdir, _ = uninterrupted
     other = {"source": "elsewhere", "fingerprint": "0123"}
     monkeypatch.setattr(set_up, "dataset_identity", lambda data: other)
@@ -180,8 +221,8 @@ def test_other_data_are_refused(uninterrupted, monkeypatch):
 
 
 @pytest.mark.ci
-def test_a_diverging_run_stops_with_the_examples_named(tmp_path):
-    config = small_config()
+def test_a_diverging_run_stops_with_the_examples_named(small_config, tmp_path):
+    config = small_config("unconditional")
     huge = dataclasses.replace(config.optim, learning_rate=1e38, clip_norm=None)
     with pytest.raises(UserError, match=r"step [234]: loss nan.* 8 of 8 .*'phantom-"):
         train(dataclasses.replace(config, optim=huge), tmp_path)
@@ -210,7 +251,9 @@ def signal_at(monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_signal_while_loading_stops_before_the_first_step(tmp_path, signal_at):
+def test_a_signal_while_loading_stops_before_the_first_step(
+    small_config, tmp_path, signal_at
+):
     signal_at(set_up, "make_optimizer")
     with pytest.raises(Stopped, match="SIGTERM at step 0 of 4, nothing to save yet"):
         train(small_config(), tmp_path)
@@ -218,7 +261,7 @@ def test_a_signal_while_loading_stops_before_the_first_step(tmp_path, signal_at)
 
 @pytest.mark.release
 def test_a_signal_while_the_last_checkpoint_is_written_waits_for_it(
-    tmp_path, signal_at
+    small_config, tmp_path, signal_at
 ):
     signal_at(Checkpoints, "close")
     state = train(small_config(max_hours=1e-9), tmp_path)
@@ -226,7 +269,9 @@ def test_a_signal_while_the_last_checkpoint_is_written_waits_for_it(
     assert damage(tmp_path / "checkpoints" / "1") is None
 
 
-def test_batches_that_do_not_divide_are_refused_before_anything_is_loaded(tmp_path):
+def test_batches_that_do_not_divide_are_refused_before_anything_is_loaded(
+    small_config, tmp_path
+):
     config = small_config(gradient_accumulation_steps=3)
     with pytest.raises(UserError, match="gradient_accumulation_steps=3"):
         train(config, tmp_path / "new")
@@ -234,7 +279,9 @@ def test_batches_that_do_not_divide_are_refused_before_anything_is_loaded(tmp_pa
 
 
 @pytest.mark.release
-def test_data_without_a_held_out_split_train_all_the_same(tmp_path, monkeypatch):
+def test_data_without_a_held_out_split_train_all_the_same(
+    small_config, tmp_path, monkeypatch
+):
     monkeypatch.setattr(set_up, "held_out", lambda data: None)
     train(small_config(), tmp_path)
     written = rows(tmp_path)
