@@ -19,6 +19,7 @@ from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.sampling.generate import generate
 from medjax.tasks.drawing import Request
 from medjax.tasks.latent_diffusion import LatentDiffusion
+from tests.smallest import smallest_stable_diffusion
 from tests.tasks import small
 
 pytestmark = pytest.mark.devices(8)
@@ -30,7 +31,7 @@ SIDE = (8, 12, 4)
 @pytest.fixture(scope="module")
 def sd():
     """Return a Stable Diffusion with a ControlNet that is heard."""
-    base = tiny_stable_diffusion()
+    base = smallest_stable_diffusion()
     config = config_from_unet(base.unet.config, base.vae.module.downsampling)
     module = ControlNet.from_config(config)
     params = module.init_from_unet(base.unet.params, jax.random.key(0))
@@ -57,19 +58,36 @@ def draw(sd, asked, mesh=(1, 1, 1), batch_size=1, size=SIZE, **sampling):
     return np.stack(list(made))
 
 
-@pytest.mark.ci
-def test_an_image_is_the_same_whatever_the_batch_and_the_devices(sd):
-    asked = requests(5)
-    alone = draw(sd, asked)
+@pytest.fixture(scope="module")
+def alone(sd):
+    """Five images that one device draws one by one."""
+    return draw(sd, requests(5))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "batch_size"),
+    [
+        # Two images for each part of the batch.
+        pytest.param((2, 2, 2), 8, marks=pytest.mark.ci),
+        pytest.param((1, 1, 1), 3, marks=pytest.mark.release),
+        pytest.param((8, 1, 1), 8, marks=pytest.mark.release),
+        pytest.param((2, 2, 2), 4, marks=pytest.mark.release),
+    ],
+)
+def test_an_image_is_the_same_whatever_the_batch_and_the_devices(
+    sd, alone, mesh, batch_size
+):
     assert alone.shape == (5, *SIZE, 3)
     assert np.abs(alone).max() <= 1
     assert np.abs(alone[0] - alone[3]).max() > 0.1
-    for mesh, batch_size in (((1, 1, 1), 3), ((8, 1, 1), 8), ((2, 2, 2), 4)):
-        got = draw(sd, asked, mesh, batch_size)
-        # In [-1, 1]: an eighth of a gray value.
-        np.testing.assert_allclose(got, alone, atol=1 / 255 / 4)
-    # Where it stands among the others does not matter either.
-    np.testing.assert_allclose(draw(sd, asked[3:]), alone[3:], atol=1e-5)
+    got = draw(sd, requests(5), mesh, batch_size)
+    # In [-1, 1]: an eighth of a gray value.
+    np.testing.assert_allclose(got, alone, atol=1 / 255 / 4)
+
+
+@pytest.mark.ci
+def test_where_an_image_stands_among_the_others_does_not_matter(sd, alone):
+    np.testing.assert_allclose(draw(sd, requests(5)[3:]), alone[3:], atol=1e-5)
 
 
 def test_without_a_mesh_the_first_device_draws(monkeypatch):

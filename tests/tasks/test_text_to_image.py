@@ -12,7 +12,7 @@ from medjax import trees
 from medjax.errors import UserError
 from medjax.export import export
 from medjax.models.autoencoder_kl import AutoencoderKL
-from medjax.pretrained import efficientnet, load_stable_diffusion
+from medjax.pretrained import efficientnet, load_stable_diffusion, phantom
 from medjax.runs import open_run
 from medjax.runs.config import make_config, parse
 from medjax.runs.open_run import load_run
@@ -26,6 +26,7 @@ from medjax.tasks.text_to_image import TextToImageConfig, make_text_to_image_tas
 from medjax.training.two_stages import train_stages
 from tests.pretrained.small import assert_same
 from tests.saved_runs import save_run
+from tests.smallest import TEXT, UNET
 
 NETWORKS = ("unet", "vae", "text_encoder")
 
@@ -45,14 +46,23 @@ def shrunk(config, **changes):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def small_networks():
+    """Networks of phantom-SD's kind that compile in seconds, while the module runs."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(phantom, "_UNET", UNET)
+        patched.setattr(phantom, "_TEXT", TEXT)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(small_networks, tmp_path_factory):
     """Folders of an autoencoder's run and of one upon it, and the latter's state."""
     folder = tmp_path_factory.mktemp("scratch")
     save_run(
         folder / "vae",
         config=shrunk(
             phantom_vae.get_config(),
-            model__block_out_channels=(8, 8, 8),
+            model__block_out_channels=(8, 8),
             model__norm_num_groups=4,
         ),
     )
