@@ -1,10 +1,11 @@
 """Apply exported adapters in any version of PyTorch diffusers; a script.
 
-    python tests/torch_newest_lora.py BASE FOLDER FILE INPUTS.npz OUTPUT.npz
+    python tests/torch_newest_lora.py INPUTS.npz BASE FOLDER FILE OUTPUT.npz …
 
-It does not import medjax. BASE is a StableDiffusionPipeline. FILE is in FOLDER, or ""
-for none. INPUTS has ``noisy_latents`` (b h w c), ``timesteps`` and ``text_ids``. OUTPUT
-gets ``text_embeddings``, the U-Net's ``model_output`` for them, and ``versions``.
+It does not import medjax. INPUTS has ``noisy_latents`` (b h w c), ``timesteps`` and
+``text_ids``. The other four arguments are repeated. BASE is a StableDiffusionPipeline.
+FILE is in FOLDER, or "" for none. OUTPUT gets ``text_embeddings``, the U-Net's
+``model_output`` for them, and ``versions``.
 """
 
 import importlib.metadata
@@ -34,10 +35,13 @@ def outputs(base: str, folder: str, file: str, inputs: dict) -> dict[str, np.nda
 
 
 if __name__ == "__main__":
-    base, folder, file, source, target = sys.argv[1:]
+    source, *rest = sys.argv[1:]
     with np.load(source) as stored:
-        found = outputs(base, folder, file, dict(stored))
+        inputs = dict(stored)
     names = ("torch", "diffusers", "transformers", "peft")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
-    np.savez(target, **found, versions=np.array(versions))
+    for first in range(0, len(rest), 4):
+        base, folder, file, target = rest[first : first + 4]
+        found = outputs(base, folder, file, inputs)
+        np.savez(target, **found, versions=np.array(versions))
     print(*versions, sep=", ")

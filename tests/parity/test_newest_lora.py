@@ -50,7 +50,7 @@ def ours(sd, inputs):
     ],
 )
 def test_adapters_and_what_they_merge_into_are_torchs(variant, tmp_path):
-    asked = [PYTHON, "-c", "import peft"]
+    asked = [PYTHON, "-c", "import importlib.metadata as m; m.version('peft')"]
     if subprocess.run(asked, capture_output=True, check=False).returncode:
         pytest.skip(f"peft absent: {PYTHON}")
     save_run(tmp_path / "run", config=get_config(variant))
@@ -65,22 +65,24 @@ def test_adapters_and_what_they_merge_into_are_torchs(variant, tmp_path):
     }
     np.savez(tmp_path / "inputs.npz", **inputs)
     expected, before = ours(sd, inputs), ours(base, inputs)
+    asked = []
     for format, place, file in (
         ("lora", "base", "pytorch_lora_weights.safetensors"),
         ("kohya", "base", "lora_run.safetensors"),
         ("pipeline", "pipeline", ""),
     ):
         export(tmp_path / "run", tmp_path / format, format=format, parity=False)
-        paths = [tmp_path / place, tmp_path / format, file]
-        files = [tmp_path / "inputs.npz", tmp_path / "output.npz"]
-        done = subprocess.run(
-            [PYTHON, SCRIPT, *paths, *files],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        with np.load(tmp_path / "output.npz") as output:
+        output = tmp_path / f"{format}.npz"
+        asked += [tmp_path / place, tmp_path / format, file, output]
+    done = subprocess.run(
+        [PYTHON, SCRIPT, tmp_path / "inputs.npz", *asked],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for format in ("lora", "kohya", "pipeline"):
+        with np.load(tmp_path / f"{format}.npz") as output:
             for name, array in expected.items():
                 found = relative(output[name], array)
                 print(f"{variant} {format} {name}: {found:.1e};", *output["versions"])
