@@ -14,19 +14,18 @@ from medjax.data.phantoms import PhantomsConfig
 from medjax.data.pipeline import open_dataset
 from medjax.diffusion.schedulers import SAMPLERS
 from medjax.errors import UserError
-from medjax.pretrained import save_stable_diffusion
-from medjax.pretrained.tiny import tiny_stable_diffusion
 from tests import in_process
 from tests.commands import medjax, one_line
 from tests.saved_runs import save_run
+from tests.smallest import save_smallest
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a run, an X-ray, and a Stable Diffusion."""
     folder = tmp_path_factory.mktemp("sample")
-    save_run(folder / "run")
-    save_stable_diffusion(tiny_stable_diffusion(), folder / "sd")
+    base = save_smallest(folder / "sd")
+    save_run(folder / "run", model__pretrained=base)
     data = DataConfig(image_size=40, phantoms=PhantomsConfig(count=1))
     record = open_dataset(data, "train")[0]
     Image.fromarray(record["image"]).save(folder / "xray.png")
