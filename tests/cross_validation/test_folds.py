@@ -29,6 +29,7 @@ from medjax.runs.open_run import best_step, load_run
 from medjax.runs.sections import BestConfig
 from medjax.training.two_stages import train_stages
 from tests.commands import REPOSITORY
+from tests.smallest import save_smallest
 
 
 def small():
@@ -175,6 +176,8 @@ def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
     # Enough for answers, if not for right ones.
     monkeypatch.setattr(chest, "fit_reader", lambda: fit_reader(16))
     chosen = small()
+    chosen.model.pretrained = save_smallest(tmp_path / "base")
+    chosen.train.steps = 2
     chosen.eval.chest_findings = True
     config = parse(chosen)
     loaded, load = [], fold_scores.load_run
@@ -185,13 +188,14 @@ def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
             loaded.append((folder.name, step)) or load(folder, step, **more)
         ),
     )
-    scores = cross_validate(config, tmp_path, images=3)
+    workdir = tmp_path / "folds"
+    scores = cross_validate(config, workdir, images=3)
     assert loaded == [(f"fold-{one.fold}", one.step) for one in scores]
     assert [one.fold for one in scores] == [0, 1]
     for one in scores:
-        folder = tmp_path / f"fold-{one.fold}"
+        folder = workdir / f"fold-{one.fold}"
         run = load_run(folder)
-        assert (run.config.data.fold, run.step) == (one.fold, 3)
+        assert (run.config.data.fold, run.step) == (one.fold, 2)
         assert best_step(folder, config.best) == (one.step, one.best)
         # The best of all that were measured, not of those that were kept.
         with (folder / "metrics.csv").open() as file:
@@ -203,7 +207,7 @@ def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
             one.each["psnr_db"], -10 * np.log10(one.each["mse"] / 4), rtol=1e-4
         )
         assert (folder / "test.png").is_file()
-    told = json.loads((tmp_path / "cross_validation.json").read_text())
+    told = json.loads((workdir / "cross_validation.json").read_text())
     for name, found in told["metrics"].items():
         assert found["mean"] == pytest.approx(np.mean(found["folds"])), name
         if found["interval_95"]:
@@ -212,16 +216,16 @@ def test_each_fold_is_scored_by_its_best_checkpoint(tmp_path, monkeypatch):
     measured = told["metrics"].keys()
     expected = ["agreement", "agreement_chance", "presence_unasked"]
     assert {f"pneumothorax_{one}" for one in expected} <= measured
-    page = (tmp_path / "cross_validation.md").read_text()
+    page = (workdir / "cross_validation.md").read_text()
     rows = [line.split()[1] for line in page.splitlines() if line[:2] == "| "][2:]
     assert rows == sorted(measured) and "`…_agreement_chance`" in page
     assert "| psnr_db |" in page and "captions of 3 test examples" in page
     best = min(scores, key=lambda one: one.best)
-    assert f"--workdir={tmp_path}/fold-{best.fold} --step={best.step} --to" in page
+    assert f"--workdir={workdir}/fold-{best.fold} --step={best.step} --to" in page
     # A second call trains and draws nothing, and finds the same.
-    before = (tmp_path / "fold-1" / "metrics.csv").read_text()
-    again = cross_validate(config, tmp_path, images=3)
-    assert (tmp_path / "fold-1" / "metrics.csv").read_text() == before
+    before = (workdir / "fold-1" / "metrics.csv").read_text()
+    again = cross_validate(config, workdir, images=3)
+    assert (workdir / "fold-1" / "metrics.csv").read_text() == before
     assert len(loaded) == 2
     for one, other in zip(scores, again, strict=True):
         np.testing.assert_array_equal(one.each["ssim"], other.each["ssim"])
