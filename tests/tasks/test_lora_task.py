@@ -30,20 +30,17 @@ def losses(task, params, frozen, train=True):
     return np.asarray(loss(params, frozen, batch()))
 
 
-@pytest.mark.ci
-def test_at_first_the_base_is_what_it_was():
-    assert_base_is_what_it_was("float32", train=False)
-
-
-@pytest.mark.release
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "train"),
+    [
+        pytest.param("float32", False, marks=pytest.mark.ci),
+        pytest.param("bfloat16", True, marks=pytest.mark.release),
+        pytest.param("float32", True, marks=pytest.mark.release),
+        pytest.param("bfloat16", False, marks=pytest.mark.release),
+    ],
+)
 @pytest.mark.usefixtures("optimized")
-def test_compiled_as_by_users_the_base_is_what_it_was(train, dtype):
-    assert_base_is_what_it_was(dtype, train)
-
-
-def assert_base_is_what_it_was(dtype, train):
+def test_at_first_the_base_is_what_it_was(train, dtype):
     task, params, frozen = made()
     dtype = jax.numpy.dtype(dtype)
     text_encoder = task.model.text_encoder
