@@ -121,7 +121,6 @@ def test_remat_changes_no_gradient(policy):
     }
     unet = UNet2DCondition.from_config(CONFIG | one_level)
     unet_params = unet.init_params(jax.random.key(0))
-, samples, the codebook and remat have smaller representatives in .ci/run)
     latents, timesteps, text, _ = inputs()
 
     def gradient(module):
