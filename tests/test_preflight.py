@@ -164,7 +164,8 @@ def test_four_microbatches_cost_four_times_one(tmp_path):
     data = dataclasses.replace(config.data, image_size=16, batch_size=2)
     model = dataclasses.replace(
         config.model,
-        block_out_channels=(16, 16),
+        block_out_channels=(16,),
+        layers_per_block=1,
         attention_levels=(),
     )
     config = dataclasses.replace(config, data=data, model=model)

@@ -21,13 +21,26 @@ CONFIG = {
 }
 
 
-@pytest.fixture(scope="module")
-def networks():
-    unet = UNet2DCondition.from_config(CONFIG)
+ONE_LEVEL = CONFIG | {
+    "block_out_channels": (8,),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
+    "norm_num_groups": 4,
+}
+
+
+def made(config):
+    """Return a U-Net and a ControlNet, each with its weights."""
+    unet = UNet2DCondition.from_config(config)
     unet_params = unet.init_params(jax.random.key(0))
-    controlnet = ControlNet.from_config(config_from_unet(CONFIG, 4))
+    controlnet = ControlNet.from_config(config_from_unet(config, 4))
     params = controlnet.init_from_unet(unet_params, jax.random.key(1))
     return unet, unet_params, controlnet, params
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return made(CONFIG)
 
 
 def inputs(seed=2, height=6, width=5):
@@ -113,14 +126,7 @@ def test_scale_multiplies_and_bgr_reverses(networks):
 @pytest.mark.ci
 @pytest.mark.parametrize("policy", ["attention", "full"])
 def test_remat_changes_no_gradient(policy):
-    one_level = {
-        "block_out_channels": (8,),
-        "down_block_types": ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",),
-        "norm_num_groups": 4,
-    }
-    unet = UNet2DCondition.from_config(CONFIG | one_level)
-    unet_params = unet.init_params(jax.random.key(0))
+    unet, unet_params, _, _ = made(ONE_LEVEL)
     latents, timesteps, text, _ = inputs()
 
     def gradient(module):
@@ -140,9 +146,9 @@ def test_remat_changes_no_gradient(policy):
 
 
 @pytest.mark.ci
-def test_forward_mode_agrees_with_reverse_mode(networks):
+def test_forward_mode_agrees_with_reverse_mode():
     """⟨J v, g⟩ = ⟨v, Jᵀ g⟩, through both networks."""
-    unet, unet_params, controlnet, params = networks
+    unet, unet_params, controlnet, params = made(ONE_LEVEL)
     latents, timesteps, text, picture = inputs()
     rng = np.random.default_rng(0)
 

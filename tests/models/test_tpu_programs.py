@@ -13,8 +13,7 @@ import pytest
 
 from medjax import meshes
 from medjax.models.attention import TransformerBlock
-
-pytestmark = pytest.mark.ci
+from medjax.models.attention_forms import attend
 
 
 @pytest.fixture
@@ -32,32 +31,61 @@ def chips(monkeypatch):
     return topology.devices
 
 
-def compiled(devices, form, tokens=1024, channels=80):
-    """Compile a transformer block, forward and gradient."""
+def compiled(function, devices, *shapes):
+    """Compile a function of examples on some devices, and return the program."""
     mesh = meshes.make_mesh(meshes.MeshConfig(data=-1), devices)
-    block = TransformerBlock(2, jnp.bfloat16, form)
     # Smaller batches would stay on the chip, and need no memory beside it.
-    x = jax.ShapeDtypeStruct((64, tokens, channels), jnp.bfloat16)
-    text = jax.ShapeDtypeStruct((64, 77, 16), jnp.bfloat16)
-    params = jax.eval_shape(block.init, jax.random.key(0), x, text)
-
-    def loss(params, x, text):
-        return block.apply(params, x, text).astype(jnp.float32).mean()
-
-    place = functools.partial(jax.tree.map, lambda x, s: x.update(sharding=s))
-    batch = meshes.batch_sharding(mesh)
-    params = place(params, jax.tree.map(lambda _: meshes.replicated(mesh), params))
-    x, text = (x.update(sharding=batch) for x in (x, text))
-    gradient = jax.jit(meshes.on_mesh(mesh, jax.grad(loss, (0, 1))))
-    traced = gradient.trace(params, x, text)
+    sharding = meshes.batch_sharding(mesh)
+    given = [
+        jax.ShapeDtypeStruct((64, *shape), jnp.bfloat16, sharding=sharding)
+        for shape in shapes
+    ]
+    traced = jax.jit(meshes.on_mesh(mesh, function)).trace(*given)
     return traced.lower(lowering_platforms=("tpu",)).compile()
 
 
-def test_a_block_of_1024_tokens_holds_less_on_four_chips(chips):
-    fused, plain = (compiled(chips, form) for form in ("auto", "plain"))
+def check_that_fused_holds_less(fused, plain):
+    """Check the kernel, the temporaries and the traffic of two programs."""
     assert "attention_backward" in fused.as_text()
     assert "attention_backward" not in plain.as_text()
     held = [program.memory_analysis().temp_size_in_bytes for program in (fused, plain)]
     assert held[0] < 0.5 * held[1]
     traffic = [program.cost_analysis()["bytes accessed"] for program in (fused, plain)]
     assert traffic[0] < 0.5 * traffic[1]
+
+
+@pytest.mark.ci
+def test_attention_of_1024_tokens_holds_less_on_four_chips(chips):
+    def gradient(form, *operands):
+        def loss(*operands):
+            return attend(*operands, form=form).astype(jnp.float32).mean()
+
+        return jax.grad(loss, (0, 1, 2))(*operands)
+
+    heads = [(1024, 2, 40)] * 3
+    check_that_fused_holds_less(
+        *(
+            compiled(functools.partial(gradient, form), chips, *heads)
+            for form in ("auto", "plain")
+        )
+    )
+
+
+@pytest.mark.release
+def test_a_block_of_1024_tokens_holds_less_on_four_chips(chips):
+    def gradient(form, x, text):
+        block = TransformerBlock(2, jnp.bfloat16, form)
+        shapes = jax.eval_shape(block.init, jax.random.key(0), x, text)
+        params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
+
+        def loss(params, x, text):
+            return block.apply(params, x, text).astype(jnp.float32).mean()
+
+        return jax.grad(loss, (0, 1))(params, x, text)
+
+    check_that_fused_holds_less(
+        *(
+            compiled(functools.partial(gradient, form), chips, (1024, 80), (77, 16))
+            for form in ("auto", "plain")
+        )
+    )
