@@ -15,14 +15,19 @@ Variants:
   Canny ControlNet. Prepare the data with ``--caption_style=binary``. Two bugs are not
   reproduced: its split had images of one patient on both sides, and some config keys
   had no effect.
+* ``v5e``, ``v6e``, ``gpu24``, ``gpu80``: the recommended recipe for one TPU v5e chip
+  (16 GB), one v6e chip (32 GB), or a GPU of 24 or 80 GB. Only the split of the batch
+  into microbatches and `remat` differ, so each trains the same model.
 * ``demo``: minutes on two CPU cores, on phantoms, with phantom-SD as base model. This
   small Stable Diffusion comes with medjax. It samples chests from captions, but has
   never seen edges.
 
-Hardware: the recommended recipe splits its batch of 16 images into microbatches of 8,
-which should fit on a device of 40 GB. Several devices share a batch automatically
-(`config.mesh`). We have not tried this, or run the recipe to the end, so no expected
-result is known yet. The published system reached an SSIM of 0.58 to 0.59 on 199 images,
+Hardware: the recommended recipe splits its batch of 16 images into microbatches of 8.
+Weights, optimizer and average take 7.6 GB. An image takes 0.5 GB with `remat=full` and
+1.1 GB with none, as computed from a similar program that was compiled for a v6e chip.
+Check a variant with `medjax preflight`. Several devices share a batch automatically
+(`config.mesh`). We have not run the recipe on a TPU or GPU, so no expected result is
+known yet. The published system reached an SSIM of 0.58 to 0.59 on 199 images,
 with a measure that cropped them.
 
 Data: NIH ChestX-ray14 (Wang et al., CVPR 2017), free to use with attribution to the NIH
@@ -33,7 +38,7 @@ from ml_collections import ConfigDict
 
 from medjax.pretrained.phantom import FINDINGS
 from medjax.pretrained.sources import PHANTOM_SD
-from medjax.runs.config import apply_variant, make_config
+from medjax.runs.config import apply_variant, for_hardware, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -95,4 +100,15 @@ def _demo(config: ConfigDict) -> None:
     config.eval.guidance_scale = 4.0
 
 
-VARIANTS = {"": _recommended, "published": _published, "demo": _demo}
+VARIANTS = {
+    "": _recommended,
+    "published": _published,
+    "demo": _demo,
+    **for_hardware(
+        _recommended,
+        v5e=(4, "full"),
+        v6e=(16, "attention"),
+        gpu24=(8, "attention"),
+        gpu80=(16, "none"),
+    ),
+}

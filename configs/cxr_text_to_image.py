@@ -13,11 +13,17 @@ Variants:
 * none: the recommended recipe: 512², latents computed once, min-SNR weights, caption
   dropout, average of weights. The text encoder has a fifth of the U-Net's learning
   rate.
+* ``v6e``, ``gpu80``: the recommended recipe for one TPU v6e chip (32 GB) or a GPU of
+  80 GB. Only the split of the batch into microbatches and `remat` differ.
+* ``v5e``, ``gpu24``: for one TPU v5e chip (16 GB) or a GPU of 24 GB: Adafactor instead
+  of AdamW, and no average of the weights, because AdamW's state alone takes 8 GB.
 * ``demo``: on phantoms, with phantom-SD, which has never seen a pneumothorax.
 
 Hardware: the recommended recipe splits its batch of 16 images into microbatches of 4.
 It stores weights, gradients, moments and average of a billion parameters: 20 GB in
-float32 without activations. We have not run it, so no expected result is known.
+float32 without activations. Without AdamW's state and the average it is 8 GB. These
+figures were computed, not compiled; check a variant with `medjax preflight`. We have
+not run it, so no expected result is known.
 
 Data: NIH ChestX-ray14 (Wang et al., CVPR 2017), free to use with attribution to the NIH
 Clinical Center. Weights: CreativeML Open RAIL-M.
@@ -26,7 +32,7 @@ Clinical Center. Weights: CreativeML Open RAIL-M.
 from ml_collections import ConfigDict
 
 from medjax.pretrained.sources import PHANTOM_SD
-from medjax.runs.config import apply_variant, make_config
+from medjax.runs.config import apply_variant, for_hardware, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -74,4 +80,15 @@ def _demo(config: ConfigDict) -> None:
     config.eval.chest_findings = True
 
 
-VARIANTS = {"": _recommended, "demo": _demo}
+def _small(config: ConfigDict) -> None:
+    _recommended(config)
+    config.optim.optimizer = "adafactor"
+    config.optim.ema_decay = None
+
+
+VARIANTS = {
+    "": _recommended,
+    "demo": _demo,
+    **for_hardware(_recommended, v6e=(2, "full"), gpu80=(16, "none")),
+    **for_hardware(_small, v5e=(2, "full"), gpu24=(8, "full")),
+}

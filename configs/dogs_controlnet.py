@@ -15,11 +15,16 @@ Variants:
   20,580 photos as 24,322 steps, at most 24 hours, and a grid of 4 images every 300
   steps, sampled by DDIM in 50 steps. Resizing does not keep the aspect ratio, and no
   captions are dropped.
+* ``v5e``, ``v6e``, ``gpu24``, ``gpu80``: the recommended recipe for one TPU v5e chip
+  (16 GB), one v6e chip (32 GB), or a GPU of 24 or 80 GB. Only the split of the batch
+  into microbatches and `remat` differ, so each trains the same model.
 * ``demo``: minutes on two CPU cores, with phantoms instead of photos, and a tiny random
   Stable Diffusion whose U-Net trains too.
 
-Hardware: meant for one device of 40 GB. We have not run it to the end, so no expected
-result is known. The published system trained at 3.1 images/s on a 16 GB GPU.
+Hardware: memory is that of `cxr_controlnet`. The recommended recipe takes its batch of
+16 images at once, which needs about 16 GB (computed, not compiled). We have not run it
+to the end, so no expected result is known. The published system trained at 3.1 images/s
+on a 16 GB GPU.
 
 Data: Stanford Dogs (Khosla et al., 2011), for research; its photos are from ImageNet.
 Weights: CreativeML Open RAIL-M.
@@ -27,7 +32,7 @@ Weights: CreativeML Open RAIL-M.
 
 from ml_collections import ConfigDict
 
-from medjax.runs.config import apply_variant, make_config
+from medjax.runs.config import apply_variant, for_hardware, make_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -82,4 +87,15 @@ def _demo(config: ConfigDict) -> None:
     config.eval.sampler_steps = 10
 
 
-VARIANTS = {"": _recommended, "published": _published, "demo": _demo}
+VARIANTS = {
+    "": _recommended,
+    "published": _published,
+    "demo": _demo,
+    **for_hardware(
+        _recommended,
+        v5e=(4, "full"),
+        v6e=(16, "attention"),
+        gpu24=(8, "attention"),
+        gpu80=(16, "none"),
+    ),
+}

@@ -79,3 +79,25 @@ def test_an_unknown_task_is_refused():
     config.task = "control_net"
     with pytest.raises(UserError, match="did you mean 'controlnet'"):
         parse(config)
+
+
+@pytest.mark.parametrize(
+    "name", ["cxr_controlnet", "cxr_lora", "cxr_text_to_image", "dogs_controlnet"]
+)
+@pytest.mark.parametrize("hardware", ["v5e", "v6e", "gpu24", "gpu80"])
+def test_hardware_changes_how_a_batch_is_split_alone(name, hardware):
+    module = load(FILES[[path.stem for path in FILES].index(name)])
+    recipe, ours = (parse(module.get_config(variant)) for variant in ("", hardware))
+    steps = ours.train.gradient_accumulation_steps
+    assert ours.data.batch_size % steps == 0
+    model = dataclasses.replace(ours.model, remat=recipe.model.remat)
+    train = dataclasses.replace(
+        ours.train,
+        gradient_accumulation_steps=recipe.train.gradient_accumulation_steps,
+    )
+    same = dataclasses.replace(ours, model=model, train=train)
+    if name == "cxr_text_to_image" and hardware in ("v5e", "gpu24"):
+        # AdamW's state of a billion weights does not fit beside them.
+        assert ours.optim.optimizer == "adafactor" and ours.optim.ema_decay is None
+        same = dataclasses.replace(same, optim=recipe.optim)
+    assert same == recipe
