@@ -254,7 +254,7 @@ def signal_at(monkeypatch):
 def test_a_signal_while_loading_stops_before_the_first_step(
     small_config, tmp_path, signal_at
 ):
-    signal_at(set_up, "make_optimizer")
+    signal_at(set_up, "make_step")
     with pytest.raises(Stopped, match="SIGTERM at step 0 of 4, nothing to save yet"):
         train(small_config(), tmp_path)
 
