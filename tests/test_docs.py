@@ -74,15 +74,8 @@ def test_a_quick_block_runs(block, tmp_path):
     run(block, tmp_path)
 
 
-def tiers() -> list:
-    marks = {"readme": pytest.mark.ci}
-    return [
-        pytest.param(name, marks=marks.get(name, pytest.mark.release))
-        for name in CHAINS
-    ]
-
-
-@pytest.mark.parametrize("name", tiers())
+@pytest.mark.release
+@pytest.mark.parametrize("name", CHAINS)
 def test_the_blocks_of_pages_run(name, tmp_path):
     run_chain(name, tmp_path)
 

@@ -61,7 +61,7 @@ def test_from_a_folder_of_xrays_to_a_checkpoint(shared_data, tmp_path):
         assert (workdir / "checkpoints" / "2").is_dir()
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_from_the_demo_to_images_here_and_in_torch(tmp_path):
     config = "--config=configs/cxr_controlnet.py:demo"
     run, out = tmp_path / "run", tmp_path / "out"

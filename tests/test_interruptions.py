@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -28,7 +29,6 @@ EVERY = 5
 STOPPED = 75
 # A smaller demo with everything that a run does: validation, samples, checkpoints.
 ARGUMENTS = (
-    "--config=tests/tiny_demo.py",
     f"--config.train.checkpoint_every={EVERY}",
     "--config.train.log_every=1",
     "--config.data.image_size=16",
@@ -49,10 +49,12 @@ class Run:
     workdir: Path
     compiled: Path
     steps: int = STEPS
+    config: str = "tests/tiny_demo.py"
 
     def start(self, *more: str, before: tuple[str, ...] = ()) -> subprocess.Popen:
         """Start or resume the run in its own process group."""
         command = [sys.executable, "-m", "medjax.train", f"--workdir={self.workdir}"]
+        config = f"--config={self.config}"
         steps = f"--config.train.steps={self.steps}"
         settings = {
             "JAX_COMPILATION_CACHE_DIR": str(self.compiled),
@@ -60,7 +62,7 @@ class Run:
             "JAX_NUM_CPU_DEVICES": "1",
         }
         return subprocess.Popen(
-            [*before, *command, *ARGUMENTS, steps, *more],
+            [*before, *command, config, *ARGUMENTS, steps, *more],
             cwd=REPOSITORY,
             env=os.environ | settings,
             stdout=subprocess.DEVNULL,
@@ -109,16 +111,17 @@ def assert_ended_as(run: Run, reference: Run) -> None:
         np.testing.assert_array_equal(got[path], array, err_msg=path)
 
 
-def finished(folder: Path, steps: int) -> Run:
+def finished(folder: Path, *more: Any) -> Run:
+    """Return a run to its end, with more fields of `Run`."""
     folder.mkdir(exist_ok=True)
-    run = Run(folder / "run", folder / "compiled", steps)
+    run = Run(folder / "run", folder / "compiled", *more)
     assert run.start().wait() == 0, run.log()
     return run
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> Run:
-    return finished(tmp_path_factory.mktemp("reference"), STEPS)
+    return finished(tmp_path_factory.mktemp("reference"))
 
 
 @pytest.fixture
@@ -128,8 +131,9 @@ def run(tmp_path, reference) -> Run:
 
 @pytest.mark.ci
 def test_one_kill_and_one_request_to_stop(tmp_path):
-    reference = finished(tmp_path / "reference", FEW_STEPS)
-    run = Run(tmp_path / "run", reference.compiled, FEW_STEPS)
+    small = (FEW_STEPS, "tests/tiny_unconditional.py")
+    reference = finished(tmp_path / "reference", *small)
+    run = Run(tmp_path / "run", reference.compiled, *small)
     for number, code in (
         (signal.SIGKILL, -signal.SIGKILL),
         (signal.SIGTERM, STOPPED),

@@ -76,7 +76,7 @@ def test_it_resumes_with_the_losses_that_it_had(resumed):
         assert found[step] == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_it_resumes_as_if_todays_version_had_saved_it(resumed, tmp_path):
     checkpoint = unpacked(tmp_path) / "checkpoints" / "2"
     file = checkpoint / "about" / "metadata"

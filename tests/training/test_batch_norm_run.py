@@ -23,7 +23,7 @@ def small(steps=2, accumulation=1):
     return parse(config)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_it_goes_on_as_if_it_had_not_stopped(tmp_path, caplog):
     whole = train(small(3), tmp_path / "whole")
     train(small(2), tmp_path / "parts")
