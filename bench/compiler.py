@@ -2,7 +2,7 @@
 
     python -m bench.compiler --topology=v6e:1 --size=512 --batch=8
 
-A full-size step compiles for 12 to 30 minutes. Figures are kept in the user's cache.
+A full-size step can compile for more than an hour. The user's cache keeps the figures.
 """
 
 from pathlib import Path

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import get_args, get_type_hints
 
 from medjax import meshes
 from medjax.chips import Chip
@@ -176,23 +176,17 @@ def _estimate(
     return Estimate(figures, program.images, chips, topology.chip, resident)
 
 
-def remat_choices(config: RunConfig) -> tuple[Any, ...]:
+def remat_choices(config: RunConfig) -> tuple[str, ...]:
     """Return the values of ``model.remat``, from the least; none if there is no key."""
-    kind = get_type_hints(type(config.model)).get("remat")
-    if kind is bool:
-        return (False, True)
-    return get_args(kind) if get_origin(kind) is Literal else ()
+    return get_args(get_type_hints(type(config.model)).get("remat"))
 
 
 def remat_of(config: RunConfig) -> str | None:
-    """Return a config's remat as a word; None for a model without."""
-    value = vars(config.model).get("remat")
-    return (
-        {True: "full", False: "none"}.get(value, value) if value is not None else None
-    )
+    """Return a config's remat; None for a model without."""
+    return vars(config.model).get("remat")
 
 
-def with_remat(config: RunConfig, value: Any) -> RunConfig:
+def with_remat(config: RunConfig, value: str | None) -> RunConfig:
     """Return a config with another ``model.remat``; None changes nothing."""
     if value is None:
         return config
