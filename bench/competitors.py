@@ -34,12 +34,7 @@ def make_medjax(settings: Settings) -> Step:
 
 
 def controlled(settings: Settings, **options: Any) -> Any:
-    """Return the task of a ControlNet on a frozen U-Net.
-
-    Args:
-        settings: Settings of the networks.
-        options: Further options of both modules, as `remat`.
-    """
+    """Return the task of a ControlNet on a frozen U-Net; both take `options`."""
     import jax.numpy as jnp
 
     from medjax.models.controlnet import ControlNet

@@ -141,6 +141,12 @@ def test_a_batch_that_devices_do_not_divide_is_an_error():
     assert "config.data.batch_size=8" in done.stderr
 
 
+def test_a_form_of_attention_that_the_chips_lack_is_an_error():
+    done = in_process.medjax("preflight", *SMALL, "--config.model.attention=splash")
+    assert done.returncode == 2
+    assert "config.model.attention=splash: expected a TPU, got a CPU" in done.stderr
+
+
 @pytest.mark.ci
 def test_a_full_size_recipe_needs_neither_weights_nor_network(monkeypatch):
     """Stable Diffusion 1.5: published sizes, and no memory for them."""
@@ -174,7 +180,7 @@ def test_four_microbatches_cost_four_times_one(tmp_path):
     larger = preflight.with_batch(dataclasses.replace(config, train=train), 8)
     four = _step(larger, tmp_path)
     assert four.flops == pytest.approx(4 * one.flops, rel=0.02)
-    # The optimizer's part of the traffic is there once.
+    # A step reads and writes the optimizer's state once.
     assert 2 * one.hbm_bytes < four.hbm_bytes < 4.2 * one.hbm_bytes
     # From the cache, so at once.
     assert _step(larger, tmp_path) == four

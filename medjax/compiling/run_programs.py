@@ -19,6 +19,7 @@ from medjax.blank import blank, blank_weights
 from medjax.config_files import load_config
 from medjax.data.examples import make_example
 from medjax.data.pipeline import Source, open_dataset
+from medjax.models.attention_forms import check_attention
 from medjax.runs.config import RunConfig, parse
 from medjax.runs.open_run import load_done, trained_autoencoder
 from medjax.tasks import TASKS
@@ -80,6 +81,7 @@ def run_programs(config: RunConfig, devices: tuple[jax.Device, ...]) -> RunProgr
         UserError: If the run could not start with this config and these devices.
     """
     mesh = meshes.make_mesh(config.mesh, devices)
+    check_attention(config.model, mesh)
     plan, size = config.train, config.data.batch_size
     check_batch_size(size, plan.gradient_accumulation_steps, mesh)
     source = open_dataset(config.data, "train")
