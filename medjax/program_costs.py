@@ -108,7 +108,7 @@ def _of_convolution(eqn: Any) -> float:
     lhs, rhs, out = (spec[2:] for spec in numbers)
     pairs = 1
     for axis in range(len(lhs)):
-        pairs *= _pairs(
+        pairs *= product_pairs(
             image[lhs[axis]],
             kernel[rhs[axis]],
             output[out[axis]],
@@ -122,7 +122,7 @@ def _of_convolution(eqn: Any) -> float:
     return 2.0 * batch * features * inputs * pairs / params["batch_group_count"]
 
 
-def _pairs(
+def product_pairs(
     size: int, kernel: int, out: int, stride: int, low: int, grow: int, spread: int
 ) -> int:
     """Count the pairs of an output and a kernel's pixel that meet an input's pixel.

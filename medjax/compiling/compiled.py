@@ -1,7 +1,7 @@
 """Compile a program, and read what the compiler says of it: FLOPs, bytes, memory.
 
 Figures are of one chip and one call. They are kept by the hash of the lowered program,
-because a large one compiles for half an hour.
+because a large one compiles for minutes.
 """
 
 import dataclasses
@@ -11,14 +11,19 @@ import json
 import logging
 import os
 import re
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from medjax import storage
 from medjax.compiling.hlo import parse_program
+from medjax.compiling.operations import count_kernels, count_operations
+from medjax.compiling.plan import Plan, plan_program
+from medjax.compiling.process import call_in_process
 from medjax.compiling.run_programs import RunProgram
-from medjax.compiling.topologies import Topology
+from medjax.compiling.topologies import Topology, find_topology
 from medjax.compiling.traffic import Traffic, measure_traffic
 from medjax.errors import UserError
 from medjax.logs import duration
@@ -28,7 +33,7 @@ from medjax.program_costs import count_flops
 logger = logging.getLogger(__name__)
 
 # Changes whenever figures are computed in another way.
-_FORMAT = 2
+_FORMAT = 4
 # Of what XLA says when a program does not fit a TPU's memory.
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -46,6 +51,7 @@ class Figures:
         argument_bytes: Arguments in memory, as the chip pads them.
         output_bytes: Results that are not arguments updated in place.
         temporary_bytes: The most that is alive between: activations, gradients.
+        kernels: Calls of Pallas kernels in a TPU program, as of fused attention.
         needed_bytes: All memory that the program needs, if it does not fit; None if it
             compiles.
         compile_seconds: How long the compiler took.
@@ -57,8 +63,9 @@ class Figures:
     argument_bytes: float
     output_bytes: float
     temporary_bytes: float
-    needed_bytes: float | None
-    compile_seconds: float
+    kernels: int = 0
+    needed_bytes: float | None = None
+    compile_seconds: float = 0.0
 
     @property
     def peak_bytes(self) -> float:
@@ -68,17 +75,35 @@ class Figures:
         return self.argument_bytes + self.output_bytes + self.temporary_bytes
 
 
-def compile_program(program: RunProgram, topology: Topology, cache: Path) -> Figures:
+def compile_program(
+    make: Callable[[Topology], RunProgram], topology: Topology, cache: Path
+) -> Figures:
     """Return the figures of a program, from the cache if it was compiled before.
 
+    A TPU's compiler runs in a process of its own, because only the end of a process
+    stops it before it generates code.
+
     Args:
-        program: What to compile.
-        topology: What for.
+        make: Returns the program for a topology. It can be pickled.
+        topology: What to compile for.
         cache: Folder of kept figures.
 
     Raises:
         UserError: If the compiler refuses the program.
     """
+    if topology.platform == "tpu":
+        return call_in_process(_compile_for, make, topology.name, cache)
+    return _compile(make(topology), topology, cache)
+
+
+def _compile_for(
+    make: Callable[[Topology], RunProgram], name: str, cache: Path
+) -> Figures:
+    topology = find_topology(name)
+    return _compile(make(topology), topology, cache)
+
+
+def _compile(program: RunProgram, topology: Topology, cache: Path) -> Figures:
     traced = program.function.trace(*program.arguments)
     lowered = _lower(traced, topology)
     name = hashlib.sha256(
@@ -88,29 +113,32 @@ def compile_program(program: RunProgram, topology: Topology, cache: Path) -> Fig
     if file.is_file():
         logger.info("%s: figures from %s", program.name, file)
         return Figures(**json.loads(file.read_text(encoding="utf-8")))
-    logger.info(
-        "compiling the %s for %s; a full-size one takes many minutes",
-        program.name,
-        topology.name,
-    )
+    logger.info("compiling the %s for %s", program.name, topology.name)
     start = time.monotonic()
     try:
-        compiled = lowered.compile()
+        figures = _measure(lowered, traced, topology.platform)
     except Exception as error:
-        seconds = time.monotonic() - start
-        figures = _too_large(error, seconds)
-        if figures is None:
+        needed = _needed_bytes(error)
+        if needed is None:
             reason = " ".join(str(error).split())[:300]
             raise UserError(
                 f"the {program.name} cannot be compiled for {topology.name}: {reason}"
             ) from error
-    else:
-        seconds = time.monotonic() - start
-        figures = _figures(compiled, traced, topology.platform, seconds)
+        figures = Figures(None, None, None, 0.0, 0.0, 0.0, needed_bytes=needed)
+    seconds = time.monotonic() - start
+    figures = dataclasses.replace(figures, compile_seconds=round(seconds, 1))
     logger.info("compiled the %s in %s", program.name, duration(seconds))
     storage.make_folder(cache)
     storage.write_text(file, json.dumps(dataclasses.asdict(figures), indent=1))
     return figures
+
+
+def _measure(lowered: Any, traced: Any, platform: str) -> Figures:
+    """Compile a program, for a TPU up to the generation of code."""
+    if platform != "tpu":
+        return _of_compiled(lowered.compile(), traced, platform)
+    with tempfile.TemporaryDirectory(prefix="medjax-preflight-") as folder:
+        return _of_plan(plan_program(lowered, Path(folder)), traced)
 
 
 def _lower(traced: Any, topology: Topology) -> Any:
@@ -120,31 +148,45 @@ def _lower(traced: Any, topology: Topology) -> Any:
     return traced.lower()
 
 
-def _figures(compiled: Any, traced: Any, platform: str, seconds: float) -> Figures:
+def _of_plan(plan: Plan, traced: Any) -> Figures:
+    """Read a TPU program, in which every operation is visible."""
+    program = parse_program(plan.text)
+    traffic = measure_traffic(program)
+    # Splash attention declares neither.
+    flops, read_again = extra_cost(traced.jaxpr)
+    return Figures(
+        flops=count_operations(program) + flops,
+        hbm_bytes=traffic.hbm + read_again,
+        link_bytes=traffic.links,
+        argument_bytes=plan.argument_bytes,
+        output_bytes=plan.output_bytes,
+        temporary_bytes=plan.temporary_bytes,
+        kernels=count_kernels(program),
+    )
+
+
+def _of_compiled(compiled: Any, traced: Any, platform: str) -> Figures:
+    """Ask the compiler, which counts the body of each loop once."""
     cost = compiled.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
     memory = compiled.memory_analysis()
     count = count_flops(traced, platform)
-    # Splash attention, on TPUs alone, declares neither.
-    flops, read_again = extra_cost(traced.jaxpr) if platform == "tpu" else (0, 0)
-    traffic = _traffic(compiled)
+    traffic = _traffic(compiled.as_text())
     loops = traffic.loops if traffic else count.loops
     return Figures(
-        flops=cost.get("flops", 0.0) * count.loops + flops,
-        hbm_bytes=cost.get("bytes accessed", 0.0) * loops + read_again,
+        flops=cost.get("flops", 0.0) * count.loops,
+        hbm_bytes=cost.get("bytes accessed", 0.0) * loops,
         link_bytes=traffic.links if traffic else None,
         argument_bytes=float(memory.argument_size_in_bytes),
         output_bytes=float(memory.output_size_in_bytes - memory.alias_size_in_bytes),
         temporary_bytes=float(memory.temp_size_in_bytes),
-        needed_bytes=None,
-        compile_seconds=round(seconds, 1),
     )
 
 
-def _traffic(compiled: Any) -> Traffic | None:
-    """Return what the compiled text shows; None if it cannot be had or read."""
+def _traffic(text: str) -> Traffic | None:
+    """Return what the compiled text shows; None if it cannot be read."""
     try:
-        return measure_traffic(parse_program(compiled.as_text()))
+        return measure_traffic(parse_program(text))
     except Exception as error:
         logger.warning(
             "the compiled program cannot be read (%s): traffic between chips is "
@@ -154,25 +196,13 @@ def _traffic(compiled: Any) -> Traffic | None:
         return None
 
 
-def _too_large(error: Exception, seconds: float) -> Figures | None:
-    """Return how much memory a program lacks, if the compiler refused it for that."""
+def _needed_bytes(error: Exception) -> float | None:
+    """Return how much memory a program needs, if the compiler refused it for that."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text and "memory" not in text.lower():
         return None
     found = _USED.search(text)
-    if found is None:
-        return None
-    amount, unit, _, _ = found.groups()
-    return Figures(
-        flops=None,
-        hbm_bytes=None,
-        link_bytes=None,
-        argument_bytes=0.0,
-        output_bytes=0.0,
-        temporary_bytes=0.0,
-        needed_bytes=float(amount) * _UNITS[unit],
-        compile_seconds=round(seconds, 1),
-    )
+    return None if found is None else float(found[1]) * _UNITS[found[2]]
 
 
 @functools.cache

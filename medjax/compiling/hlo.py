@@ -7,6 +7,7 @@ Source: openxla.org/xla/operation_semantics; the syntax is that of XLA's `HloPar
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -19,7 +20,7 @@ BITS = {
     **dict.fromkeys(("s4", "u4", "f4e2m1fn"), 4),
     "c128": 128,
 }
-_ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\]")
+_ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?)?")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _OPERAND = re.compile(r"%([\w.\-]+)")
@@ -38,19 +39,30 @@ class ArrayType:
     Attributes:
         dtype: HLO's name of its type, ``bf16``.
         shape: Its shape.
+        order: Its axes in memory, the fastest first; empty if unknown.
+        tile: What a TPU pads the fastest axes to multiples of, the fastest last.
     """
 
     dtype: str
     shape: tuple[int, ...]
+    order: tuple[int, ...] = ()
+    tile: tuple[int, ...] = ()
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
-        """Its size, without padding."""
+        """Its size in memory, with the padding of its tiles."""
         bits = BITS.get(self.dtype, 8 if self.dtype.startswith("f8") else 0)
-        count = 1
-        for size in self.shape:
-            count *= size
-        return -(-count * bits // 8)
+        sizes = [self.shape[axis] for axis in self.order] or [*self.shape]
+        for place, multiple in enumerate(reversed(self.tile)):
+            if place == len(sizes):
+                sizes.append(1)
+            sizes[place] = -(-sizes[place] // multiple) * multiple
+        return -(-math.prod(sizes) * bits // 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +92,11 @@ class Instruction:
             role: (one,) if one else tuple(_OPERAND.findall(several))
             for role, one, several in _CALLED.findall(self.attributes)
         }
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it gives."""
+        return sum(one.elements for one in self.types)
 
     @property
     def bytes(self) -> int:
@@ -204,9 +221,13 @@ def _instruction(name: str, rest: str) -> Instruction:
 def array_types(text: str) -> tuple[ArrayType, ...]:
     """Read the arrays of a type, which may be a tuple."""
     return tuple(
-        ArrayType(dtype, tuple(int(n.lstrip("<=")) for n in shape.split(",") if n))
-        for dtype, shape in _ARRAY.findall(text)
+        ArrayType(dtype, _integers(shape), _integers(order), _integers(tile))
+        for dtype, shape, order, tile in _ARRAY.findall(text)
     )
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(number.lstrip("<=")) for number in text.split(",") if number)
 
 
 def _closing(text: str, start: int) -> int:

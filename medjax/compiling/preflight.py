@@ -5,6 +5,7 @@ chips, each at the chip's peak. Nothing real is faster, and little comes near it
 """
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from medjax.compiling.run_programs import (
     STEP,
     RunPrograms,
     bytes_per_chip,
+    run_program,
     run_programs,
 )
 from medjax.compiling.topologies import Topology
@@ -144,7 +146,9 @@ def preflight(
         UserError: If the run cannot start with this config on these chips.
     """
     ready = run_programs(config, topology.devices)
-    estimates = {name: _estimate(ready, name, topology, cache) for name in names}
+    estimates = {
+        name: _estimate(config, ready, name, topology, cache) for name in names
+    }
     fits = estimates[STEP].fits if STEP in estimates else None
     remat = None if fits is False else remat_of(config)
     largest = None
@@ -161,14 +165,15 @@ def preflight(
 def estimate_step(config: RunConfig, topology: Topology, cache: Path) -> Estimate:
     """Compile a run's step alone; see `preflight`."""
     ready = run_programs(config, topology.devices)
-    return _estimate(ready, STEP, topology, cache)
+    return _estimate(config, ready, STEP, topology, cache)
 
 
 def _estimate(
-    ready: RunPrograms, name: str, topology: Topology, cache: Path
+    config: RunConfig, ready: RunPrograms, name: str, topology: Topology, cache: Path
 ) -> Estimate:
     program = ready.programs[name]
-    figures = compile_program(program, topology, cache)
+    make = functools.partial(run_program, config, name)
+    figures = compile_program(make, topology, cache)
     held = sum(bytes_per_chip(ready.parts[part]) for part in ready.parts)
     own = bytes_per_chip(program.arguments)
     resident = 0.0 if name == STEP else max(0.0, held - own)

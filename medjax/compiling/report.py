@@ -43,6 +43,7 @@ def _program_json(one: Estimate) -> dict[str, Any]:
         "arguments_gb": figures.argument_bytes / _GB,
         "temporaries_gb": figures.temporary_bytes / _GB,
         "memory_gb": one.memory_bytes / _GB,
+        "kernels": figures.kernels,
         "fits": one.fits,
         "roofline_s": one.roofline,
         "images_per_second": one.images_per_second,

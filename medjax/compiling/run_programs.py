@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from medjax import meshes, trees
 from medjax.arrays import Params, PyTree
 from medjax.blank import blank, blank_weights
+from medjax.compiling.topologies import Topology
 from medjax.config_files import load_config
 from medjax.data.examples import make_example
 from medjax.data.pipeline import Source, open_dataset
@@ -115,6 +116,17 @@ def run_programs(config: RunConfig, devices: tuple[jax.Device, ...]) -> RunProgr
         RunProgram(SAMPLER, sampler, evaluation(drawn), drawn),
     )
     return RunPrograms({one.name: one for one in listed}, _parts(state, frozen, batch))
+
+
+def run_program(config: RunConfig, name: str, topology: Topology) -> RunProgram:
+    """Return one program of a run; see `run_programs`.
+
+    Args:
+        config: The run's.
+        name: One of `PROGRAMS`.
+        topology: Gives the devices.
+    """
+    return run_programs(config, topology.devices).programs[name]
 
 
 def _built(config: RunConfig, source: Source, key: jax.Array) -> BuiltTask:

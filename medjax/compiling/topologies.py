@@ -33,6 +33,8 @@ _ENVIRONMENT = {
     # It logs what it misses here to stderr.
     "TPU_MIN_LOG_LEVEL": "3",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TPU_ACCELERATOR_TYPE": "v6e-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
 }
 
 

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 
 from medjax.compiling.hlo import Computation, Instruction, Program
+from medjax.compiling.operations import declared_cost
 
 # These move nothing, or what others count.
 _FREE = frozenset(
@@ -76,6 +77,8 @@ def _bytes(program: Program, computation: Computation, one: Instruction) -> floa
         for name in one.operands
         if name in computation.instructions
     ]
+    if (declared := declared_cost(one).get("bytes_accessed")) is not None:
+        return declared
     if one.opcode == "fusion":
         (inner,) = one.called["calls"]
         return _of_fusion(program.computations[inner], one, operands)

@@ -28,7 +28,12 @@ def rematerialized(block: M, policy: Policy) -> M:
     Args:
         block: Class of the module.
         policy: One of `POLICIES`.
+
+    Raises:
+        ValueError: If it is none of them.
     """
+    if policy not in POLICIES:
+        raise ValueError(f"remat={policy!r}: expected one of {', '.join(POLICIES)}")
     if policy == "none":
         return block
     if policy == "full":

@@ -67,8 +67,10 @@ def test_a_known_number_of_rounds_wins():
 
 
 def test_types_have_sizes():
-    first, second = array_types("(bf16[2,3]{1,0:T(8,128)(2,1)S(1)}, pred[])")
-    assert (first.bytes, second.bytes) == (12, 1)
+    text = "(bf16[20,3]{1,0}, f32[3,20]{0,1:T(8,128)S(1)}, s8[]{:T(512)}, pred[])"
+    # The fastest axis, the one of 3, is padded to 128, and the one of 20 to 24.
+    sizes = [2 * 20 * 3, 4 * 24 * 128, 512, 1]
+    assert [one.bytes for one in array_types(text)] == sizes
 
 
 @pytest.mark.parametrize(
