@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from medjax import storage
+from medjax.chips import silence_libtpu
 from medjax.errors import UserError
 
 RESULTS = Path(__file__).parent / "results"
@@ -249,6 +250,7 @@ def check_counts(flags: argparse.Namespace, *names: str) -> None:
 
 def run(main: Callable[[], Path | list[Path]]) -> None:
     """Run `main` and print its pages. A `UserError` is one line, with exit code 2."""
+    silence_libtpu()
     try:
         pages = main()
         for page in [pages] if isinstance(pages, Path) else pages:

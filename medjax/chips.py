@@ -5,6 +5,8 @@ Sources: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, TPU7x) and NVIDIA's data 
 """
 
 import dataclasses
+import glob
+import os
 import re
 
 
@@ -53,3 +55,14 @@ def find_chip(device_kind: str) -> Chip | None:
     return next(
         (one for one in CHIPS.values() if re.search(one.kind, device_kind)), None
     )
+
+
+def silence_libtpu() -> None:
+    """Keep libtpu from printing errors on a machine without a TPU.
+
+    jax loads libtpu wherever it is installed. Where it finds no TPU, it complains about
+    variables that only a TPU's machine sets. To be called before jax starts.
+    """
+    if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v6e-4")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

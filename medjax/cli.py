@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from medjax import logs, storage
+from medjax.chips import silence_libtpu
 from medjax.errors import DISK_REFUSES, Stopped, UserError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     def start(argv: Sequence[str]) -> None:
         # Not earlier, because absl sets its own levels when it parses the flags.
         logs.set_up(debug=_debug())
+        silence_libtpu()
         main(argv)
 
     # A file name may contain characters that a terminal cannot show.

@@ -143,23 +143,51 @@ def activation_spec(shape: Sequence[int], *axes: str | None) -> PartitionSpec:
     )
 
 
-def gather_params(tree: PyTree) -> PyTree:
+def gather_params(tree: PyTree, kernels: bool = True) -> PyTree:
     """Constrain parameters to be whole along ``fsdp``, because every layer needs that.
 
     Without this the compiler may move activations to the parts of a kernel instead. On
     three axes XLA's CPU partitioner (jax 0.10.2) then computes wrong gradients. Outside
     `on_mesh`, nothing is constrained.
+
+    Args:
+        tree: Parameters, by their paths.
+        kernels: Whether kernels too. A sampler gathers them once, before its loop. A
+            training step leaves them to their layers; see `gather_kernel`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return tree
 
     def gather(path: tuple[object, ...], leaf: jax.Array) -> jax.Array:
-        spec = param_spec(_name(path), leaf.shape, mesh)
-        whole = PartitionSpec(*(axis if axis == "tensor" else None for axis in spec))
-        return jax.lax.with_sharding_constraint(leaf, whole)
+        name = _name(path)
+        if name.endswith("/kernel") and not kernels:
+            return leaf
+        return _gathered(leaf, name, mesh)
 
     return jax.tree_util.tree_map_with_path(gather, tree)
+
+
+def gather_kernel(kernel: jax.Array, layer: str) -> jax.Array:
+    """Constrain a layer's kernel to be whole along ``fsdp``, where the layer needs it.
+
+    The kernel is already in the dtype of the computation, so in bfloat16 half as much
+    is sent and held. With ``remat=full`` it is not held until the backward pass.
+
+    Args:
+        kernel: The kernel.
+        layer: Name of its layer, the last part of its path.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["fsdp"] == mesh.shape["tensor"] == 1:
+        return kernel
+    return _gathered(kernel, f"{layer}/kernel", mesh)
+
+
+def _gathered(leaf: jax.Array, name: str, mesh: AbstractMesh) -> jax.Array:
+    spec = param_spec(name, leaf.shape, mesh)
+    whole = PartitionSpec(*(axis if axis == "tensor" else None for axis in spec))
+    return jax.lax.with_sharding_constraint(leaf, whole)
 
 
 def _name(path: tuple[object, ...]) -> str:

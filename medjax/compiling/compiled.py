@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,8 +136,8 @@ def _measure(lowered: Any, traced: Any, platform: str) -> Figures:
     """Compile a program, for a TPU up to the generation of code."""
     if platform != "tpu":
         return _of_compiled(lowered.compile(), traced, platform)
-    with tempfile.TemporaryDirectory(prefix="medjax-preflight-") as folder:
-        return _of_plan(plan_program(lowered, Path(folder)), traced)
+    with storage.temporary_folder() as folder:
+        return _of_plan(plan_program(lowered, folder), traced)
 
 
 def _lower(traced: Any, topology: Topology) -> Any:

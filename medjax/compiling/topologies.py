@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from medjax.chips import CHIPS, Chip, find_chip
+from medjax.chips import CHIPS, Chip, find_chip, silence_libtpu
 from medjax.errors import UserError, nearest
 
 LOCAL = "local"
@@ -33,8 +33,6 @@ _ENVIRONMENT = {
     # It logs what it misses here to stderr.
     "TPU_MIN_LOG_LEVEL": "3",
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    "TPU_ACCELERATOR_TYPE": "v6e-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
 }
 
 
@@ -70,6 +68,7 @@ def prepare_environment(name: str) -> None:
     """
     if name == LOCAL:
         return
+    silence_libtpu()
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     # libtpu ends the process at a flag that it does not know, such as one for GPUs.

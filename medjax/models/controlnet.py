@@ -21,8 +21,10 @@ from jaxtyping import Float, Num
 from medjax import trees
 from medjax.arrays import Array, Params
 from medjax.errors import UserError
+from medjax.models import contractions
+from medjax.models.folded_conv import fold, folded_conv, unfolding_conv
 from medjax.models.initial import draw_params, param_shapes
-from medjax.models.layers import conv
+from medjax.models.layers import ConvWeights, conv
 from medjax.models.unet_encoder import UNetEncoder
 
 # The parts of a U-Net that initialise a ControlNet.
@@ -53,14 +55,51 @@ class ConditioningEmbedding(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w f"]:
         """Embed a conditioning image in [0, 1]."""
-        x = nn.silu(conv(self.widths[0], name="conv_in", dtype=self.dtype)(x))
-        for i, (before, after) in enumerate(
-            zip(self.widths[:-1], self.widths[1:], strict=True)
-        ):
+        x = x.astype(self.dtype)
+        if len(self.widths) == 1:
+            x = nn.silu(conv(self.widths[0], name="conv_in", dtype=self.dtype)(x))
+        else:
+            x = self._first_level(x)
+        for i in range(1, len(self.widths) - 1):
+            before, after = self.widths[i : i + 2]
             same = conv(before, name=f"blocks_{2 * i}", dtype=self.dtype)
             half = conv(after, stride=2, name=f"blocks_{2 * i + 1}", dtype=self.dtype)
             x = nn.silu(half(nn.silu(same(x))))
         return conv(self.features, name="conv_out", dtype=self.dtype)(x)
+
+    def _first_level(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w d"]:
+        """Apply the convolutions of the full size, and halve it."""
+        first, second = self.widths[:2]
+        sizes = {
+            "conv_in": (x.shape[-1], first),
+            "blocks_0": (first, first),
+            "blocks_1": (first, second),
+        }
+        weights = [
+            ConvWeights(before, after, dtype=self.dtype, name=name)()
+            for name, (before, after) in sizes.items()
+        ]
+        return jax.lax.platform_dependent(x, weights, tpu=_folded, default=_plain)
+
+
+Weights = list[tuple[Array, Array]]
+
+
+def _plain(x: Float[Array, "b H W c"], weights: Weights) -> Float[Array, "b h w d"]:
+    """Apply two convolutions of stride 1 and one of stride 2, each with SiLU."""
+    for (kernel, bias), stride in zip(weights, (1, 1, 2), strict=True):
+        strides, padding = (stride, stride), [(1, 1), (1, 1)]
+        y = contractions.conv_general_dilated(x, kernel, strides, padding)
+        x = nn.silu(y + bias.reshape(1, 1, 1, -1))
+    return x
+
+
+def _folded(x: Float[Array, "b H W c"], weights: Weights) -> Float[Array, "b h w d"]:
+    """Do the same on a folded image, which takes a quarter of the memory on a TPU."""
+    one, two, three = weights
+    x = nn.silu(folded_conv(fold(x), *one))
+    x = nn.silu(folded_conv(x, *two))
+    return nn.silu(unfolding_conv(x, *three))
 
 
 def config_from_unet(

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from medjax.arrays import Array
+from medjax.meshes import gather_kernel
 from medjax.models import contractions, lora
 
 
@@ -93,6 +94,28 @@ class Conv(nn.Module):
         return _weighted(self, x, (*size, x.shape[-1]), product)
 
 
+class ConvWeights(nn.Module):
+    """The weights of a `Conv` with a bias, for a caller that applies them itself.
+
+    Attributes:
+        channels: Number of input channels.
+        features: Number of output channels.
+        dtype: Dtype of the weights that it returns.
+    """
+
+    channels: int
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "3 3 c d"], Float[Array, " d"]]:
+        """Return the kernel and the bias."""
+        kernel = parameter(self, "kernel", (3, 3, self.channels, self.features))
+        bias = parameter(self, "bias", (self.features,))
+        kernel = gather_kernel(jnp.asarray(kernel, self.dtype), str(self.name))
+        return kernel, jnp.asarray(bias, self.dtype)
+
+
 def _weighted(
     layer: Dense | Conv,
     x: Array,
@@ -105,7 +128,7 @@ def _weighted(
     if layer.use_bias:
         bias = parameter(layer, "bias", (layer.features,))
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=layer.dtype)
-    y = product(x, kernel)
+    y = product(x, gather_kernel(kernel, str(layer.name)))
     if bias is not None:
         y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
     return lora.adapted(layer, x, y, product)

@@ -112,7 +112,8 @@ class CaptionedTask:
     ) -> Outcome:
         """Return each example's loss (eq. 1)."""
         posterior, noise, offset, time, drop, *dropouts = split(keys, 7)
-        nets = self._nets(params, frozen, dropouts if train else ())
+        own = dropouts if train else ()
+        nets = self._nets(params, frozen, own, kernels=False)
         model = self.model
         latents = model.encode(nets, batch, posterior)
         noised = add_drawn_noise(
@@ -163,9 +164,13 @@ class CaptionedTask:
         params: Params,
         frozen: Params,
         keys: Sequence[Key[Array, " b"]] = (),
+        kernels: bool = True,
     ) -> Params:
-        """Return all weights by network; `keys` are for the dropout of adapters."""
-        nets = gather_params(trees.merge(params, frozen))
+        """Return all weights by network; `keys` are for the dropout of adapters.
+
+        `kernels` says whether to gather kernels already here; see `gather_params`.
+        """
+        nets = gather_params(trees.merge(params, frozen), kernels)
         own = dict(zip(NETWORKS, keys, strict=False))
         return nets | {
             name: with_adapters(nets[name], config, own.get(name))

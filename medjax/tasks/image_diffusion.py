@@ -77,7 +77,7 @@ class ImageDiffusion:
         train: bool,
     ) -> Outcome:
         """Return each example's loss (eq. 1)."""
-        nets = gather_params(trees.merge(params, frozen))
+        nets = gather_params(trees.merge(params, frozen), kernels=False)
         posterior, noise, offset, time, drop = split(keys, 5)
         latents = self.encode(nets, batch["images"], posterior)
         noised = add_drawn_noise(
