@@ -5,6 +5,7 @@
 A full-size step compiles for one to three minutes. The user's cache keeps the figures.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ from medjax.compiling.topologies import (
     LOCAL,
     Topology,
     find_topology,
-    prepare_environment,
 )
 from medjax.models.remat import POLICIES
 
@@ -126,8 +126,8 @@ def main() -> Path:
     given = flags.parse_args()
     check_choices(given.network, given.size, [given.dtype])
     report.need(["diffusers"], "the comparison")
-    on = report.machine()
-    prepare_environment(given.topology)
+    # Figures of the compiler do not depend on the load.
+    on = dataclasses.replace(report.machine(), load=0.0)
     topology = find_topology(given.topology)
     settings = Settings(given.network, given.size, given.batch, given.dtype)
     chip = topology.chip.name if topology.chip else LOCAL
@@ -135,7 +135,8 @@ def main() -> Path:
         f"{given.network}, {given.size}², batch {given.batch}, {given.dtype}, {chip}"
     )
     rows = measure(settings, topology, figures_folder())
-    name = f"compiler-{given.network}-{chip}"
+    on = dataclasses.replace(on, device=chip)
+    name = f"compiler-{given.network}"
     return report.write_results(
         name, "Steps by the compiler", ABOUT, {title: rows}, on, PACKAGES, given.out
     )
