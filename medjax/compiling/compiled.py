@@ -84,8 +84,8 @@ def compile_program(
 
     Args:
         make: Returns the program for a topology. It can be pickled.
-        topology: What to compile for.
-        cache: Folder of kept figures.
+        topology: Devices to compile for.
+        cache: Folder with the figures of earlier calls.
 
     Raises:
         UserError: If the compiler refuses the program.

@@ -38,10 +38,10 @@ class Estimate:
     """One program on one chip.
 
     Attributes:
-        figures: What the compiler says.
+        figures: Figures of the compiler.
         images: Images that one call takes, on all chips together.
-        chips: How many chips.
-        chip: Their peaks; None if unknown.
+        chips: Number of chips.
+        chip: Its peak figures. None if they are unknown.
         resident_bytes: What else is in memory meanwhile: all of the training state
             that is not among the program's arguments.
     """
@@ -102,8 +102,8 @@ class Preflight:
     """Results of a preflight.
 
     Attributes:
-        topology: The hardware.
-        estimates: By program.
+        topology: Chips that the figures are for.
+        estimates: Estimate of each program, by its name.
         memory: Bytes a chip, by part of the training state.
         remat: The config's, or the least with which the step fits; None if none does.
         largest_batch: The largest ``data.batch_size`` with that remat, or with the
@@ -135,10 +135,10 @@ def preflight(
     """Compile a run's programs, and say what they need.
 
     Args:
-        config: The run's.
-        topology: What to compile for.
-        cache: Folder of kept figures.
-        names: The programs to compile.
+        config: Config of the run.
+        topology: Devices to compile for.
+        cache: Folder with the figures of earlier calls.
+        names: Names of the programs to compile.
         max_batch: Whether to look for the least remat and the largest batch too, which
             compiles the step several times.
 
@@ -231,9 +231,9 @@ def largest_batch(config: RunConfig, topology: Topology, cache: Path) -> int | N
     verifies its answer; if it is too large, a smaller one is tried.
 
     Args:
-        config: The run's.
-        topology: What to compile for.
-        cache: Folder of kept figures.
+        config: Config of the run.
+        topology: Devices to compile for.
+        cache: Folder with the figures of earlier calls.
     """
     assert topology.chip is not None
     mesh = meshes.make_mesh(config.mesh, topology.devices)

@@ -14,9 +14,9 @@ def to_json(found: Preflight, config: RunConfig, price: float | None) -> dict[st
     """Return the fields of ``--json``; figures are of one chip, GB are 10⁹ bytes.
 
     Args:
-        found: What preflight found.
-        config: The run's.
-        price: Of one chip an hour; None if not given.
+        found: Results of the preflight.
+        config: Config of the run.
+        price: Price of one chip for an hour. None if it was not given.
     """
     return {
         "topology": found.topology.name,

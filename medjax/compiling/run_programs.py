@@ -75,7 +75,7 @@ def run_programs(config: RunConfig, devices: tuple[jax.Device, ...]) -> RunProgr
     """Return a run's programs for some devices.
 
     Args:
-        config: The run's.
+        config: Config of the run.
         devices: Those of a topology.
 
     Raises:
@@ -122,9 +122,9 @@ def run_program(config: RunConfig, name: str, topology: Topology) -> RunProgram:
     """Return one program of a run; see `run_programs`.
 
     Args:
-        config: The run's.
+        config: Config of the run.
         name: One of `PROGRAMS`.
-        topology: Gives the devices.
+        topology: Devices to compile for.
     """
     return run_programs(config, topology.devices).programs[name]
 

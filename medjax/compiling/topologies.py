@@ -43,7 +43,7 @@ class Topology:
     Attributes:
         name: As the user wrote it.
         devices: jax's devices.
-        chip: Their peak figures; None if unknown.
+        chip: Peak figures of one device. None if they are unknown.
         platform: jax's name of the platform, ``tpu``.
         compiler: Name and version of the compiler, as results depend on it.
     """

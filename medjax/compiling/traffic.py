@@ -140,7 +140,7 @@ def sent_bytes(computation: Computation, one: Instruction) -> tuple[str, float]:
 
     Args:
         computation: Where the instruction is.
-        one: Any instruction; the kind of one that sends nothing is "".
+        one: Any instruction. If it sends nothing, the kind is "".
     """
     kind = one.opcode.removesuffix("-start")
     if kind not in _COLLECTIVES:
