@@ -26,6 +26,7 @@ from bench.networks import (
     draw_controlnet,
     draw_unet,
 )
+from bench.recipes import scaled
 from bench.report import Row
 from medjax.blank import blank_weights
 from medjax.compiling.compiled import compile_program, figures_folder
@@ -102,8 +103,8 @@ def measure(settings: Settings, topology: Topology, cache: Path) -> list[Row]:
         rows.append(
             {
                 "competitor": competitor,
-                "TFLOP": (figures.flops or 0.0) / 1e12,
-                "traffic, GB": (figures.hbm_bytes or 0.0) / 1e9,
+                "TFLOP": scaled(figures.flops, 1e12),
+                "traffic, GB": scaled(figures.hbm_bytes, 1e9),
                 "arguments, GB": figures.argument_bytes / 1e9,
                 "temporaries, GB": figures.temporary_bytes / 1e9,
                 "memory, GB": one.memory_bytes / 1e9,

@@ -62,17 +62,22 @@ def config_of(recipe: str, **changes: str | int | None) -> RunConfig:
     return parse(config)
 
 
+def scaled(value: float | None, unit: float) -> float | str:
+    """Return a figure in a larger unit. It is unknown if the program does not fit."""
+    return "unknown" if value is None else value / unit
+
+
 def row(about: Row, one: Estimate) -> Row:
     """Return a program's figures as a row that starts with what it is about."""
     figures = one.figures
-    links = sum((figures.link_bytes or {}).values())
+    links = figures.link_bytes
     return {
         **about,
-        "TFLOP": (figures.flops or 0.0) / 1e12,
-        "traffic, GB": (figures.hbm_bytes or 0.0) / 1e9,
-        "between chips, GB": links / 1e9,
-        "arguments, GB": figures.argument_bytes / 1e9,
-        "temporaries, GB": figures.temporary_bytes / 1e9,
+        "TFLOP": scaled(figures.flops, 1e12),
+        "traffic, GB": scaled(figures.hbm_bytes, 1e9),
+        "between chips, GB": scaled(
+            None if links is None else sum(links.values()), 1e9
+        ),
         "memory, GB": one.memory_bytes / 1e9,
         "fused kernels": figures.kernels,
         "fits": "yes" if one.fits else "no",

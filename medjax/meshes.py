@@ -20,7 +20,7 @@ Vectors are replicated. An axis that the mesh does not divide is replicated too.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
@@ -143,7 +143,7 @@ def activation_spec(shape: Sequence[int], *axes: str | None) -> PartitionSpec:
     )
 
 
-def gather_params(tree: PyTree, kernels: bool = True) -> PyTree:
+def gather_params(tree: PyTree, but: Collection[str] = ()) -> PyTree:
     """Constrain parameters to be whole along ``fsdp``, because every layer needs that.
 
     Without this the compiler may move activations to the parts of a kernel instead. On
@@ -151,9 +151,9 @@ def gather_params(tree: PyTree, kernels: bool = True) -> PyTree:
     `on_mesh`, nothing is constrained.
 
     Args:
-        tree: Parameters, by their paths.
-        kernels: Whether kernels too. A sampler gathers them once, before its loop. A
-            training step leaves them to their layers; see `gather_kernel`.
+        tree: Parameters, by network.
+        but: Networks whose layers gather their own kernels (`gather_kernel`). A sampler
+            names none, because it gathers all kernels once, before its loop.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -161,7 +161,7 @@ def gather_params(tree: PyTree, kernels: bool = True) -> PyTree:
 
     def gather(path: tuple[object, ...], leaf: jax.Array) -> jax.Array:
         name = _name(path)
-        if name.endswith("/kernel") and not kernels:
+        if name.endswith("/kernel") and name.partition("/")[0] in but:
             return leaf
         return _gathered(leaf, name, mesh)
 

@@ -27,7 +27,8 @@ _OPERAND = re.compile(r"%([\w.\-]+)")
 _CONSTANT = re.compile(r"constant\((\d+)\)")
 _KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CALLED = re.compile(
-    r"(condition|body|calls|to_apply|branch_computations|called_computations)="
+    r"(condition|body|calls|to_apply|branch_computations|called_computations|"
+    r"true_computation|false_computation)="
     r"(?:%([\w.\-]+)|\{([^}]*)\})"
 )
 

@@ -75,21 +75,27 @@ def plan_program(lowered: Any, folder: Path) -> Plan:
 def read_plan(folder: Path) -> Plan | None:
     """Read the files of a plan; None while one is missing or not complete."""
     # The compiler writes the list of allocations first.
-    programs, lists = sorted(folder.glob(_PROGRAM)), sorted(folder.glob(_ALLOCATIONS))
-    if not programs or not lists:
+    programs, sizes = sorted(folder.glob(_PROGRAM)), read_sizes(folder)
+    if not programs or sizes is None:
         return None
     text = programs[0].read_text(encoding="utf-8")
     # The entry is the last computation, and a line with a bracket alone ends it.
     if "\nENTRY " not in text or not text.rstrip().endswith("\n}"):
         return None
-    argument, output, temporary = _sizes(lists[0].read_text(encoding="utf-8"))
-    return Plan(text, argument, output, temporary)
+    return Plan(text, *sizes)
 
 
-def _sizes(text: str) -> tuple[float, float, float]:
-    """Add up allocations in the chip's memory: arguments, results and temporaries."""
+def read_sizes(folder: Path) -> tuple[float, float, float] | None:
+    """Return the bytes of arguments, results and temporaries; None if not written.
+
+    Args:
+        folder: What the compiler writes into.
+    """
+    lists = sorted(folder.glob(_ALLOCATIONS))
+    if not lists:
+        return None
     argument = output = temporary = 0.0
-    for size, about in _ALLOCATION.findall(text):
+    for size, about in _ALLOCATION.findall(lists[0].read_text(encoding="utf-8")):
         # Other colors are other memories, such as the one on the chip.
         if "thread-local" in about or "color" in about:
             continue

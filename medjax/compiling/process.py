@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -52,7 +53,7 @@ def _answer(
     pipe: Connection, function: Callable[..., Any], given: tuple[Any, ...]
 ) -> None:
     """Send a function's result or its `UserError`, and end the process."""
-    # No bars here, and their lock would outlive the process.
+    # Without the handler for progress bars, whose lock would not be freed.
     messages = logging.getLogger("medjax")
     messages.addHandler(logging.StreamHandler())
     messages.setLevel(logging.INFO)
@@ -60,9 +61,13 @@ def _answer(
     # Ctrl-C reaches both processes, and the first one reports it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        answer = function(*given)
-    except UserError as error:
-        answer = error
-    pipe.send(answer)
-    pipe.close()
+        try:
+            answer = function(*given)
+        except UserError as error:
+            answer = error
+        pipe.send(answer)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    # At once, because a thread of the compiler may still run.
     os._exit(0)

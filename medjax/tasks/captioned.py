@@ -39,6 +39,9 @@ from medjax.tasks.latent_diffusion import LatentDiffusion
 from medjax.tasks.random_draws import add_drawn_noise, dropped, objective_losses, split
 from medjax.tasks.shape_checks import check_base, check_image_size
 
+# Their layers gather their own kernels, unlike those of the autoencoder.
+GATHERING = ("unet", "controlnet", "text_encoder")
+
 
 @dataclasses.dataclass(frozen=True)
 class BaseConfig:
@@ -113,7 +116,7 @@ class CaptionedTask:
         """Return each example's loss (eq. 1)."""
         posterior, noise, offset, time, drop, *dropouts = split(keys, 7)
         own = dropouts if train else ()
-        nets = self._nets(params, frozen, own, kernels=False)
+        nets = self._nets(params, frozen, own, GATHERING)
         model = self.model
         latents = model.encode(nets, batch, posterior)
         noised = add_drawn_noise(
@@ -164,13 +167,13 @@ class CaptionedTask:
         params: Params,
         frozen: Params,
         keys: Sequence[Key[Array, " b"]] = (),
-        kernels: bool = True,
+        but: Sequence[str] = (),
     ) -> Params:
         """Return all weights by network; `keys` are for the dropout of adapters.
 
-        `kernels` says whether to gather kernels already here; see `gather_params`.
+        `but` names networks whose kernels are not gathered here; see `gather_params`.
         """
-        nets = gather_params(trees.merge(params, frozen), kernels)
+        nets = gather_params(trees.merge(params, frozen), but)
         own = dict(zip(NETWORKS, keys, strict=False))
         return nets | {
             name: with_adapters(nets[name], config, own.get(name))

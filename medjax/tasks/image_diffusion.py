@@ -77,7 +77,9 @@ class ImageDiffusion:
         train: bool,
     ) -> Outcome:
         """Return each example's loss (eq. 1)."""
-        nets = gather_params(trees.merge(params, frozen), kernels=False)
+        # A ConvUNet has layers of flax, which do not gather their kernels.
+        gathering = ("unet",) if isinstance(self.unet, UNet2D) else ()
+        nets = gather_params(trees.merge(params, frozen), gathering)
         posterior, noise, offset, time, drop = split(keys, 5)
         latents = self.encode(nets, batch["images"], posterior)
         noised = add_drawn_noise(

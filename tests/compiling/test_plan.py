@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from medjax.compiling.compiled import compile_program
 from medjax.compiling.hlo import parse_program
 from medjax.compiling.operations import count_kernels, count_operations
 from medjax.compiling.plan import plan_program, read_plan
 from medjax.compiling.process import call_in_process
+from medjax.compiling.run_programs import RunProgram
 from medjax.compiling.topologies import find_topology
 from medjax.compiling.traffic import measure_traffic
 from medjax.errors import UserError
@@ -97,6 +99,33 @@ def repeated(x, w):
     return jax.lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, None, 6)[0] @ w
 
 
+def failing():
+    raise KeyError("a bug")
+
+
+def test_a_bug_in_another_process_is_not_an_error_of_the_user(capfd):
+    with pytest.raises(RuntimeError, match="ended with code 1"):
+        call_in_process(failing)
+    assert "KeyError: 'a bug'" in capfd.readouterr().err
+
+
+def too_large(topology):
+    """A program with 26 GB of arguments and as many of results."""
+    mesh = jax.sharding.Mesh(topology.devices, ("x",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    x = jax.ShapeDtypeStruct((200_000, 65_536), jnp.bfloat16, sharding=sharding)
+    return RunProgram("step", jax.jit(jnp.tanh), (x,), images=1)
+
+
+@pytest.mark.ci
+def test_a_program_that_does_not_fit_says_what_it_needs(tmp_path, monkeypatch):
+    pytest.importorskip("libtpu")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    found = compile_program(too_large, find_topology("v6e:1"), tmp_path)
+    assert found.flops is None
+    assert found.needed_bytes == pytest.approx(2 * 2 * 200_000 * 65_536, rel=0.01)
+
+
 def planned(folder):
     """Return figures of the plan, and the compiler's own of the whole program."""
     topology = find_topology("v6e:1")
@@ -133,7 +162,7 @@ def test_the_plan_has_the_figures_of_the_compiled_program(tmp_path, monkeypatch)
     ours, theirs = call_in_process(planned, tmp_path)
     # The compiler counts a loop once: two products of seven.
     assert ours[0] == pytest.approx(7 / 2 * theirs[0], rel=0.01)
-    # It counts a copy onto the chip twice.
+    # The compiler counts a copy onto the chip twice.
     assert ours[1] == pytest.approx(theirs[1], rel=0.2)
     assert ours[2:4] == theirs[2:4]
     assert ours[4] == pytest.approx(theirs[4], abs=2**16)
