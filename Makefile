@@ -32,9 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@# torch first and alone, so that pip takes a CPU build if an index offers one.
 	@$(PIP_INSTALL) -c constraints.txt torch
 	@$(PIP_INSTALL) -c constraints.txt -e ".[flax-pipelines,evaluation,test,dev]"
-	@# The TPU's compiler, which `medjax preflight` and its tests use. It runs on Linux.
-	@$(PIP_INSTALL) --no-deps -c constraints.txt libtpu \
-		|| echo "libtpu has no wheel here: tests that compile for a TPU are skipped" >&2
+	@# The TPU's compiler, for `medjax preflight` and its tests, where it has a wheel.
+	@test "$$(uname -sm)" != "Linux x86_64" \
+		|| $(PIP_INSTALL) --no-deps -c constraints.txt libtpu
 	@touch $@
 
 install: $(STAMP)  ## set up .venv with the tested versions

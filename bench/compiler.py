@@ -49,6 +49,8 @@ Latents, noise and text embeddings are given. Trained weights are float32.
 * **TFLOP**, **traffic**, **memory**: of the compiled program, for one chip and step.
   Traffic is what its operations read and write; arrays that stay in a TPU's memory on
   the chip count, too. A kernel counts as what it declares about itself.
+* **fused kernels**: medjax's attention; in diffusers' modules, softmax kernels that XLA
+  puts in by itself.
 * **at the peak**: the longest of operations and traffic, each at the peak of the chip.
   It is an estimate of the best case. Nothing was run.
 """

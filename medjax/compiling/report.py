@@ -111,6 +111,8 @@ def _program_lines(name: str, one: Estimate) -> list[str]:
         f"results {_gb(figures.output_bytes)} + rest of the training state "
         f"{_gb(one.resident_bytes)}",
     ]
+    if figures.kernels:
+        lines.append(f"    fused kernels: {figures.kernels} calls")
     if one.roofline and one.images_per_second:
         calls = "drawn" if name == SAMPLER else "taken"
         lines.append(

@@ -1,7 +1,8 @@
 """Convolutions on images whose 2 × 2 pixels are folded into channels.
 
-A TPU stores channels in rows of 128 numbers. An image of 512² with 16 channels takes
-eight times its size there, with 4 × 16 channels and a quarter of the pixels twice. With
+A TPU stores channels in rows of 128 numbers. So an image of 512² with 16 channels takes
+eight times its size there. Folded to 64 channels, it takes twice its size. The kernel
+becomes four times as large, mostly of zeros, which a TPU multiplies too. With
 i = 2 I + p for rows and columns (I is a folded row, p its phase), a convolution
 
     y[i] = Σ_k x[s i + k − 1] K[k],   k = 0, 1, 2,   s is the stride             (1)

@@ -6,6 +6,7 @@ Terms of Service; without it these tests are skipped.
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -18,10 +19,13 @@ from medjax.compiling.topologies import find_topology
 from medjax.config_files import load_config
 from medjax.models.attention import TransformerBlock
 from medjax.models.attention_forms import attend
+from medjax.models.layers import Dense
 from medjax.runs.config import parse
 from tests.smallest import save_smallest
 
 pytestmark = pytest.mark.ci
+
+WIDTH = 1024
 
 
 @pytest.fixture
@@ -82,6 +86,35 @@ def test_fused_attention_of_1024_tokens_holds_less_on_four_chips(chips, make, tm
     assert plain.kernels == 0
     assert fused.temporary_bytes < 0.5 * plain.temporary_bytes
     assert fused.hbm_bytes < 0.6 * plain.hbm_bytes
+
+
+def two_layers(topology):
+    """The gradient of two dense layers, in bfloat16 on float32 kernels over fsdp."""
+    mesh = meshes.make_mesh(meshes.MeshConfig(fsdp=4), topology.devices)
+    net = nn.Sequential([Dense(WIDTH, dtype=jnp.bfloat16) for _ in range(2)])
+    x = jnp.zeros((64, WIDTH), jnp.bfloat16)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    params = meshes.sharded_shapes(shapes, meshes.param_shardings(shapes, mesh))
+    x = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=meshes.batch_sharding(mesh))
+
+    def gradient(params, x):
+        def loss(params):
+            return jnp.square(net.apply(params, x).astype(jnp.float32)).mean()
+
+        gradients = jax.grad(loss)(params)
+        shardings = meshes.param_shardings(gradients, mesh)
+        return jax.lax.with_sharding_constraint(gradients, shardings)
+
+    return RunProgram(
+        "two layers", jax.jit(meshes.on_mesh(mesh, gradient)), (params, x), 64
+    )
+
+
+def test_kernels_are_gathered_in_the_dtype_of_the_computation(chips, tmp_path):
+    found = compile_program(two_layers, chips, tmp_path)
+    # Each chip sends its quarter of both kernels to three others: two bytes a number.
+    once = 2 * 3 / 4 * 2 * WIDTH**2
+    assert once <= found.link_bytes["all-gather"] < 1.9 * once
 
 
 def test_the_tiny_step_has_fused_attention_on_four_chips(chips, tmp_path):
