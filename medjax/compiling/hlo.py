@@ -186,11 +186,11 @@ def parse_program(text: str) -> Program:
     computations: dict[str, Computation] = {}
     entry, name, root = "", "", ""
     inside: dict[str, Instruction] = {}
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if head := _HEAD.match(line):
             name, inside, root = head.group(2), {}, ""
             entry = name if head.group(1) else entry
-        elif line.startswith("}") and name:
+        elif line == "}" and name:
             computations[name] = Computation(name, inside, root)
             name = ""
         elif name and (found := _NAME.match(line)):
@@ -200,6 +200,18 @@ def parse_program(text: str) -> Program:
     if entry not in computations:
         raise ValueError("the text has no ENTRY computation")
     return Program(computations, entry)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Yield lines; an attribute of a kernel that fills several is part of the first."""
+    whole = ""
+    for line in text.splitlines():
+        if whole and not line.startswith((" ", "%", "ENTRY ")) and line != "}":
+            whole += line
+            continue
+        yield whole
+        whole = line
+    yield whole
 
 
 def _instruction(name: str, rest: str) -> Instruction:

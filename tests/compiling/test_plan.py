@@ -46,7 +46,9 @@ ENTRY %main (a: bf16[2,8,8,3], k: bf16[3,3,3,5], m: f32[6,7]) -> f32[6,9] {
   %m = f32[6,7]{1,0} parameter(2)
   %f = bf16[2,4,4,5]{3,2,1,0} fusion(%a, %k), kind=kOutput, calls=%fused
   %w = f32[7,9]{1,0} custom-call(%m), custom_call_target="tpu_custom_call", \
-backend_config={"cost_estimate":{"bytes_accessed":"1000","flops":"300"}}
+frontend_attributes={kernel_metadata={
+"block_q": "512"
+}}, backend_config={"cost_estimate":{"bytes_accessed":"1000","flops":"300"}}
   ROOT %d = f32[6,9]{1,0} dot(%m, %w), lhs_contracting_dims={1}
 }
 """
