@@ -22,6 +22,8 @@ BITS = {
 }
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?)?")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+# A TPU's sparse cores run some computations.
+_END = re.compile(r"^\}(, execution_thread=\"\w+\")?$")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _CONSTANT = re.compile(r"constant\((\d+)\)")
@@ -190,7 +192,7 @@ def parse_program(text: str) -> Program:
         if head := _HEAD.match(line):
             name, inside, root = head.group(2), {}, ""
             entry = name if head.group(1) else entry
-        elif line == "}" and name:
+        elif name and _END.match(line):
             computations[name] = Computation(name, inside, root)
             name = ""
         elif name and (found := _NAME.match(line)):
@@ -206,7 +208,8 @@ def _whole_lines(text: str) -> Iterator[str]:
     """Yield lines; an attribute of a kernel that fills several is part of the first."""
     whole = ""
     for line in text.splitlines():
-        if whole and not line.startswith((" ", "%", "ENTRY ")) and line != "}":
+        starts = line.startswith((" ", "%", "ENTRY ")) or _END.match(line)
+        if whole and not starts:
             whole += line
             continue
         yield whole

@@ -31,7 +31,7 @@ LOOP = """HloModule m
   %j = s32[] get-tuple-element(%c), index=0
   %limit = s32[] constant(5)
   ROOT %lt = pred[] compare(%j, %limit), direction=LT
-}
+}, execution_thread="sparsecore"
 
 ENTRY %main (a: f32[4,8]) -> f32[4,8] {
   %a = f32[4,8]{1,0} parameter(0)
