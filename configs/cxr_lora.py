@@ -49,8 +49,8 @@ exported as pipelines. To freeze the bias instead, set
 ``--config.model.unet_lora.modules_to_save='("conv_in/kernel",)'``.
 
 Hardware: the recommended recipe splits its batch of 16 images into microbatches of 8.
-Weights, optimizer and average take 2.3 GB. The memory of an image was computed, not
-compiled: 0.5 GB with `remat=full`, 1.1 GB with none. Check a variant with
+Weights, optimizer and average take 2.3 GB. By the TPU's compiler, a step of `v5e` needs
+4 GB. The memory of the GPU variants was computed, not compiled. Check a variant with
 `medjax preflight`. We have not run it to the end, so no expected result is known.
 
 Data: Open-i (Demner-Fushman et al., JAMIA 2016), CC BY-NC-ND 4.0. Weights: CreativeML
