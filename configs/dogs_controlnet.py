@@ -22,9 +22,8 @@ Variants:
   Stable Diffusion whose U-Net trains too.
 
 Hardware: memory is that of `cxr_controlnet`. The recommended recipe takes its batch of
-16 images at once. By the TPU's compiler, a step of `v5e` or `v6e` needs 13.5 GB. We have
-not run it to the end, so no expected result is known. The published system trained at
-3.1 images/s on a 16 GB GPU.
+16 images at once. We have not run it to the end, so no expected result is known. The
+published system trained at 3.1 images/s on a 16 GB GPU.
 
 Data: Stanford Dogs (Khosla et al., 2011), for research; its photos are from ImageNet.
 Weights: CreativeML Open RAIL-M.
@@ -94,7 +93,7 @@ VARIANTS = {
     **for_hardware(
         _recommended,
         v5e=(16, "attention"),
-        v6e=(16, "attention"),
+        v6e=(16, "none"),
         gpu24=(8, "attention"),
         gpu80=(16, "none"),
     ),

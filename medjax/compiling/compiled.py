@@ -106,7 +106,7 @@ def _compile_for(
 def _compile(
     program: RunProgram, topology: Topology, cache: Path, folder: Path | None
 ) -> Figures:
-    """Compile for devices that are there, or into a folder for a plan of others."""
+    """Compile a program whole, or up to its plan if a folder for the plan is given."""
     traced = program.function.trace(*program.arguments)
     lowered = _lower(traced, topology)
     name = hashlib.sha256(

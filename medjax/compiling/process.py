@@ -21,7 +21,7 @@ def call_in_process(function: Callable[..., Any], *given: Any) -> Any:
 
     Raises:
         UserError: As the function does, or if the process was killed.
-        RuntimeError: If it failed otherwise; its traceback is on stderr.
+        RuntimeError: If it failed in another way. Its traceback is then on stderr.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
