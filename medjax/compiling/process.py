@@ -35,9 +35,9 @@ def call_in_process(function: Callable[..., Any], *given: Any) -> Any:
         code = process.exitcode or 0
         if code < 0:
             reason = signal.Signals(-code).name
+            hint = "; the machine may lack memory" if reason == "SIGKILL" else ""
             raise UserError(
-                f"the compiler's process ended with {reason}; this machine may have "
-                "too little memory for the compiler"
+                f"the compiler's process ended with {reason}{hint}"
             ) from None
         raise RuntimeError(f"the compiler's process ended with code {code}") from None
     finally:
