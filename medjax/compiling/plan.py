@@ -1,7 +1,7 @@
 """What a TPU's compiler has decided before it generates code: program and memory.
 
-Generating code takes over 95% of the compiler's time, an hour for a full-size step. No
-figure depends on it. So the compiler writes down its plan (XLA's option
+Generating code takes over 95% of the compiler's time, more than an hour for a full-size
+step. No figure depends on it. So the compiler writes down its plan (XLA's option
 ``xla_dump_to``), and the caller does not wait for more. The plan is two files: the
 program after all optimizations, as HLO, and the list of its allocations:
 
