@@ -164,7 +164,7 @@ def test_the_plan_has_the_figures_of_the_compiled_program(tmp_path, monkeypatch)
     ours, theirs = call_in_process(planned, tmp_path)
     # The compiler counts a loop once: two products of seven.
     assert ours[0] == pytest.approx(7 / 2 * theirs[0], rel=0.01)
-    # The compiler counts a copy onto the chip twice.
+    # The compiler's count is higher by two arrays; we do not know which.
     assert ours[1] == pytest.approx(theirs[1], rel=0.2)
     assert ours[2:4] == theirs[2:4]
     assert ours[4] == pytest.approx(theirs[4], abs=2**16)
