@@ -153,6 +153,7 @@ def test_each_host_reads_the_rows_of_its_devices():
         assert first[name] == second[name] == everything
 
 
+@pytest.mark.ci
 def test_hosts_that_would_train_something_else_are_named():
     for code, _, err in act("differ"):
         assert code == 2
@@ -171,6 +172,7 @@ def test_a_mistake_on_one_host_ends_the_others_with_its_words():
     assert "host 1 failed: the second host's own" in line
 
 
+@pytest.mark.ci
 def test_a_mistake_of_all_is_everyones_own():
     for code, _, err in act("fail_alike"):
         assert code == 2
@@ -187,6 +189,7 @@ def assert_lost(code, err):
     assert re.search("another task died|gloo::|Gloo .* failed", err), err
 
 
+@pytest.mark.ci
 def test_a_host_that_dies_ends_the_others():
     begin = time.monotonic()
     (survivor, _, err), (killed, _, _) = act("die", timeout=5)
@@ -195,6 +198,7 @@ def test_a_host_that_dies_ends_the_others():
     assert_lost(survivor, err)
 
 
+@pytest.mark.ci
 def test_a_host_that_never_comes_is_an_error_in_time():
     begin = time.monotonic()
     address = hosts.free_address()

@@ -84,7 +84,7 @@ def expected(saved, kind="ema_params"):
     ("weights", "dtype"),
     [
         ("ema", "float32"),
-        ("raw", "bfloat16"),
+        pytest.param("raw", "bfloat16", marks=pytest.mark.ci),
         pytest.param("raw", "float32", marks=pytest.mark.release),
         pytest.param("ema", "float16", marks=pytest.mark.release),
     ],
@@ -218,6 +218,7 @@ def test_a_controlnet_alone_and_in_one_file(locked, tmp_path):
     assert_same(load_controlnet(file).params, wanted)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("optimized")
 def test_a_controlnet_alone_has_its_parity(locked, tmp_path):
     pytest.importorskip("torch", reason="torch absent")
@@ -228,6 +229,7 @@ def test_a_controlnet_alone_has_its_parity(locked, tmp_path):
     assert report["networks"]["controlnet"]["relative_l2"] < 1e-5
 
 
+@pytest.mark.ci
 def test_training_goes_on_from_what_was_exported(locked, tmp_path):
     workdir, saved = locked
     base = load_run(workdir).base["source"]
@@ -246,6 +248,7 @@ def test_training_goes_on_from_what_was_exported(locked, tmp_path):
     assert load_run(workdir, base=str(whole)).step == 2
 
 
+@pytest.mark.ci
 def test_a_trained_unet_is_a_base_too(demo, exported, tmp_path):
     workdir, saved = demo
     assert_same(

@@ -82,6 +82,7 @@ def test_a_gray_one_goes_out_too(tmp_path):
     assert_same(load_autoencoder(folder).params, saved.params["network"])
 
 
+@pytest.mark.ci
 def test_a_run_stands_on_it(exported, tmp_path):
     saved, folder = exported
     save_run(tmp_path / "run", model__vae=str(folder))
@@ -106,6 +107,7 @@ def test_another_one_in_its_place_is_refused(exported, tmp_path):
         load_run(tmp_path / "run")
 
 
+@pytest.mark.ci
 def test_one_whose_latents_do_not_fit_is_refused(tmp_path):
     save_autoencoder_run(tmp_path / "run", latent_channels=8)
     folder = export(tmp_path / "run", tmp_path / "x", parity=False)

@@ -21,6 +21,8 @@ from medjax.sampling.image_files import sample
 from medjax.sampling.source import load_source
 from medjax.training.loop import train
 
+pytestmark = pytest.mark.ci
+
 OLD = Path(__file__).with_name("old_run")
 
 

@@ -292,6 +292,7 @@ def test_the_command_says_mistakes_in_one_line(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.ci
 def test_real_radiographs_without_tensorflow(shared_data, tmp_path):
     source, out = shared_data / "nih_cxr", tmp_path / "out"
     done = run("--dataset=nih_cxr", f"--source={source}", f"--out={out}", trace=True)

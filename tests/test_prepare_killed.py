@@ -27,6 +27,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.ci
 def test_a_kill_at_any_step_leaves_the_old_data_or_the_new(tmp_path, monkeypatch):
     sources, wholes, out = {}, {}, tmp_path / "out"
     for name, count in (("old", 2), ("new", 3)):

@@ -24,6 +24,7 @@ def test_the_state_is_weights_average_and_moments_that_do_not_compress(state):
     assert all(np.unique(x).size > 1 for x in leaves if x.size > 1)
 
 
+@pytest.mark.ci
 def test_saving_is_measured_until_all_is_on_disk(state, tmp_path):
     stall, total = checkpoints.measure(state, tmp_path, repeats=2)
     assert len(stall.values) == len(total.values) == 2

@@ -105,6 +105,7 @@ def failing():
     raise KeyError("a bug")
 
 
+@pytest.mark.ci
 def test_a_bug_in_another_process_is_not_an_error_of_the_user(capfd):
     with pytest.raises(RuntimeError, match="ended with code 1"):
         call_in_process(failing)

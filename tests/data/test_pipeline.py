@@ -235,6 +235,7 @@ def test_phantoms_with_fewer_findings_are_another_data_set():
     assert {well[i]["labels"] for i in range(8)} == {()}
 
 
+@pytest.mark.ci
 def test_findings_can_be_more_frequent_which_is_another_data_set():
     usual, often = (
         dataclasses.replace(CONFIG, phantoms=PhantomsConfig(count=64, **share))

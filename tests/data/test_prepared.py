@@ -123,7 +123,7 @@ def test_missing_and_ambiguous_data_are_said(root, tmp_path):
     assert open_dataset(DataConfig(root=str(root / "other")), "train").split == "train"
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.ci)])
 def test_a_damaged_image_is_named(tmp_path, tokenizer, monkeypatch, workers):
     with monkeypatch.context() as patch:
         # Slip a broken file past the builder, which would leave it out.
@@ -214,6 +214,7 @@ def test_what_is_not_prepared_is_told_apart(tmp_path):
     assert "interrupted" in message()
 
 
+@pytest.mark.ci
 def test_workers_read_prepared_data_alike(root, tokenizer):
     config = DataConfig(root=str(root), image_size=16, batch_size=2, workers=0)
     source = open_dataset(config, "train")

@@ -74,6 +74,7 @@ def wait_until(condition, seconds: float = 30) -> bool:
     return bool(reached)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("number", "born"),
     [
@@ -99,6 +100,7 @@ def test_what_asks_the_main_process_to_stop_leaves_the_workers_alone(
     assert process.stdout.read().count("a batch") == 9 - born
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_the_main_process(start, number):
     process = start(9)

@@ -80,6 +80,7 @@ def test_a_reader_of_few_phantoms_does_well_already(quick_reader):
     assert min(balanced_accuracies(images_of(phantoms), phantoms)) > 0.9
 
 
+@pytest.mark.ci
 def test_a_heart_that_grows_is_measured_wider_and_nothing_else_is(quick_reader):
     ratios = (0.40, 0.46, 0.52, 0.58, 0.64)
     for index in range(3):

@@ -79,6 +79,7 @@ def test_residuals_are_exactly_zero_at_the_start(networks):
     np.testing.assert_array_equal(without, given)
 
 
+@pytest.mark.ci
 def test_all_of_it_gets_a_gradient_after_one_update(networks):
     unet, unet_params, controlnet, params = networks
 
@@ -102,6 +103,7 @@ def test_all_of_it_gets_a_gradient_after_one_update(networks):
     assert same == []
 
 
+@pytest.mark.ci
 def test_scale_multiplies_and_bgr_reverses(networks):
     _, _, controlnet, params = networks
     params = jax.tree.map(lambda x: x + 0.01, params)

@@ -102,6 +102,7 @@ def test_evaluation_normalises_by_running_averages(conv_unet):
     assert jnp.abs(trained - together).max() > 1e-2
 
 
+@pytest.mark.ci
 def test_running_averages_approach_the_batches(conv_unet):
     apply, variables = conv_unet
     rng = np.random.default_rng(0)

@@ -15,6 +15,7 @@ def test_the_published_network_has_its_size():
     assert trees.count(params) + 8192 * 4 == 21_994_479
 
 
+@pytest.mark.ci
 def test_images_shrink_as_it_says_and_come_back():
     vae = VQVAE(
         channels=1, block_out_channels=(8, 8, 16), latent_channels=3, norm_num_groups=4

@@ -56,6 +56,7 @@ def test_what_it_was_never_told_is_as_loud_as_what_it_was(sd):
     assert lengths[new].mean() > 0.75 * lengths[known].mean()
 
 
+@pytest.mark.ci
 def test_its_latents_have_unit_variance_and_show_the_image(sd):
     _, some = records("train", 64)
     images = np.stack([record["image"] for record in some]).astype(np.float32)

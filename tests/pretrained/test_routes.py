@@ -67,6 +67,7 @@ def expected(folders):
     return load_stable_diffusion(folders / "safetensors", route="safetensors")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 @pytest.mark.parametrize(
     "dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.release)]
@@ -108,6 +109,7 @@ def test_flaxs_own_files_are_read_without_torch(folders, expected, tmp_path):
         assert_same(getattr(loaded, name).params, getattr(expected, name).params)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("safe", [True, False])
 def test_a_controlnet_by_both_routes(tmp_path, safe):
     before = networks.draw(diffusers.ControlNetModel(**UNET), 1)
@@ -144,6 +146,7 @@ def test_the_pipelines_may_neither_drop_nor_draw_weights(
     assert "unexpected: text_model.spare.weight" in str(error.value)
 
 
+@pytest.mark.ci
 def test_what_flax_classes_cannot_hold_is_said(tmp_path):
     networks.controlnet("odd").save_pretrained(tmp_path)
     with pytest.raises(UserError, match="Try route='safetensors'"):

@@ -112,7 +112,9 @@ def by_diffusers(kind, state, folder):
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
-@pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
+@pytest.mark.parametrize(
+    "ending", [pytest.param("ckpt", marks=pytest.mark.ci), "safetensors"]
+)
 def test_it_is_the_tree_that_diffusers_conversion_gives(kind, ending, beside):
     shapes = original.whole(SIZES[kind])
     shapes.add(CONTROLNET, original.controlnet(SIZES[kind]))
@@ -211,6 +213,7 @@ def networks_at_full_size():
         yield name, module, table_of(module), shapes
 
 
+@pytest.mark.ci
 def test_nothing_of_stable_diffusion_1_5_is_missing_or_left_over():
     # As published: the numbers of tensors in v1-5-pruned.ckpt, without position_ids,
     # and in control_sd15_canny.pth.

@@ -78,6 +78,7 @@ def assert_same_config(first, second):
     assert a == b
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", MARKED)
 def test_a_pipeline_goes_through_us_unchanged(kind, tmp_path):
     before = pipeline(kind, tmp_path / "tokenizer")

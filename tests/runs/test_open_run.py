@@ -56,6 +56,7 @@ def test_the_scheduler_is_the_bases_unless_it_takes_no_such_model(kind, schedule
     np.testing.assert_array_equal(schedule.alphas_cumprod, base.alphas_cumprod)
 
 
+@pytest.mark.ci
 def test_weights_and_step_are_those_asked_for(world, monkeypatch):
     workdir, saved = world
     raw = load_run(workdir, weights="raw")
@@ -121,6 +122,7 @@ def test_without_an_average_the_last_weights_are_read(tmp_path):
         load_run(tmp_path, weights="ema")
 
 
+@pytest.mark.ci
 def test_connections_that_were_unused_are_zero(tmp_path):
     saved = save_run(tmp_path, model__only_mid_control=True)
     params = load_run(tmp_path).sd.controlnet.params

@@ -143,6 +143,7 @@ def dialled(changes=None, frames=1, **sampling):
     return stages if frames > 1 else stages[0]
 
 
+@pytest.mark.ci
 def test_all_that_is_asked_matters():
     plain = dialled()
     np.testing.assert_array_equal(dialled(), plain)

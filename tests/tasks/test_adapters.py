@@ -38,6 +38,7 @@ def test_by_default_all_projections_of_attention_have_one():
         assert drawn == {path for path in paths if path.endswith(ends)} != set()
 
 
+@pytest.mark.ci
 def test_stable_diffusion_gets_as_many_numbers_as_by_peft():
     shapes = UNet2DCondition().param_shapes()
     drawn = draw_adapters("unet", shapes, AdapterConfig(rank=4), KEY)

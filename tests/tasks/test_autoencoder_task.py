@@ -157,6 +157,7 @@ def test_the_codebook_learns_one_way_or_the_other(learning):
     assert ("codebook" in assembly.statistics) != by_gradient
 
 
+@pytest.mark.ci
 def test_kl_is_that_of_normal_distributions():
     assembly = kl_task()
     got = outcome(assembly, scratch.batch())
@@ -169,6 +170,7 @@ def test_kl_is_that_of_normal_distributions():
     np.testing.assert_allclose(got.losses, expected, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_training_lowers_the_loss_and_tells_of_the_codebook():
     history, _ = scratch.train(scratch.vq_vae(), 30)
     assert history[-1]["reconstruction"] < 0.7 * history[0]["reconstruction"]
@@ -182,6 +184,7 @@ def one_update():
     return scratch.train(scratch.vq_vae(), 1)
 
 
+@pytest.mark.ci
 def test_averaged_weights_meet_an_averaged_codebook(one_update):
     assembly = scratch.vq_vae()
     _, state = scratch.train(assembly, 1, ema_decay=0.9)

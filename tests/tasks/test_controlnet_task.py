@@ -87,6 +87,7 @@ def test_masked_pixels_reach_the_loss_only_through_the_networks(world):
     assert (np.abs(masked - whole) > 1e-4).all()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("option", [{"min_snr_gamma": 5.0}, {"noise_offset": 0.3}])
 def test_options_change_the_loss(world, option):
     task, params, frozen = world
@@ -96,6 +97,7 @@ def test_options_change_the_loss(world, option):
     assert (losses(changed, params, frozen, batch, keys) != plain).any()
 
 
+@pytest.mark.ci
 def test_only_the_networks_that_train_get_a_gradient(world):
     task, params, frozen = world
     batch, keys = small.batch(BATCH), keys_of(0)

@@ -70,6 +70,7 @@ def test_only_adapters_and_named_layers_train(reference):
         assert (np.asarray(leaf) != flat[path]).any(), path
 
 
+@pytest.mark.ci
 def test_merged_they_give_the_same_and_without_they_do_not(reference):
     _, state, frozen = reference
     task, _, _ = made()

@@ -47,6 +47,7 @@ def test_an_examples_loss_depends_on_it_and_its_key_alone():
     assert (found[1:] != whole[1:]).all()
 
 
+@pytest.mark.ci
 def test_latents_have_unit_variance_on_the_training_set():
     book = scratch.vq_vae()
     # Far from unit variance, and from zero mean.
@@ -70,6 +71,7 @@ def test_latents_have_unit_variance_on_the_training_set():
     assert (jnp.abs(unscaled.mean(axes)) > 0.1).all()
 
 
+@pytest.mark.ci
 def test_the_loss_is_of_scaled_latents(monkeypatch):
     assembly = scratch.latent_diffusion()
     seen, add = [], image_diffusion.add_drawn_noise
@@ -158,7 +160,14 @@ def test_classes_are_dropped_in_training_only():
     assert (losses(batch, False) != losses(other, False)).any()
 
 
-@pytest.mark.parametrize("kind", ["pixels", "latents", "batch norm"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("pixels", marks=pytest.mark.ci),
+        pytest.param("latents", marks=pytest.mark.ci),
+        "batch norm",
+    ],
+)
 def test_samples_are_a_pure_function_of_their_key(kind):
     if kind == "latents":
         assembly = scratch.latent_diffusion()

@@ -69,6 +69,7 @@ def test_batches_have_what_the_autoencoder_says(world):
     np.testing.assert_allclose(kept["latents_logvar"], logvar, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.ci
 def test_a_loss_is_the_same_with_cached_latents(world):
     assembly, source, cache, _ = world
     keys = jax.random.split(jax.random.key(1), 4)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 from medjax import meshes
 from medjax.data.config import DataConfig
@@ -45,6 +46,7 @@ def make_pages(samples, size, measure, **options):
     )
 
 
+@pytest.mark.ci
 def test_a_page_is_the_same_in_batches():
     seen = []
 

@@ -17,6 +17,7 @@ def reference():
     return run_controlnet()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "accumulation", [pytest.param(2, marks=pytest.mark.release), 8]
 )

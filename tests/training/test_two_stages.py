@@ -67,6 +67,7 @@ def trained(tmp_path_factory):
     return folder, config, state
 
 
+@pytest.mark.ci
 def test_the_autoencoder_is_trained_first_on_the_same_data(trained):
     folder, config, _ = trained
     first = load_run(folder / "run" / AUTOENCODER)
@@ -76,6 +77,7 @@ def test_the_autoencoder_is_trained_first_on_the_same_data(trained):
         assert getattr(first.config.data, name) == getattr(config.data, name)
 
 
+@pytest.mark.ci
 def test_the_latents_scale_is_kept_with_the_run(trained):
     folder, _, state = trained
     run = load_run(folder / "run")
@@ -86,6 +88,7 @@ def test_the_latents_scale_is_kept_with_the_run(trained):
     assert run.base["fingerprint"] == autoencoder.fingerprint
 
 
+@pytest.mark.ci
 def test_a_second_call_goes_on_with_what_is_there(trained, monkeypatch):
     folder, config, state = trained
     asked = []
@@ -99,6 +102,7 @@ def test_a_second_call_goes_on_with_what_is_there(trained, monkeypatch):
     assert asked == ["unconditional"]
 
 
+@pytest.mark.ci
 def test_one_that_was_not_evaluated_to_its_end_is_gone_on_with(trained, monkeypatch):
     folder, config, state = trained
     asked = []
@@ -110,6 +114,7 @@ def test_one_that_was_not_evaluated_to_its_end_is_gone_on_with(trained, monkeypa
     assert asked == ["vq_vae", "unconditional"]
 
 
+@pytest.mark.ci
 def test_one_that_is_there_is_told_of_where_its_config_has_changed(
     trained, monkeypatch, caplog
 ):
@@ -133,6 +138,7 @@ def test_one_that_is_there_is_told_of_where_its_config_has_changed(
     assert "in brain_vqvae:demo config.model.codebook_size is now 1024" in caplog.text
 
 
+@pytest.mark.ci
 def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
     folder, config, state = trained
     asked = []
@@ -161,6 +167,7 @@ def test_a_named_autoencoder_is_taken_as_it_is(trained, monkeypatch, caplog):
     assert "was trained on other data" in caplog.text
 
 
+@pytest.mark.ci
 def test_one_that_is_not_trained_to_its_end_is_not_stood_on(
     trained, tmp_path, monkeypatch, caplog
 ):
@@ -228,6 +235,7 @@ def test_mistakes_of_the_second_stage_come_before_the_first(tmp_path, change, sa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.ci
 def test_what_is_no_autoencoder_is_refused(trained, tmp_path):
     folder, config, _ = trained
 

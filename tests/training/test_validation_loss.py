@@ -34,6 +34,7 @@ class Draws:
         raise NotImplementedError
 
 
+@pytest.mark.ci
 def test_batches_change_nothing():
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
     source = PhantomSource("validation", 16, 7, seed=0)

@@ -204,6 +204,7 @@ def test_real_reports_parse_and_are_never_divided(real_reports):
     assert sizes["train"] / len(sides) == pytest.approx(0.8, abs=0.03)
 
 
+@pytest.mark.ci
 def test_real_captions_fit_clip(shared_data, real_reports, tmp_path):
     for number in range(1, 61):
         (file,) = real_reports.glob(f"NLMCXR_reports/*/{number}.xml")
