@@ -1,22 +1,20 @@
 """Attention over pixels and text: the transformer that sits inside the U-Net.
 
     Attention(Q, K, V) = softmax(Q Kᵀ / √d) V                                    (1)
-    GEGLU(x) = (x W + b) ⊙ GELU(x V + c), with the exact (erf) GELU               (2)
 
-Sources: Vaswani et al., 2017 (1); Shazeer, "GLU Variants Improve Transformer", 2020
-(2). Scores and softmax are computed in float32.
+Source: Vaswani et al., 2017. Scores and softmax are computed in float32.
 """
 
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from medjax.arrays import Array
 from medjax.meshes import split_activations
 from medjax.models.attention_forms import Form, attend
+from medjax.models.feed_forward import FeedForward
 from medjax.models.layers import GroupNorm, conv, dense
 from medjax.models.remat import Policy, rematerialized
 
@@ -93,40 +91,6 @@ class SelfAttention2D(nn.Module):
             y.reshape(batch, height * width, channels)
         )
         return split_activations(x + y.reshape(x.shape))
-
-
-class GEGLU(nn.Module):
-    """A dense layer gated by GELU (eq. 2)."""
-
-    features: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n f"]:
-        """Project to twice `features` and gate one half with the other."""
-        x = dense(2 * self.features, dtype=self.dtype, name="proj")(x)
-        # Elsewhere than on the CPU, reading x again is less traffic than keeping GELU.
-        again = jax.checkpoint(_gated)
-        return jax.lax.platform_dependent(x, cpu=_gated, default=again)
-
-
-def _gated(x: Float[Array, "b n g"]) -> Float[Array, "b n f"]:
-    """Gate the first half of the last axis with the second (eq. 2)."""
-    linear, gate = jnp.split(x, 2, axis=-1)
-    return linear * nn.gelu(gate, approximate=False)
-
-
-class FeedForward(nn.Module):
-    """GEGLU to four times the width, and back."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        """Transform each position by itself."""
-        channels = x.shape[-1]
-        x = GEGLU(4 * channels, dtype=self.dtype, name="net_0")(x)
-        return dense(channels, dtype=self.dtype, name="net_2")(x)
 
 
 class TransformerBlock(nn.Module):

@@ -48,11 +48,14 @@ class Dense(nn.Module):
         features: Number of output channels.
         use_bias: Whether to add a bias.
         dtype: Dtype of the computation.
+        reorder: Reorders the last axis of kernel, bias and adapter, and so the output
+            channels. None keeps their order.
     """
 
     features: int
     use_bias: bool = True
     dtype: Any = jnp.float32
+    reorder: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
@@ -61,7 +64,7 @@ class Dense(nn.Module):
         def product(x: Array, kernel: Array) -> Array:
             return contractions.dot_general(x, kernel, None)
 
-        return _weighted(self, x, x.shape[-1:], product)
+        return _weighted(self, x, x.shape[-1:], product, self.reorder or _unchanged)
 
 
 class Conv(nn.Module):
@@ -116,11 +119,16 @@ class ConvWeights(nn.Module):
         return kernel, jnp.asarray(bias, self.dtype)
 
 
+def _unchanged(x: Array) -> Array:
+    return x
+
+
 def _weighted(
     layer: Dense | Conv,
     x: Array,
     fan_in: tuple[int, ...],
     product: Callable[[Array, Array], Array],
+    reorder: Callable[[Array], Array] = _unchanged,
 ) -> Array:
     """Return a layer's output: product with the kernel, plus bias, plus adapter."""
     kernel = parameter(layer, "kernel", (*fan_in, layer.features))
@@ -128,10 +136,10 @@ def _weighted(
     if layer.use_bias:
         bias = parameter(layer, "bias", (layer.features,))
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=layer.dtype)
-    y = product(x, gather_kernel(kernel, str(layer.name)))
+    y = product(x, gather_kernel(reorder(kernel), str(layer.name)))
     if bias is not None:
-        y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
-    return lora.adapted(layer, x, y, product)
+        y = y + reorder(bias).reshape((1,) * (y.ndim - 1) + (-1,))
+    return lora.adapted(layer, x, y, product, reorder)
 
 
 def conv(
@@ -155,7 +163,12 @@ def conv(
 
 
 def dense(
-    features: int, *, name: str, use_bias: bool = True, dtype: Any = jnp.float32
+    features: int,
+    *,
+    name: str,
+    use_bias: bool = True,
+    dtype: Any = jnp.float32,
+    reorder: Callable[[Array], Array] | None = None,
 ) -> Dense:
     """Return a dense layer over the last axis.
 
@@ -164,8 +177,9 @@ def dense(
         name: Last part of the path of its parameters.
         use_bias: Whether to add a bias.
         dtype: Dtype of the computation.
+        reorder: See `Dense`.
     """
-    return Dense(features, use_bias=use_bias, dtype=dtype, name=name)
+    return Dense(features, use_bias, dtype, reorder, name=name)
 
 
 class GroupNorm(nn.Module):

@@ -41,6 +41,7 @@ def adapted(
     x: Float[Array, "b ..."],
     y: Float[Array, "b ..."],
     product: Callable[[Array, Array], Array],
+    reorder: Callable[[Array], Array],
 ) -> Float[Array, "b ..."]:
     """Return a layer's output with the term of its adapter (eq. 1), if it has one.
 
@@ -51,6 +52,7 @@ def adapted(
         y: Output of the layer without its adapter.
         product: Returns the layer's product of an input and a kernel with any number of
             output channels.
+        reorder: Reorders the output channels of an array as in `y`.
     """
     if not layer.has_variable(COLLECTION, A):
         return y
@@ -62,7 +64,7 @@ def adapted(
         x = dropped_out(x, own(KEYS), own(RATE))
     low = product(x, jnp.asarray(own(A), x.dtype))
     # Scale in float32, before the conversion to the dtype of `x` rounds.
-    up = jnp.asarray(own(SCALE) * own(B), x.dtype)
+    up = jnp.asarray(own(SCALE) * reorder(own(B)), x.dtype)
     return y + contractions.dot_general(low, up, None)
 
 

@@ -19,6 +19,7 @@ from medjax.compiling.topologies import find_topology
 from medjax.config_files import load_config
 from medjax.models.attention import TransformerBlock
 from medjax.models.attention_forms import attend
+from medjax.models.feed_forward import FeedForward
 from medjax.models.layers import Dense
 from medjax.runs.config import parse
 from tests.smallest import save_smallest
@@ -26,6 +27,8 @@ from tests.smallest import save_smallest
 pytestmark = pytest.mark.ci
 
 WIDTH = 1024
+# Of the feed-forward network; it has far more activations than weights.
+TOKENS, CHANNELS = 4096, 64
 
 
 @pytest.fixture
@@ -115,6 +118,38 @@ def test_kernels_are_gathered_in_the_dtype_of_the_computation(chips, tmp_path):
     # Each chip sends its quarter of both kernels to three others: two bytes a number.
     once = 2 * 3 / 4 * 2 * WIDTH**2
     assert once <= found.link_bytes["all-gather"] < 1.9 * once
+
+
+def feed_forward(topology):
+    """The gradient of a feed-forward network whose layers four chips split."""
+    mesh = meshes.make_mesh(meshes.MeshConfig(tensor=4), topology.devices)
+    net = FeedForward(jnp.bfloat16)
+    x = jax.ShapeDtypeStruct(
+        (8, TOKENS, CHANNELS), jnp.bfloat16, sharding=meshes.replicated(mesh)
+    )
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    params = meshes.sharded_shapes(shapes, meshes.param_shardings(shapes, mesh))
+
+    def gradient(params, x):
+        def loss(params):
+            return jnp.square(net.apply(params, x).astype(jnp.float32)).mean()
+
+        gradients = jax.grad(loss)(params)
+        shardings = meshes.param_shardings(gradients, mesh)
+        return jax.lax.with_sharding_constraint(gradients, shardings)
+
+    return RunProgram(
+        "feed-forward", jax.jit(meshes.on_mesh(mesh, gradient)), (params, x), 8
+    )
+
+
+def test_gated_halves_do_not_cross_the_tensor_axis(chips, tmp_path):
+    sent = compile_program(feed_forward, chips, tmp_path).link_bytes
+    # A chip's activations of both halves, against its kernels of both layers.
+    activations = 2 * 8 * TOKENS * 8 * CHANNELS // 4
+    kernels = 4 * (8 + 4) * CHANNELS**2 // 4
+    moved = sum(size for name, size in sent.items() if name != "all-reduce")
+    assert moved < 4 * kernels < 0.2 * activations
 
 
 def test_the_tiny_step_has_fused_attention_on_four_chips(chips, tmp_path):
