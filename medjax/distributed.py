@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from medjax.arrays import Array
@@ -112,6 +113,29 @@ def check_same(subject: str, facts: Mapping[str, Any]) -> None:
             f"the hosts do not have the same {subject}: {'; '.join(found)}. Start the "
             "same command on all hosts, with the same data and weights"
         )
+
+
+def from_first(number: int) -> int:
+    """Return the number that the first host passes. Wait for all hosts."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the value of each host, in their order. Wait for all hosts.
+
+    Args:
+        value: A value that JSON can hold.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    longest = multihost_utils.process_allgather(np.int32(len(text))).max()
+    # Texts of one length can be gathered. JSON ignores spaces at the end.
+    padded = np.full(longest, ord(" "), np.uint8)
+    padded[: len(text)] = text
+    return [json.loads(bytes(x)) for x in multihost_utils.process_allgather(padded)]
 
 
 class Agreement:

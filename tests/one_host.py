@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,11 @@ from jax.sharding import AxisType, Mesh
 
 from medjax import cli, distributed, meshes
 from medjax.errors import UserError
+from tests.cached import cached_examples_of
 
 ACT = flags.DEFINE_string("act", None, "A function of this file.")
 ADDRESS = flags.DEFINE_string("coordinator_address", None, "As in medjax.train.")
+FOLDER = flags.DEFINE_string("folder", None, "A folder that the hosts share.")
 COUNT = flags.DEFINE_integer("num_processes", None, "As in medjax.train.")
 NUMBER = flags.DEFINE_integer("process_id", None, "As in medjax.train.")
 TIMEOUT = flags.DEFINE_integer("host_timeout", None, "As in medjax.train.")
@@ -53,6 +56,11 @@ def place():
         assert whole[:, 0].tolist() == list(range(16)), (name, whole)
         np.testing.assert_array_equal(same, kernel)
     print(json.dumps(rows))
+
+
+def cache():
+    """Cache the latents and captions of a data set in a folder that the hosts share."""
+    cached_examples_of("cxr_text_to_image", Path(FOLDER.value))
 
 
 def differ():

@@ -19,6 +19,7 @@ from medjax.cli import STOPPED_EXIT_CODE
 from medjax.errors import UserError
 from medjax.hosts import Hosts
 from tests import hosts, in_process
+from tests.cached import cached_examples_of
 from tests.training.test_two_stages import FIRST
 
 # One process trains on as many devices as two hosts with one device each.
@@ -105,9 +106,10 @@ def test_alone_one_hears_at_once_and_differs_from_nobody():
     assert meshes.host_rows(8, mesh) == list(range(8))
 
 
-def act(name, **options):
+def act(name, more=(), **options):
     """Run a function of `tests/one_host.py` on two hosts."""
-    processes = hosts.start(["-m", "tests.one_host", f"--act={name}"], **options)
+    command = ["-m", "tests.one_host", f"--act={name}", *more]
+    processes = hosts.start(command, **options)
     return hosts.finish(processes, 100)
 
 
@@ -151,6 +153,23 @@ def test_each_host_reads_the_rows_of_its_devices():
     assert first["in turns"] == [row for row in everything if row % 4 < 2]
     for name in ("tensor across", "tensor over all"):
         assert first[name] == second[name] == everything
+
+
+@pytest.mark.ci
+def test_hosts_cache_latents_and_captions_together(tmp_path):
+    done = act("cache", more=[f"--folder={tmp_path / 'two'}"], devices=2)
+    assert [code for code, _, _ in done] == [0, 0], done
+    alone = cached_examples_of("cxr_text_to_image", tmp_path / "one")
+    # Computed already, so these only read what the hosts wrote.
+    both = cached_examples_of("cxr_text_to_image", tmp_path / "two")
+    assert not list(tmp_path.glob("two/*/*.incomplete"))
+    for one, two in ((alone.rows, both.rows), (alone.source.rows, both.source.rows)):
+        assert one.folder.name == two.folder.name
+        assert one.records == two.records
+        for row in range(len(one.records)):
+            for name, array in one.arrays(row).items():
+                expected = two.arrays(row)[name]
+                np.testing.assert_allclose(array, expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.ci

@@ -18,6 +18,7 @@ from medjax.arrays import Params, PyTree
 from medjax.blank import blank, blank_weights
 from medjax.compiling.topologies import Topology
 from medjax.config_files import load_config
+from medjax.data.config import ControlDataConfig
 from medjax.data.examples import make_example
 from medjax.data.pipeline import Source, open_dataset
 from medjax.models.attention_forms import check_attention
@@ -182,8 +183,16 @@ def _cached_example(
         name: blank(one.shape[1:], np.float32)
         for name, one in zip(names, moments, strict=True)
     }
-    record["text"] = source[0]["text"]
-    return make_example(record, built.tokenizer, config.data, (0, 0))[0]
+    first = source[0]
+    record["text"] = first["text"]
+    if isinstance(config.data, ControlDataConfig):
+        record["image"] = first["image"]
+    example = make_example(record, built.tokenizer, config.data, (0, 0))[0]
+    if built.embed_text is not None:
+        ids = jax.ShapeDtypeStruct((1, *example["text_ids"].shape), np.int32)
+        shape = jax.eval_shape(built.embed_text, frozen, ids).shape[1:]
+        example["text_embeddings"] = blank(shape, np.float16)
+    return example
 
 
 def _batch(example: Mapping[str, np.ndarray], count: int, mesh: Mesh) -> PyTree:

@@ -31,39 +31,36 @@ def make_example(
         images (H W 3, [-1, 1]); conditioning_image (H W 3, [0, 1]) for a
         `ControlDataConfig`; labels () for a `ClassDataConfig` with classes; text_ids
         (77) with a tokenizer; loss_mask (H W 1) with letterbox. A record of cached
-        latents gives latents_mean and latents_logvar (h w c) instead of images.
+        latents gives latents_mean and latents_logvar (h w c) instead of images. One of
+        a cached caption gives text_embeddings (77 d, float16) too.
 
     Raises:
         UserError: If a stored conditioning_image has another aspect than its image, or
             a record has no class, or several.
     """
-    if "latents_mean" in record:
-        return _cached(record, tokenizer)
     size = config.image_size
-    content = fit(record["image"], size, config.resize)
-    example = {"images": pad(content, size).astype(np.float32) / 127.5 - 1.0}
+    example: Example = {}
     lost = ""
-    if isinstance(config, ControlDataConfig):
-        condition = pad(_condition(record, content, config, key), size)
-        example["conditioning_image"] = condition.astype(np.float32) / 255.0
+    if "latents_mean" in record:
+        for name in ("latents_mean", "latents_logvar"):
+            example[name] = record[name].astype(np.float32)
+    if "image" in record:
+        content = fit(record["image"], size, config.resize)
+        if not example:
+            example["images"] = pad(content, size).astype(np.float32) / 127.5 - 1.0
+        if isinstance(config, ControlDataConfig):
+            condition = pad(_condition(record, content, config, key), size)
+            example["conditioning_image"] = condition.astype(np.float32) / 255.0
+        if config.resize == "letterbox":
+            height, width = content.shape[:2]
+            example["loss_mask"] = loss_mask(height, width, size)
     if isinstance(config, ClassDataConfig) and config.classes:
         example["labels"] = np.asarray(_class(record, config.classes), np.int32)
     if tokenizer is not None:
         example["text_ids"], lost = tokenize(tokenizer, record["text"])
-    if config.resize == "letterbox":
-        height, width = content.shape[:2]
-        example["loss_mask"] = loss_mask(height, width, size)
+    if "text_embeddings" in record:
+        example["text_embeddings"] = record["text_embeddings"]
     return example, lost
-
-
-def _cached(record: dict[str, Any], tokenizer: Any) -> tuple[Example, str]:
-    """Return the cached latents of an image and its tokens; see `latent_cache`."""
-    text_ids, lost = tokenize(tokenizer, record["text"])
-    latents = {
-        name: record[name].astype(np.float32)
-        for name in ("latents_mean", "latents_logvar")
-    }
-    return {**latents, "text_ids": text_ids}, lost
 
 
 def _class(record: dict[str, Any], classes: tuple[str, ...]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Float, Key
+from jaxtyping import Bool, Float, Key
 
 from medjax import trees
 from medjax.arrays import Array, Batch, Params
@@ -63,6 +63,9 @@ class BaseConfig:
         remat: What each block keeps for its gradient. none keeps everything; attention
             keeps the results of long attention on a TPU, and full keeps nothing:
             they take less memory but more time.
+        cache_latents: Whether to encode each training image and each caption only once,
+            before training, and keep the results on disk. Captions are kept if the text
+            encoder is frozen.
         attention: How attention is computed: plain, fused or splash (on a TPU), cudnn
             (on a GPU in half precision), or auto, which chooses by platform and length.
     """
@@ -72,6 +75,7 @@ class BaseConfig:
     route: Literal["auto", "flax-pipelines", "safetensors"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Literal["none", "attention", "full"] = "none"
+    cache_latents: bool = False
     attention: Literal["auto", "plain", "fused", "splash", "cudnn"] = "auto"
 
     @property
@@ -122,20 +126,33 @@ class CaptionedTask:
         noised = add_drawn_noise(
             model.schedule, self.diffusion, latents, noise, offset, time
         )
-        text_ids = batch["text_ids"]
-        if train and self.diffusion.caption_dropout:
-            without = dropped(drop, self.diffusion.caption_dropout)
-            text_ids = jnp.where(without[:, None], model.null_text_ids, text_ids)
+        rate = self.diffusion.caption_dropout if train else 0.0
         output = model.denoise(
             nets,
             noised.noisy_latents,
             noised.timesteps,
-            model.embed_text(nets, text_ids),
+            self._text_embeddings(nets, batch, dropped(drop, rate) if rate else None),
             batch.get("conditioning_image"),
         )
         return Outcome(
             objective_losses(model.schedule, self.diffusion, output, noised, batch)
         )
+
+    def _text_embeddings(
+        self, nets: Params, batch: Batch, without: Bool[Array, " b"] | None
+    ) -> Float[Array, "b l d"]:
+        """Return the captions' embeddings; `without` tells which captions are empty."""
+        model, null_ids = self.model, jnp.asarray(self.model.null_text_ids)
+        if "text_embeddings" not in batch:
+            text_ids = batch["text_ids"]
+            if without is not None:
+                text_ids = jnp.where(without[:, None], null_ids, text_ids)
+            return model.embed_text(nets, text_ids)
+        text = batch["text_embeddings"].astype(model.unet.dtype)
+        if without is None:
+            return text
+        null = model.embed_text(nets, null_ids[None])
+        return jnp.where(without[:, None, None], null, text)
 
     def follow(
         self, statistics: Params, observed: Params, key: Key[Array, ""]
@@ -239,4 +256,8 @@ def assemble_captioned(
         frozen=trees.cast(frozen, dtype),
         tokenizer=sd.tokenizer,
         base=trees.identity(model.pretrained, base),
+        posterior=networks.posterior if model.cache_latents else None,
+        embed_text=networks.embed_text
+        if model.cache_latents and "text_encoder" not in params
+        else None,
     )

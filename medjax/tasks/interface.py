@@ -138,6 +138,8 @@ class BuiltTask:
         statistics: First value of the statistics, which `Task.follow` updates.
         posterior: Function from frozen weights and images to the mean and the
             log-variance of latents. None unless latents are computed once and kept.
+        embed_text: Function from frozen weights and token ids to the embeddings of
+            captions. None unless these are computed once and kept.
     """
 
     task: Task
@@ -147,6 +149,7 @@ class BuiltTask:
     base: Mapping[str, str]
     statistics: Params = dataclasses.field(default_factory=dict)
     posterior: Callable[[Params, Array], tuple[Array, Array]] | None = None
+    embed_text: Callable[[Params, Array], Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,8 +51,6 @@ class TextToImageConfig(BaseConfig):
         unet_lora: LoRA adapters of the U-Net. They train instead of its weights.
         text_encoder_lora: LoRA adapters of the text encoder. They train instead of its
             weights.
-        cache_latents: Whether to encode each training image only once, before training,
-            and keep the latents on disk.
         autoencoder: Folder of a run of task autoencoder_kl, to train from scratch: all
             other networks start from random weights, with the architecture of
             phantom-SD. "" means the folder ``autoencoder`` in this run's workdir; its
@@ -66,7 +64,6 @@ class TextToImageConfig(BaseConfig):
     train_text_encoder: bool = False
     unet_lora: AdapterConfig = NO_ADAPTERS
     text_encoder_lora: AdapterConfig = NO_ADAPTERS
-    cache_latents: bool = False
     autoencoder: str | None = None
     autoencoder_config: str | None = None
 
@@ -132,7 +129,6 @@ def make_text_to_image_task(inputs: TaskInputs) -> BuiltTask:
         built,
         base=base,
         statistics=statistics,
-        posterior=built.task.model.posterior if model.cache_latents else None,
     )
 
 

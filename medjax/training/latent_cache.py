@@ -10,11 +10,8 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import json
-import logging
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +19,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from medjax import meshes, storage
+from medjax import distributed, meshes, storage
 from medjax.arrays import Array, Params
-from medjax.data.config import DataConfig
+from medjax.data.config import ControlDataConfig, DataConfig
 from medjax.data.pipeline import Source, make_batches
-from medjax.errors import Stopped, UserError
-from medjax.logs import ProgressBar
-from medjax.runs.checksums import damage, write_checksums
+from medjax.errors import UserError
 from medjax.training.stop import StopRequest
+from medjax.training.stored_rows import (
+    RECORDS,
+    STORED,
+    Rows,
+    StoredRows,
+    compute_rows,
+)
 
-logger = logging.getLogger(__name__)
-
-_RECORDS = "records.jsonl"
 _ARRAYS = ("latents_mean", "latents_logvar")
-_STORED = np.dtype(np.float16)
 
 Posterior = Callable[[Params, Array], tuple[Array, Array]]
 """Maps frozen weights and images in [-1, 1] to mean and log-variance of latents."""
@@ -43,34 +41,23 @@ Posterior = Callable[[Params, Array], tuple[Array, Array]]
 
 @dataclasses.dataclass(frozen=True)
 class CachedLatents:
-    """A split whose records have ``latents_mean`` and ``latents_logvar``, no image.
+    """A split whose records have ``latents_mean`` and ``latents_logvar``.
 
     Attributes:
-        folder: Folder of the stored latents.
+        rows: The stored latents.
+        images: The split itself, if records must have their images too, because
+            conditioning images are made from them. None means records without images.
     """
 
-    folder: Path
+    rows: StoredRows
+    images: Source | None = None
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.rows.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        arrays = {name: np.asarray(x[index]) for name, x in self._arrays.items()}
-        return self._records[index] | arrays
-
-    @functools.cached_property
-    def _records(self) -> list[dict[str, Any]]:
-        lines = (self.folder / _RECORDS).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-
-    @functools.cached_property
-    def _arrays(self) -> dict[str, np.ndarray]:
-        files = {name: self.folder / f"{name}.npy" for name in _ARRAYS}
-        return {name: np.load(file, mmap_mode="r") for name, file in files.items()}
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Worker processes map the files themselves.
-        return {"folder": self.folder}
+        record = self.rows.records[index] if self.images is None else self.images[index]
+        return record | self.rows.arrays(index)
 
 
 def cache_latents(
@@ -92,19 +79,14 @@ def cache_latents(
         posterior: The encoder.
         frozen: Weights of the encoder, on `mesh`.
         mesh: Devices to compute on.
-        home: Folder of all stored latents; these get a folder inside it.
+        home: Folder of all stored latents; these get a folder inside it. All hosts
+            share it.
         stop: A request ends the work between two batches. The next call resumes there.
 
     Raises:
-        UserError: If there are several hosts. Also if images are padded, because the
-            mask of the padding is not stored.
+        UserError: If images are padded, because the mask of the padding is not stored.
         Stopped: If `stop` was requested.
     """
-    if jax.process_count() > 1:
-        raise UserError(
-            "config.model.cache_latents=True: several hosts are not supported. Set it "
-            "to False"
-        )
     if data.resize == "letterbox":
         raise UserError(
             "config.data.resize=letterbox: config.model.cache_latents cannot store the "
@@ -113,20 +95,21 @@ def cache_latents(
         )
     dtype = jax.tree.leaves(frozen)[0].dtype
     name = _name(source, data, inputs, dtype)
-    _rename_former(home, name, _name(source, data, _former(inputs), dtype))
-    folder = home / name
-    if folder.is_dir() and (reason := damage(folder)):
-        logger.warning("computing the latents in %s again: %s", folder, reason)
-        storage.remove(folder)
-    if not folder.is_dir():
-        begun = home / f"{name}.incomplete"
-        storage.make_folder(begun)
-        logger.info("caching the latents of %d images", len(source))
-        _write(source, data, posterior, frozen, mesh, begun, stop)
-        write_checksums(begun)
-        storage.rename(begun, folder)
-        logger.info("cached the latents of %d images in %s", len(source), folder)
-    return CachedLatents(folder)
+    if jax.process_index() == 0:
+        _rename_former(home, name, _name(source, data, _former(inputs), dtype))
+    side = data.image_size
+    one = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+    row = jax.eval_shape(posterior, frozen, one)[0].shape[1:]
+
+    rows = compute_rows(
+        home / name,
+        dict.fromkeys(_ARRAYS, row),
+        len(source),
+        "latents",
+        functools.partial(_encoded, source, data, posterior, frozen, mesh),
+        stop,
+    )
+    return CachedLatents(rows, source if isinstance(data, ControlDataConfig) else None)
 
 
 def _name(
@@ -137,7 +120,7 @@ def _name(
 ) -> str:
     """Return a name that no other latents have."""
     facts = {name: one["fingerprint"] for name, one in inputs.items()}
-    facts |= {"dtype": str(dtype), "stored": f"{_STORED}, {_RECORDS}"}
+    facts |= {"dtype": str(dtype), "stored": f"{STORED}, {RECORDS}"}
     facts |= {"size": str(data.image_size), "resize": data.resize}
     # The examples, because each fold trains on others.
     facts |= {"examples": str(len(source)), "fold": f"{data.fold} of {data.folds}"}
@@ -164,92 +147,40 @@ def _rename_former(home: Path, name: str, former: str) -> None:
             storage.rename(folder, home / f"{name}{ending}")
 
 
-def _write(
+def _encoded(
     source: Source,
     data: DataConfig,
     posterior: Posterior,
     frozen: Params,
     mesh: Mesh,
-    folder: Path,
-    stop: StopRequest,
-) -> None:
-    side = data.image_size
-    one = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
-    row = jax.eval_shape(posterior, frozen, one)[0].shape[1:]
-    header = _header((len(source), *row))
-    count = _whole_rows(folder, len(header), math.prod(row) * _STORED.itemsize)
-    if count:
-        logger.info("%d of %d latents are cached already", count, len(source))
-    encode = jax.jit(meshes.on_mesh(mesh, posterior))
+    start: int,
+) -> Generator[Rows]:
+    """Yield the latents of batches of images, with their ids and texts."""
+    encode = jax.jit(
+        meshes.on_mesh(mesh, posterior), out_shardings=meshes.replicated(mesh)
+    )
     # Read in threads, because other processes could not add to `records`.
-    recording = _RecordingSource(source, count, {})
-    here = dataclasses.replace(data, workers=0)
-    batches = make_batches(recording, None, here, shuffle=False, repeat=False)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.closing(batches))
-        *files, lines = (
-            stack.enter_context(storage.appending(folder / name))
-            for name in (*(f"{name}.npy" for name in _ARRAYS), _RECORDS)
-        )
-        bar = stack.enter_context(
-            ProgressBar("caching latents", len(source), "images", count)
-        )
-        # Nothing is left to do if only the final rename was missing.
-        for batch in batches if count < len(source) else ():
-            if stop.signal is not None:
-                raise Stopped(
-                    f"{stop.signal.name} after caching the latents of {count} of "
-                    f"{len(source)} images, before the first step; the same command "
-                    "resumes the run"
-                )
+    recording = _RecordingSource(source, start, {})
+    plain = DataConfig(
+        image_size=data.image_size,
+        resize=data.resize,
+        batch_size=data.batch_size,
+        workers=0,
+    )
+    rows = meshes.host_rows(data.batch_size, mesh)
+    batches = make_batches(
+        recording, None, plain, rows=rows, shuffle=False, repeat=False
+    )
+    with contextlib.closing(batches):
+        for batch in batches:
             images = meshes.place_batch({"images": batch["images"]}, mesh)["images"]
-            # The last batch is filled up with images from the beginning.
-            found = min(len(images), len(source) - count)
-            for file, array in zip(files, encode(frozen, images), strict=True):
-                if count == 0:
-                    file.write(header)
-                # Written and not memory-mapped, so that a full disk raises an error
-                # instead of ending the process.
-                file.write(np.asarray(array)[:found].astype(_STORED).tobytes())
-            for index in range(count, count + found):
-                line = json.dumps(recording.records.pop(index)) + "\n"
-                lines.write(line.encode())
-            count += found
-            bar.update(found)
-
-
-def _header(shape: tuple[int, ...]) -> bytes:
-    """Return the beginning of a `.npy` file."""
-    file = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(_STORED)
-    header = {"descr": descr, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    return file.getvalue()
-
-
-def _whole_rows(folder: Path, header: int, row: int) -> int:
-    """Return how many images are in all files of an interrupted call; cut the rest.
-
-    Args:
-        folder: Folder of these files; empty if no call was interrupted.
-        header: Bytes before the first row of an array's file.
-        row: Bytes of each row.
-    """
-    files = [folder / f"{name}.npy" for name in _ARRAYS]
-    records = folder / _RECORDS
-    if not all(file.is_file() for file in (*files, records)):
-        # The first batch was not written.
-        storage.remove(folder)
-        storage.make_folder(folder)
-        return 0
-    lines = records.read_bytes().splitlines(keepends=True)
-    told = sum(line.endswith(b"\n") for line in lines)
-    rows = [max(0, file.stat().st_size - header) // row for file in files]
-    count = min(told, *rows)
-    storage.write_bytes(records, b"".join(lines[:count]))
-    for file in files:
-        storage.truncate(file, header + count * row if count else 0)
-    return count
+            arrays = [np.asarray(array) for array in encode(frozen, images)]
+            end = min(start + data.batch_size, len(source))
+            # Each host reads its own rows; threads may already be reading later ones.
+            mine = [recording.records.pop(i, None) for i in range(start, end)]
+            each = zip(*distributed.gather(mine), strict=True)
+            yield arrays, [next(one for one in found if one) for found in each]
+            start = end
 
 
 @dataclasses.dataclass(frozen=True)

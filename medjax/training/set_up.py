@@ -22,9 +22,9 @@ from medjax.runs.config import RunConfig
 from medjax.tasks import TASKS
 from medjax.tasks.interface import BuiltTask, Task, TaskInputs
 from medjax.tasks.latent_scaling import TrainedAutoencoder
+from medjax.training.cached_examples import cached_examples
 from medjax.training.evaluators import Evaluator, Evaluators
 from medjax.training.host_checks import check_hosts
-from medjax.training.latent_cache import cache_latents
 from medjax.training.metrics_writer import MetricsWriter
 from medjax.training.nonfinite import Culprits, NonfiniteWatch
 from medjax.training.optimizer import learning_rates
@@ -148,17 +148,9 @@ def set_up(
     evaluators = _evaluators(
         config, assembly, (shown, unseen is not None), mesh, eval_key, stop
     )
-    if assembly.posterior is not None:
-        examples = cache_latents(
-            examples,
-            microbatch(config),
-            inputs,
-            assembly.posterior,
-            frozen,
-            mesh,
-            workdir / "latents",
-            request,
-        )
+    examples = cached_examples(
+        config, assembly, inputs, examples, frozen, mesh, workdir, request
+    )
     log_summary(config, params, frozen, mesh, len(examples))
     run = SetUp(
         config=config,

@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 
 from medjax import meshes, trees
+from medjax.config_files import load_config
 from medjax.data.config import DataConfig
 from medjax.data.phantoms import PhantomsConfig, PhantomSource
 from medjax.data.pipeline import make_batches
 from medjax.diffusion.objective import DiffusionConfig
 from medjax.errors import Stopped, UserError
 from medjax.pretrained.tiny import tiny_tokenizer
+from medjax.runs.config import parse
+from medjax.tasks import TASKS
 from medjax.tasks.interface import TaskInputs
 from medjax.tasks.text_to_image import TextToImageConfig, make_text_to_image_task
 from medjax.training.latent_cache import cache_latents
 from medjax.training.stop import StopRequest
+from tests.cached import cached_examples_of, tiny_run
 
 pytestmark = pytest.mark.devices(2)
 
@@ -89,32 +93,32 @@ def test_a_loss_is_the_same_with_cached_latents(world):
 
 def test_latents_are_computed_once_for_the_same_inputs(world):
     _, _, cache, folder = world
-    before = cache().folder
+    before = cache().rows.folder
     (before / "seen").touch()
-    assert (cache().folder / "seen").exists()
+    assert (cache().rows.folder / "seen").exists()
     other = {"base": {"source": "", "fingerprint": "b"}}
-    assert not (cache(inputs=other).folder / "seen").exists()
+    assert not (cache(inputs=other).rows.folder / "seen").exists()
     stretched = dataclasses.replace(DATA, resize="stretch")
-    assert cache(stretched).folder != before
+    assert cache(stretched).rows.folder != before
     assert not list(folder.glob("*.incomplete"))
 
 
 def test_latents_named_by_the_former_fingerprint_are_found(world):
     _, _, cache, _ = world
     former = {"base": {"source": "", "fingerprint": "former"}}
-    (cache(inputs=former).folder / "seen").touch()
+    (cache(inputs=former).rows.folder / "seen").touch()
     now = {"fingerprint": "full-0", "sparse_fingerprint": "former"}
-    found = cache(inputs={"base": {"source": "", **now}}).folder
+    found = cache(inputs={"base": {"source": "", **now}}).rows.folder
     assert (found / "seen").exists()
     # After that, they have the new name.
-    assert cache(inputs={"base": {"source": "", "fingerprint": "full-0"}}).folder == (
-        found
-    )
+    assert cache(
+        inputs={"base": {"source": "", "fingerprint": "full-0"}}
+    ).rows.folder == (found)
 
 
 def test_latents_that_were_damaged_are_computed_again(world, caplog):
     _, _, cache, _ = world
-    file = cache().folder / "latents_mean.npy"
+    file = cache().rows.folder / "latents_mean.npy"
     before = file.read_bytes()
     for damaged in (before[:-8], before[:-8] + bytes(8)):
         file.write_bytes(damaged)
@@ -127,8 +131,10 @@ def test_latents_that_were_damaged_are_computed_again(world, caplog):
 def test_another_fold_has_latents_of_its_own(world):
     _, _, cache, _ = world
     folds = [dataclasses.replace(DATA, folds=2, fold=fold) for fold in (0, 1)]
-    assert len({cache(data).folder for data in (DATA, *folds)}) == 3
-    assert cache(source=PhantomSource("train", 16, 5)).folder != cache().folder
+    assert len({cache(data).rows.folder for data in (DATA, *folds)}) == 3
+    assert (
+        cache(source=PhantomSource("train", 16, 5)).rows.folder != cache().rows.folder
+    )
 
 
 def test_padded_images_are_refused(world):
@@ -141,7 +147,7 @@ def test_weights_of_another_precision_have_latents_of_their_own(world):
     assembly, _, cache, _ = world
     mesh = meshes.make_mesh(meshes.MeshConfig(data=2), jax.devices()[:2])
     coarse = meshes.place_params(trees.cast(assembly.frozen, "bfloat16"), mesh)
-    assert cache(weights=coarse).folder != cache().folder
+    assert cache(weights=coarse).rows.folder != cache().rows.folder
 
 
 class StopAfter(StopRequest):
@@ -165,7 +171,7 @@ class StopAfter(StopRequest):
 def test_it_stops_between_two_batches_and_goes_on_from_there(world, torn):
     _, source, cache, folder = world
     inputs = {"base": {"source": "", "fingerprint": f"torn by {torn}"}}
-    with pytest.raises(Stopped, match="the latents of 4 of 6 images.*resumes"):
+    with pytest.raises(Stopped, match="caching 4 of the 6 latents.*resumes"):
         cache(inputs=inputs, stop=StopAfter(1))
     (begun,) = folder.glob("*.incomplete")
     if torn:
@@ -196,3 +202,52 @@ class Listening:
     def __getitem__(self, index):
         self.read.append(index)
         return self.source[index]
+
+
+@pytest.mark.parametrize("recipe", ["cxr_text_to_image", "cxr_controlnet"])
+def test_a_task_reads_its_cached_examples(recipe, tmp_path):
+    config, built, source = tiny_run(recipe)
+    cached = pickle.loads(pickle.dumps(cached_examples_of(recipe, tmp_path)))
+    assert len(cached) == len(source)
+    online, kept = (
+        next(make_batches(one, built.tokenizer, config.data))
+        for one in (source, cached)
+    )
+    assert "images" not in kept
+    assert kept.keys() >= online.keys() - {"images"}
+    for name in online.keys() & kept.keys():
+        np.testing.assert_array_equal(kept[name], online[name])
+    embedded = jax.jit(built.embed_text)(built.frozen, online["text_ids"])
+    np.testing.assert_allclose(kept["text_embeddings"], embedded, rtol=2e-3, atol=2e-3)
+    # As many embeddings as there are captions, which images may share.
+    texts = {source[i]["text"] for i in range(len(source))}
+    assert len(cached.rows.records) == len(texts)
+
+
+def test_without_its_caption_an_example_gets_the_empty_captions_embedding(tmp_path):
+    config, built, source = tiny_run("cxr_text_to_image")
+    cached = cached_examples_of("cxr_text_to_image", tmp_path)
+    online, kept = (
+        next(make_batches(one, built.tokenizer, config.data))
+        for one in (source, cached)
+    )
+    online = online | {name: kept[name] for name in ("latents_mean", "latents_logvar")}
+    keys = jax.random.split(jax.random.key(1), 8)
+    losses = jax.jit(
+        lambda batch: (
+            built.task.loss(built.params, built.frozen, batch, keys, True).losses
+        )
+    )
+    assert 0 < config.diffusion.caption_dropout < 1
+    np.testing.assert_allclose(losses(kept), losses(online), rtol=1e-2)
+
+
+def test_a_text_encoder_that_trains_embeds_captions_in_each_step():
+    config = load_config("config", "cxr_lora:demo")
+    config.model.update(pretrained="", cache_latents=True)
+    config.model.text_encoder_lora.rank = 1
+    config = parse(config)
+    given = TaskInputs(config.model, config.data, config.diffusion, jax.random.key(0))
+    built = TASKS[config.task].build(given)
+    assert built.posterior is not None
+    assert built.embed_text is None
