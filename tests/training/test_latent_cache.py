@@ -204,7 +204,10 @@ class Listening:
         return self.source[index]
 
 
-@pytest.mark.parametrize("recipe", ["cxr_text_to_image", "cxr_controlnet"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["cxr_text_to_image", pytest.param("cxr_controlnet", marks=pytest.mark.ci)],
+)
 def test_a_task_reads_its_cached_examples(recipe, tmp_path):
     config, built, source = tiny_run(recipe)
     cached = pickle.loads(pickle.dumps(cached_examples_of(recipe, tmp_path)))
@@ -224,6 +227,7 @@ def test_a_task_reads_its_cached_examples(recipe, tmp_path):
     assert len(cached.rows.records) == len(texts)
 
 
+@pytest.mark.ci
 def test_without_its_caption_an_example_gets_the_empty_captions_embedding(tmp_path):
     config, built, source = tiny_run("cxr_text_to_image")
     cached = cached_examples_of("cxr_text_to_image", tmp_path)
