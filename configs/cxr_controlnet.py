@@ -54,6 +54,7 @@ def _recommended(config: ConfigDict) -> None:
     config.data.canny_low = (25.0, 100.0)
     config.data.canny_high = (100.0, 200.0)
     config.model.controlnet = "lllyasviel/sd-controlnet-canny"
+    config.model.cache_latents = True
     config.model.remat = "full"
     config.optim.learning_rate = 1e-5
     config.optim.warmup_fraction = 0.02
