@@ -25,6 +25,7 @@ FLOORS = (
         "logs",
         "storage",
         "arrays",
+        "autodiff",
         "texts",
         "trees",
         "meshes",

@@ -9,6 +9,7 @@ that fit into a TPU's memory on the chip count, too.
 import dataclasses
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 
 from medjax.compiling.hlo import Computation, Instruction, Program
 from medjax.compiling.operations import declared_cost
@@ -61,11 +62,26 @@ def measure_traffic(program: Program) -> Traffic:
             for one in computation.instructions.values()
         )
         once, hbm = once + own, hbm + own * times
-        for one in computation.instructions.values():
-            kind, sent = sent_bytes(computation, one)
-            if sent:
-                links[kind] += sent * times
+        for kind, sent in _collectives(program, computation):
+            links[kind] += sent * times
     return Traffic(once, hbm, dict(links))
+
+
+def _collectives(
+    program: Program, computation: Computation
+) -> Iterator[tuple[str, float]]:
+    """Yield the kind of each collective of a computation, and what a chip sends."""
+    for one in computation.instructions.values():
+        if one.opcode != "fusion":
+            found = [sent_bytes(computation, one)]
+        else:
+            (name,) = one.called["calls"]
+            inner = program.computations[name]
+            found = [sent_bytes(inner, x) for x in inner.instructions.values()]
+            if name.lstrip("%").startswith("all-reduce-scatter"):
+                # A TPU's form of a reduce-scatter. Nothing is spread afterwards.
+                found = [("reduce-scatter", sent / 2) for _, sent in found]
+        yield from ((kind, sent) for kind, sent in found if sent)
 
 
 def _bytes(program: Program, computation: Computation, one: Instruction) -> float:

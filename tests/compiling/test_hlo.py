@@ -73,6 +73,26 @@ def test_types_have_sizes():
     assert [one.bytes for one in array_types(text)] == sizes
 
 
+SCATTER = """HloModule m
+
+%all-reduce-scatter.1 (p0: f32[4,8]) -> f32[2,8] {
+  %p0 = f32[4,8]{1,0} parameter(0)
+  %sum = f32[4,8]{1,0} all-reduce(%p0), replica_groups={{0,1}}, to_apply=%add
+  ROOT %part = f32[2,8]{1,0} dynamic-slice(%sum), dynamic_slice_sizes={2,8}
+}
+
+ENTRY %main (a: f32[4,8]) -> f32[2,8] {
+  %a = f32[4,8]{1,0} parameter(0)
+  ROOT %f = f32[2,8]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+
+
+def test_a_sum_that_is_scattered_is_sent_once():
+    found = measure_traffic(parse_program(SCATTER))
+    assert found.links == {"reduce-scatter": ARRAY / 2}
+
+
 @pytest.mark.parametrize(
     ("attributes", "count"),
     [
