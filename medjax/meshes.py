@@ -28,7 +28,6 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medjax.arrays import Batch, PyTree
-from medjax.autodiff import linear
 from medjax.errors import UserError
 
 P = ParamSpec("P")
@@ -186,11 +185,9 @@ def gather_kernel(kernel: jax.Array, layer: str) -> jax.Array:
 
 
 def _gathered(leaf: jax.Array, name: str, mesh: AbstractMesh) -> jax.Array:
-    split = param_spec(name, leaf.shape, mesh)
-    whole = PartitionSpec(*(axis if axis == "tensor" else None for axis in split))
-    constrain = jax.lax.with_sharding_constraint
-    # The gradient is split again, so each device receives only the sum of its part.
-    return linear(lambda x: constrain(x, whole), lambda x: constrain(x, split))(leaf)
+    spec = param_spec(name, leaf.shape, mesh)
+    whole = PartitionSpec(*(axis if axis == "tensor" else None for axis in spec))
+    return jax.lax.with_sharding_constraint(leaf, whole)
 
 
 def _name(path: tuple[object, ...]) -> str:

@@ -25,7 +25,6 @@ FLOORS = (
         "logs",
         "storage",
         "arrays",
-        "autodiff",
         "texts",
         "trees",
         "meshes",

@@ -44,11 +44,11 @@ from jaxtyping import Float
 
 from medjax import meshes
 from medjax.arrays import Array
-from medjax.autodiff import with_forward_mode
 from medjax.errors import UserError
 from medjax.models import contractions
 from medjax.models.attention_kernel import fits, fused
 from medjax.models.attention_splash import splash
+from medjax.models.autodiff import with_forward_mode
 
 FORMS = ("auto", "plain", "fused", "splash", "cudnn")
 Form = Literal["auto", "plain", "fused", "splash", "cudnn"]

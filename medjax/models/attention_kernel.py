@@ -30,8 +30,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
 from medjax.arrays import Array
-from medjax.autodiff import with_forward_mode
 from medjax.models.attention_splash import KEPT, LANES, padded
+from medjax.models.autodiff import with_forward_mode
 
 # Scores that are held at a time, 2 MiB, and bytes of a head's keys up to which it fits.
 _MOST_SCORES, _MOST_QUERIES, _MOST_BYTES = 2**19, 1024, 3 * 2**19

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from medjax.arrays import Array
-from medjax.autodiff import with_forward_mode
+from medjax.models.autodiff import with_forward_mode
 
 # Of the last axis of a register, and so the unit of a block.
 LANES = 128

@@ -34,7 +34,7 @@ from jax import lax
 from jaxtyping import Float
 
 from medjax.arrays import Array
-from medjax.autodiff import bilinear
+from medjax.models.autodiff import bilinear
 
 # Smaller kernels gain nothing, and take longer to compile.
 _LEAST_KERNEL = 3 * 3 * 64 * 64

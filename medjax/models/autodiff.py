@@ -54,33 +54,6 @@ def bilinear(
     return product
 
 
-def linear(
-    function: Callable[[Array], Array], transpose: Callable[[Array], Array]
-) -> Callable[[Array], Array]:
-    """Return a linear function with this transpose.
-
-    Args:
-        function: The function.
-        transpose: Maps the result's gradient to the operand's gradient.
-    """
-
-    @jax.custom_jvp
-    def mapped(x: Array) -> Array:
-        return function(x)
-
-    @mapped.defjvp
-    def derivative(primals: Any, tangents: Any) -> tuple[Array, Array]:
-        change = linear_call(
-            lambda _, tangent: function(tangent),
-            lambda _, gradient: transpose(gradient),
-            (),
-            tangents[0],
-        )
-        return mapped(primals[0]), change
-
-    return mapped
-
-
 def with_forward_mode(
     function: Callable[..., Array], reference: Callable[..., Array]
 ) -> Callable[..., Array]:
