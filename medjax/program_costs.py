@@ -3,6 +3,9 @@
 The compiler counts the body of a loop once, however often it runs. So its figures are
 multiplied by the ratio of two counts of the traced program: with each loop's number of
 iterations, and without. Matrix products and convolutions decide both.
+
+A GPU's compiler does not count what it leaves to cuBLAS and cuDNN, which is almost all.
+There, the count of the traced program stands for the compiler's.
 """
 
 import dataclasses
@@ -10,6 +13,10 @@ import math
 from typing import Any
 
 from jax.extend.core import jaxprs_in_params
+
+# Matrix products in cuDNN's attention, by the name of its primitive in jax: S and O;
+# and for the gradient S, dV, dP, dQ and dK.
+_CUDNN_PRODUCTS = {"dot_product_attention_fwd": 2, "dot_product_attention_bwd": 5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +40,24 @@ class Count:
         return self.flops / self.once if self.once else 1.0
 
 
+def program_flops(traced: Any, platform: str, compilers: float) -> float:
+    """Return the FLOPs of one call of a program.
+
+    Args:
+        traced: Result of ``jax.jit(…).trace(…)``.
+        platform: Where it runs: "cpu", "gpu" or "tpu".
+        compilers: The compiler's count, with the body of each loop counted once.
+    """
+    count = count_flops(traced, platform)
+    return count.flops if platform == "gpu" else compilers * count.loops
+
+
 def count_flops(traced: Any, platform: str) -> Count:
     """Count the FLOPs of matrix products and convolutions of a traced program.
 
-    A multiplication with its addition is 2. A Pallas kernel counts as it declares. Of
-    several branches, that of the platform or the largest counts. A loop without a known
-    end counts as one iteration.
+    A multiplication with its addition is 2. A Pallas kernel counts as it declares, and
+    cuDNN's attention as its products. Of several branches, that of the platform or the
+    largest counts. A loop without a known end counts as one iteration.
 
     Args:
         traced: Result of ``jax.jit(…).trace(…)``, or a jaxpr.
@@ -63,6 +82,9 @@ def _of_equation(eqn: Any, platform: str) -> Count:
         return Count(flops, flops)
     if name == "conv_general_dilated":
         flops = _of_convolution(eqn)
+        return Count(flops, flops)
+    if (attention := name.removesuffix("_wrapper")) in _CUDNN_PRODUCTS:
+        flops = _CUDNN_PRODUCTS[attention] * _of_attention_product(eqn)
         return Count(flops, flops)
     if name == "cond":
         return _of_branches(eqn, platform)
@@ -99,6 +121,12 @@ def _of_product(eqn: Any) -> float:
     left = eqn.invars[0].aval.shape
     inner = math.prod(left[axis] for axis in contracted)
     return 2.0 * math.prod(eqn.outvars[0].aval.shape) * inner
+
+
+def _of_attention_product(eqn: Any) -> float:
+    """Count one product of all queries, b n heads d, with all keys, b l heads d."""
+    query, key = (one.aval.shape for one in eqn.invars[:2])
+    return 2.0 * math.prod(query) * key[1]
 
 
 def _of_convolution(eqn: Any) -> float:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from medjax.models.attention_forms import attend
-from medjax.program_costs import count_flops
+from medjax.program_costs import count_flops, program_flops
 
 
 def _traced(function, *shapes):
@@ -86,3 +86,10 @@ def test_the_branch_of_the_platform_counts():
     assert cpu.loops > 1  # Some queries at a time.
     assert tpu.flops == products  # As the kernel declares.
     assert tpu.loops == 1
+
+
+def test_a_gpu_counts_by_the_traced_program():
+    traced = _traced(jnp.matmul, (3, 5), (5, 7))
+    # Its compiler does not see what cuBLAS computes.
+    assert program_flops(traced, "gpu", compilers=10.0) == 2 * 3 * 5 * 7
+    assert program_flops(traced, "cpu", compilers=10.0) == 10

@@ -27,7 +27,7 @@ from medjax.compiling.traffic import Traffic, measure_traffic
 from medjax.errors import UserError
 from medjax.logs import duration
 from medjax.models.attention_cost import extra_cost
-from medjax.program_costs import count_flops
+from medjax.program_costs import count_flops, program_flops
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def _of_compiled(compiled: Any, traced: Any, platform: str) -> Figures:
     # Splash attention, on TPUs alone, declares neither.
     flops, read_again = extra_cost(traced.jaxpr) if platform == "tpu" else (0, 0)
     return Figures(
-        flops=cost.get("flops", 0.0) * count.loops + flops,
+        flops=program_flops(traced, platform, cost.get("flops", 0.0)) + flops,
         hbm_bytes=cost.get("bytes accessed", 0.0) * loops + read_again,
         link_bytes=traffic.links if traffic else None,
         argument_bytes=float(memory.argument_size_in_bytes),
