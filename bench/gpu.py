@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import report
 from bench.gpu_cases import OURS, PARTS, TORCH, Case, Limits, measure
@@ -31,14 +32,28 @@ from bench.report import Machine, Row
 from bench.step import PACKAGES
 from medjax.errors import UserError
 
-# The first batch of each part shows most. "default" means that of the network.
-SIZES = {"tiny": 64, "sd15": 512}
-BATCHES = {
-    "tiny": {"controlnet": "2,1", "lora": "2", "sample": "1"},
-    "sd15": {"controlnet": "8,16,1,32,4,2,64", "lora": "8,1", "sample": "1"},
+# What a network has if the flags do not say. The first batch of each part shows most.
+# `guess` is the seconds of the first measurement, before any is known.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "sd15": {
+        "size": 512,
+        "dtype": "bfloat16",
+        "steps": 10,
+        "controlnet_batch": "8,16,1,32,4,2,64",
+        "sample_batch": "1",
+        "lora_batch": "8,1",
+        "guess": 120.0,
+    },
+    "tiny": {
+        "size": 32,
+        "dtype": "float32",
+        "steps": 2,
+        "controlnet_batch": "2",
+        "sample_batch": "1",
+        "lora_batch": "2",
+        "guess": 10.0,
+    },
 }
-# Seconds of the first measurement, before any is known.
-GUESS = {"tiny": 20.0, "sd15": 120.0}
 # Seconds to start, to end the last processes, and to write the page.
 RESERVE = 15.0
 LEAST_SPEED, LEAST_MFU = 1.5, 40.0
@@ -101,18 +116,13 @@ def _rate(row: Row) -> float:
 
 def plan(flags: argparse.Namespace) -> list[Case]:
     """Return the cases: the parts in turn, each with the next of its batches."""
-    size = flags.size or SIZES[flags.network]
-    check_choices(flags.network, size, [flags.dtype])
-    defaults = BATCHES[flags.network]
-    rounds = itertools.zip_longest(
-        *(_cases(part, flags, size, defaults[part]) for part in PARTS)
-    )
+    check_choices(flags.network, flags.size, [flags.dtype])
+    rounds = itertools.zip_longest(*(_cases(part, flags) for part in PARTS))
     return [case for one in rounds for case in one if case is not None]
 
 
-def _cases(part: str, flags: argparse.Namespace, size: int, default: str) -> list[Case]:
+def _cases(part: str, flags: argparse.Namespace) -> list[Case]:
     batches = getattr(flags, f"{part}_batch")
-    batches = default if batches is None else batches
     numbers = [text for text in batches.split(",") if text]
     if not all(text.isdecimal() and int(text) for text in numbers):
         raise UserError(
@@ -120,7 +130,7 @@ def _cases(part: str, flags: argparse.Namespace, size: int, default: str) -> lis
         )
     trains = "lora" if part == "lora" else "controlnet"
     settings = Settings(
-        flags.network, size, 1, flags.dtype, trains, torch_mode=flags.torch_mode
+        flags.network, flags.size, 1, flags.dtype, trains, flags.torch_mode
     )
     return [
         Case(part, dataclasses.replace(settings, batch=int(text))) for text in numbers
@@ -129,20 +139,26 @@ def _cases(part: str, flags: argparse.Namespace, size: int, default: str) -> lis
 
 def _flags() -> argparse.Namespace:
     flags = report.parser(__doc__)
+    real, tiny = DEFAULTS["sd15"], DEFAULTS["tiny"]
+
+    def told(name: str) -> str:
+        return f"({real[name]}; tiny: {tiny[name]})"
+
     flags.add_argument("--network", choices=sorted(UNETS), default="sd15")
     flags.add_argument("--minutes", type=float, default=8, help="time (%(default)s)")
-    flags.add_argument("--size", type=int, help="pixels (512; of the tiny network 64)")
+    flags.add_argument("--size", type=int, help=f"pixels {told('size')}")
     for part in PARTS:
-        flags.add_argument(
-            f"--{part}-batch",
-            help="batches in this order, by commas; empty for none "
-            f"({BATCHES['sd15'][part]}; of the tiny network {BATCHES['tiny'][part]})",
-        )
-    flags.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+        about = f"batches in this order, by commas {told(f'{part}_batch')}"
+        flags.add_argument(f"--{part}-batch", help=about)
+    flags.add_argument("--dtype", choices=DTYPES, help=told("dtype"))
     flags.add_argument("--torch-mode", choices=TORCH_MODES, default=TORCH_MODES[0])
-    flags.add_argument("--steps", type=int, default=10, help="per turn (%(default)s)")
+    flags.add_argument("--steps", type=int, help=f"per turn {told('steps')}")
     flags.add_argument("--repeats", type=int, default=3, help="turns (%(default)s)")
-    return flags.parse_args()
+    given = flags.parse_args()
+    for name, value in DEFAULTS[given.network].items():
+        if getattr(given, name, None) is None:
+            setattr(given, name, value)
+    return given
 
 
 def main() -> Path:
@@ -165,9 +181,7 @@ def main() -> Path:
     tables: dict[str, list[Row]] = {}
     skipped: list[Row] = []
     with tempfile.TemporaryDirectory() as cache:
-        limits = Limits(
-            flags.steps, flags.repeats, cache, deadline, GUESS[flags.network]
-        )
+        limits = Limits(flags.steps, flags.repeats, cache, deadline, flags.guess)
         for finding in measure(cases, limits, on):
             tables.setdefault(_caption(finding.case), []).extend(finding.rows)
             skipped.extend(finding.skipped)

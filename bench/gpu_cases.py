@@ -114,7 +114,8 @@ def measure(cases: Sequence[Case], limits: Limits, on: Machine) -> Iterator[Find
             yield Finding(case, [], [*skipped, _skipped(case, "all", why)])
             continue
         start = time.monotonic()
-        print(f"{case}: {', '.join(makers)} …", file=sys.stderr, flush=True)
+        about = f"{case.part}, batch {case.settings.batch}"
+        print(f"{about}: {', '.join(makers)} …", file=sys.stderr, flush=True)
         found = compete(_contest(case, makers, limits)) if makers else {}
         seconds = time.monotonic() - start
         spent[case.part] = max(seconds, spent.get(case.part, 0.0))

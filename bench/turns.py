@@ -17,6 +17,9 @@ from medjax.errors import UserError
 # Errors after which the other competitors continue.
 Failure = UserError | OutOfMemory | OutOfTime
 FAILURES = (UserError, OutOfMemory, OutOfTime)
+# Seconds before the deadline at which a competitor that still compiles is ended, so
+# that the others have time for their turns.
+TURNS_SECONDS = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +78,10 @@ def compete(contest: Contest) -> dict[str, Result | Failure]:
     for name, outcome in found.items():
         if isinstance(outcome, OutOfMemory) and len(found) > 1:
             print(f"{name} again, alone …", file=sys.stderr, flush=True)
-            alone = {name: contest.makers[name]}
-            found |= _compete_together(dataclasses.replace(contest, makers=alone))
+            makers = {name: contest.makers[name]}
+            again = _compete_together(dataclasses.replace(contest, makers=makers))
+            if not isinstance(again[name], OutOfTime):
+                found |= again
     return found
 
 
@@ -116,14 +121,15 @@ def _start(contest: Contest, name: str) -> _Ready | Failure:
 
 def _warm_up(contest: Contest, name: str) -> _Ready:
     environment = {"JAX_COMPILATION_CACHE_DIR": contest.cache}
-    worker = Worker(
-        name, contest.makers[name], contest.settings, environment, contest.deadline
-    )
+    end = contest.deadline - TURNS_SECONDS
+    worker = Worker(name, contest.makers[name], contest.settings, environment, end)
     try:
-        return _Ready(worker, tuple(worker.step() for _ in range(contest.warm_up)))
+        first = tuple(worker.step() for _ in range(contest.warm_up))
     except FAILURES:
         worker.close()
         raise
+    worker.deadline = contest.deadline
+    return _Ready(worker, first)
 
 
 def _take_turns(

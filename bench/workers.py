@@ -21,8 +21,14 @@ from bench.report import GIB
 from medjax.errors import UserError
 from medjax.host_memory import host_peak_bytes
 
-# By default, jax reserves most of a GPU at once, even if torch uses a part of it.
-_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+# By default, jax reserves most of a GPU at once, even if torch uses a part of it, and
+# takes at most three quarters.
+_ENVIRONMENT = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "XLA_CLIENT_MEM_FRACTION": "0.95",
+}
+# The old name of the same, which jax refuses beside it.
+_OLD_NAME = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 _SECONDS_TO_STOP = 30
 # torch's process draws weights with jax's shapes only, so jax leaves the GPU to torch.
 _OWN_ENVIRONMENT = {"torch": {"JAX_PLATFORMS": "cpu"}}
@@ -75,6 +81,8 @@ class Worker:
         name: Name of the competitor.
         start_seconds: Seconds from the start of the process until its weights are
             ready.
+        deadline: Time of `time.monotonic` at which a request ends the process, unless
+            the answer comes before; None means never.
     """
 
     def __init__(
@@ -92,8 +100,7 @@ class Worker:
             make: Function that makes the competitor; it is defined in a module.
             settings: Network, sizes and trained part.
             environment: Additional environment variables of the process.
-            deadline: Time of `time.monotonic` at which the process is ended, unless it
-                ended before.
+            deadline: First value of the attribute.
 
         Raises:
             OutOfMemory: If the competitor does not fit on the accelerator.
@@ -101,7 +108,7 @@ class Worker:
             UserError: If it fails for another reason.
         """
         self.name = name
-        self._deadline = deadline
+        self.deadline = deadline
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -112,6 +119,7 @@ class Worker:
         own = _OWN_ENVIRONMENT.get(name, {})
         added = _ENVIRONMENT | own | dict(environment or {})
         with _STARTING, mock.patch.dict(os.environ, added):
+            os.environ.pop(_OLD_NAME, None)
             self._process.start()
         theirs.close()
         self._answer()
@@ -154,8 +162,8 @@ class Worker:
 
     def _answer(self) -> Any:
         try:
-            if self._deadline is not None:
-                self._wait(self._deadline)
+            if self.deadline is not None:
+                self._wait(self.deadline)
             kind, answer = self._pipe.recv()
         except EOFError as error:
             self._process.join()
