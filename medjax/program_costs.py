@@ -9,10 +9,12 @@ There, the count of the traced program stands for the compiler's.
 """
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import Literal, jaxprs_in_params
 
 # Matrix products in cuDNN's attention, by the name of its primitive in jax: S and O;
 # and for the gradient S, dV, dP, dQ and dK.
@@ -66,12 +68,30 @@ def count_flops(traced: Any, platform: str) -> Count:
     return _of_jaxpr(getattr(traced, "jaxpr", traced), platform)
 
 
-def _of_jaxpr(jaxpr: Any, platform: str) -> Count:
+def _of_jaxpr(jaxpr: Any, platform: str, used: Sequence[bool] = ()) -> Count:
+    """Count what the used results need; without a flag for each, all are used.
+
+    The compiler drops the rest. So a product's derivative may trace the product and
+    both its gradients, and use one gradient.
+    """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum((_of_equation(eqn, platform) for eqn in jaxpr.eqns), Count())
+    if len(used) != len(jaxpr.outvars):
+        used = [True] * len(jaxpr.outvars)
+    needed = set(_variables(itertools.compress(jaxpr.outvars, used)))
+    count = Count()
+    for eqn in reversed(jaxpr.eqns):
+        results = [var in needed for var in eqn.outvars]
+        if any(results) or eqn.effects:
+            needed.update(_variables(eqn.invars))
+            count += _of_equation(eqn, platform, results)
+    return count
 
 
-def _of_equation(eqn: Any, platform: str) -> Count:
+def _variables(values: Iterable[Any]) -> Iterator[Any]:
+    return (value for value in values if not isinstance(value, Literal))
+
+
+def _of_equation(eqn: Any, platform: str, used: Sequence[bool]) -> Count:
     name = eqn.primitive.name
     if name == "pallas_call":
         declared = eqn.params["cost_estimate"]
@@ -87,9 +107,13 @@ def _of_equation(eqn: Any, platform: str) -> Count:
         flops = _CUDNN_PRODUCTS[attention] * _of_attention_product(eqn)
         return Count(flops, flops)
     if name == "cond":
-        return _of_branches(eqn, platform)
+        return _of_branches(eqn, platform, used)
+    # The results of a loop's body are also its next arguments.
+    whole = name in ("scan", "while")
     programs = jaxprs_in_params(eqn.params)
-    inner = sum((_of_jaxpr(one, platform) for one in programs), Count())
+    inner = sum(
+        (_of_jaxpr(one, platform, () if whole else used) for one in programs), Count()
+    )
     if name == "scan":
         return Count(inner.once, inner.flops * eqn.params["length"])
     if name == "shard_map":
@@ -99,7 +123,7 @@ def _of_equation(eqn: Any, platform: str) -> Count:
     return inner
 
 
-def _of_branches(eqn: Any, platform: str) -> Count:
+def _of_branches(eqn: Any, platform: str, used: Sequence[bool]) -> Count:
     """Count the branch that the platform takes, or else the largest."""
     branches = eqn.params["branches"]
     # Of `jax.lax.platform_dependent`: names of platforms, None for all others.
@@ -111,8 +135,8 @@ def _of_branches(eqn: Any, platform: str) -> Count:
             for branch, those in zip(branches, named, strict=True)
             if those is None or set(those) & set(names)
         ]
-        return _of_jaxpr(taken[0], platform)
-    counts = [_of_jaxpr(one, platform) for one in branches]
+        return _of_jaxpr(taken[0], platform, used)
+    counts = [_of_jaxpr(one, platform, used) for one in branches]
     return max(counts, key=lambda one: one.flops)
 
 
