@@ -274,7 +274,7 @@ def test_gradients_on_a_gpu_are_traced_and_counted(keys, fused):
     def loss(*operands):
         return attend(*operands).astype(jnp.float32).sum()
 
-    traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*operands)
+    traced = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).trace(*operands)
     assert ("dot_product_attention_bwd" in str(traced.jaxpr)) == fused
     product = 2 * operands[0].size * keys
     # cuDNN has two products forward and five backward, plain attention one less.
