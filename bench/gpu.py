@@ -73,7 +73,8 @@ fit beside the other is measured alone, after it.
 * **TFLOP/s**, **MFU**: FLOPs of medjax's program divided by the time, and by the peak
   of the device for bfloat16. torch's rows have the same FLOPs, because the work is the
   same.
-* **peak memory**: that of the competitor on the device; on the CPU, of its process.
+* **peak memory**: that of the competitor on the device, with what it took to compile
+  and to try out kernels; on the CPU, that of its process.
 * **first step**: seconds of the first step, including compilation.
 * **loss**: loss before the first and before the last step; of sampling, the mean of the
   first and of the last images.
@@ -203,7 +204,8 @@ def _write(
         if caption.startswith(PARTS["controlnet"].title)
         for row in rows
     ]
-    if flags.network == "sd15" and of_controlnet:
+    case = (flags.network, flags.size, flags.dtype)
+    if case == ("sd15", 512, "bfloat16") and of_controlnet:
         measured = {"Target": targets(of_controlnet), **measured}
     if skipped:
         measured["Not measured"] = skipped
