@@ -17,9 +17,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from bench import report
-from bench.competitors import make_medjax, make_torch
+from bench.competitors import make_medjax
 from bench.networks import DTYPES, UNETS, Settings, check_choices
 from bench.report import Row, Spread
+from bench.torch_steps import make_torch
 from bench.workers import WARM_UP
 from medjax.errors import UserError
 

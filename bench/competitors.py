@@ -13,17 +13,23 @@ step, waits until it is done, and returns the loss before the step.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from bench.networks import Settings, draw_batch, draw_controlnet, draw_unet
+from bench.networks import (
+    BETAS,
+    CLIP_NORM,
+    DECAY,
+    INPUTS,
+    LEARNING_RATE,
+    Settings,
+    draw_batch,
+    draw_controlnet,
+    draw_unet,
+)
+from bench.torch_steps import channels_first, make_torch
+from bench.workers import Counted, Step
 from medjax import trees
-
-Step = Callable[[], float]
-LEARNING_RATE, BETAS, DECAY, CLIP_NORM = 1e-5, (0.9, 0.999), 1e-2, 1.0
-INPUTS = ("noisy_latents", "timesteps", "text_embeddings")
 
 
 def make_medjax(settings: Settings) -> Step:
@@ -60,6 +66,7 @@ def medjax_step(task: Any, params: Any, frozen: Any, settings: Settings) -> Step
     import jax.numpy as jnp
 
     from medjax import meshes
+    from medjax.training.speed import step_flops
     from medjax.training.step import init_state, make_train_step
 
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
@@ -78,7 +85,7 @@ def medjax_step(task: Any, params: Any, frozen: Any, settings: Settings) -> Step
         jax.block_until_ready(state)
         return float(metrics["loss"])
 
-    return step
+    return Counted(step, lambda: step_flops(train_step, state, frozen, batch, key))
 
 
 def medjax_optimizer(params: Any) -> Any:
@@ -104,6 +111,13 @@ class LatentsGiven:
         del observed, key
         return statistics, {}
 
+    def nets(self, params: Any, frozen: Any) -> Any:
+        """Return all weights by network, gathered as in medjax's tasks."""
+        from medjax.meshes import gather_params
+        from medjax.tasks.captioned import GATHERING
+
+        return gather_params(trees.merge(params, frozen), GATHERING)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Controlled(LatentsGiven):
@@ -114,11 +128,10 @@ class _Controlled(LatentsGiven):
 
     def loss(self, params: Any, frozen: Any, batch: Any, keys: Any, train: bool) -> Any:
         from medjax.diffusion.objective import errors
-        from medjax.meshes import gather_params
         from medjax.tasks.interface import Outcome
 
         del keys, train
-        nets = gather_params(trees.merge(params, frozen))
+        nets = self.nets(params, frozen)
         inputs = [batch[k] for k in INPUTS]
         down, mid = self.controlnet.apply(
             {"params": nets["controlnet"]}, *inputs, batch["conditioning_image"]
@@ -190,103 +203,6 @@ def flax_program(settings: Settings) -> tuple[Callable[[Any], Any], Any]:
         return state.apply_gradients(grads=gradients), value
 
     return begin, jax.jit(update, donate_argnums=0)
-
-
-def make_torch(settings: Settings) -> Step:
-    """Return a training step of torch diffusers' modules with AdamW.
-
-    In bfloat16 the step uses autocast, and the frozen weights are stored in bfloat16.
-    Attention is torch's `scaled_dot_product_attention`, the default of diffusers. The
-    optimiser is the fused one. On a GPU both networks are compiled, and channels come
-    last. There, float32 matrix products may use TF32, as in jax.
-    """
-    import torch
-    from diffusers import ControlNetModel, UNet2DConditionModel
-
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if gpu else "cpu")
-    dtype = getattr(torch, settings.dtype)
-    with torch.device("meta"):
-        unet: Any = UNet2DConditionModel(**settings.unet_config)
-        controlnet: Any = ControlNetModel(**settings.controlnet_config)
-    load_torch(unet, draw_unet(settings))
-    load_torch(controlnet, draw_controlnet(settings))
-    unet.requires_grad_(False).to(device, dtype)
-    controlnet.train().to(device)
-    if gpu:
-        torch.set_float32_matmul_precision("high")
-        unet, controlnet = (
-            torch.compile(net.to(memory_format=torch.channels_last))
-            for net in (unet, controlnet)
-        )
-
-    def predict(batch: Any) -> Any:
-        inputs = [batch[k] for k in INPUTS]
-        down, mid = controlnet(*inputs, batch["conditioning_image"], return_dict=False)
-        return unet(
-            *inputs,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=mid,
-        ).sample
-
-    return torch_step(predict, controlnet.parameters(), settings)
-
-
-def torch_step(
-    predict: Callable[[Any], Any], parameters: Iterable[Any], settings: Settings
-) -> Step:
-    """Return torch's training step, with the fused AdamW, and autocast in bfloat16.
-
-    Args:
-        predict: Returns the output of the U-Net for a batch.
-        parameters: Trained weights.
-        settings: Settings of the batch.
-    """
-    import torch
-
-    parameters = list(parameters)
-    device, dtype = parameters[0].device, getattr(torch, settings.dtype)
-    optimizer = torch.optim.AdamW(
-        parameters, LEARNING_RATE, BETAS, weight_decay=DECAY, fused=True
-    )
-    batch = {
-        name: torch.from_numpy(channels_first(x)).to(device)
-        for name, x in draw_batch(settings).items()
-    }
-
-    def step() -> float:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            output = predict(batch)
-        loss = torch.nn.functional.mse_loss(output.float(), batch["noise"])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return loss.item()
-
-    return step
-
-
-def load_torch(module: Any, params: Any) -> None:
-    """Load all weights of our tree into a torch module."""
-    import torch
-
-    from medjax.pretrained.names import to_torch, torch_names
-
-    weights = {
-        torch_names(path)[0]: torch.from_numpy(
-            np.ascontiguousarray(to_torch(path, leaf))
-        )
-        for path, leaf in trees.flatten(params).items()
-    }
-    module.load_state_dict(weights, strict=True, assign=True)
-
-
-def channels_first(x: np.ndarray) -> np.ndarray:
-    """Return images in torch's layout, b c h w, and other arrays unchanged."""
-    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x
 
 
 # By name: the function that makes the trainer, and the packages that it requires.

@@ -11,12 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from bench.competitors import (
-    channels_first,
-    controlled,
-    flax_program,
-    medjax_optimizer,
-)
+from bench.competitors import controlled, flax_program, medjax_optimizer
 from bench.networks import (
     DTYPES,
     UNETS,
@@ -28,6 +23,7 @@ from bench.networks import (
 )
 from bench.recipes import scaled
 from bench.report import Row
+from bench.torch_steps import channels_first
 from medjax.blank import blank_weights
 from medjax.compiling.compiled import compile_program, figures_folder
 from medjax.compiling.preflight import Estimate

@@ -15,15 +15,13 @@ import numpy as np
 
 from bench.competitors import (
     COMPETITORS,
-    INPUTS,
     Competitors,
     LatentsGiven,
-    Step,
-    load_torch,
     medjax_step,
-    torch_step,
 )
-from bench.networks import Settings, draw_unet
+from bench.networks import INPUTS, Settings, draw_unet
+from bench.torch_steps import compiled, load_torch, torch_device, torch_step
+from bench.workers import Step
 from medjax import trees
 from medjax.arrays import Params
 from medjax.tasks.adapters import AdapterConfig, draw_adapters, with_adapters
@@ -65,12 +63,11 @@ class _Adapted(LatentsGiven):
 
     def loss(self, params: Any, frozen: Any, batch: Any, keys: Any, train: bool) -> Any:
         from medjax.diffusion.objective import errors
-        from medjax.meshes import gather_params
         from medjax.models.apply import apply
         from medjax.tasks.interface import Outcome
 
         del keys, train
-        nets = gather_params(trees.merge(params, frozen))
+        nets = self.nets(params, frozen)
         inputs = [batch[k] for k in INPUTS]
         output = apply(self.unet, with_adapters(nets["unet"], ADAPTERS), *inputs)
         return Outcome(errors(output, batch["noise"]))
@@ -86,13 +83,12 @@ def make_torch(settings: Settings) -> Step:
     from diffusers import UNet2DConditionModel
     from peft import LoraConfig
 
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if gpu else "cpu")
+    device, dtype = torch_device(), getattr(torch, settings.dtype)
     with torch.device("meta"):
         unet: Any = UNet2DConditionModel(**settings.unet_config)
     weights = draw_unet(settings)
     load_torch(unet, weights)
-    unet.requires_grad_(False).to(device, getattr(torch, settings.dtype)).train()
+    unet.requires_grad_(False).to(device, dtype).train()
     unet.add_adapter(
         LoraConfig(
             r=RANK,
@@ -102,9 +98,7 @@ def make_torch(settings: Settings) -> Step:
     )
     _load_lora(unet, draw_lora(weights))
     trained = [p for p in unet.parameters() if p.requires_grad]
-    if gpu:
-        torch.set_float32_matmul_precision("high")
-        unet = torch.compile(unet.to(memory_format=torch.channels_last))
+    unet = compiled(unet, settings)
     return torch_step(
         lambda batch: unet(*(batch[k] for k in INPUTS)).sample, trained, settings
     )

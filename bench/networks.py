@@ -59,6 +59,13 @@ VAES: dict[str, dict[str, Any]] = {
 DOWNSAMPLING = 8
 DTYPES = ("float32", "bfloat16")
 TOKENS = 77
+# AdamW of all competitors, and the largest norm of its gradient.
+LEARNING_RATE, BETAS, DECAY, CLIP_NORM = 1e-5, (0.9, 0.999), 1e-2, 1.0
+# Inputs of both networks, in a batch of `draw_batch`.
+INPUTS = ("noisy_latents", "timesteps", "text_embeddings")
+# How torch compiles on a GPU: modes of `torch.compile`, and no compilation.
+EAGER = "eager"
+TORCH_MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs", EAGER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +78,7 @@ class Settings:
         batch: Number of examples of one step.
         dtype: Dtype of activations and of the frozen U-Net: "float32" or "bfloat16".
         trains: Trained part: "controlnet", or "lora" for adapters of the U-Net.
+        torch_mode: One of `TORCH_MODES`, for torch on a GPU.
     """
 
     network: str = "sd15"
@@ -78,6 +86,7 @@ class Settings:
     batch: int = 1
     dtype: str = "float32"
     trains: str = "controlnet"
+    torch_mode: str = "default"
 
     @property
     def unet_config(self) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from bench.competitors import channels_first, load_torch
 from bench.networks import (
     Settings,
     draw_batch,
@@ -21,7 +20,8 @@ from bench.networks import (
     draw_unet,
     draw_vae,
 )
-from bench.workers import Make
+from bench.torch_steps import channels_first, compile_torch, load_torch, torch_device
+from bench.workers import Counted, Make
 from medjax import trees
 
 STEPS, GUIDANCE = 20, 7.5
@@ -51,6 +51,7 @@ def make_medjax(settings: Settings) -> Callable[[], float]:
     from medjax.models.controlnet import ControlNet
     from medjax.models.unet_2d_condition import UNet2DCondition
     from medjax.tasks.latent_diffusion import LatentDiffusion
+    from medjax.training.speed import step_flops
 
     class TextGiven(LatentDiffusion):
         """Latent diffusion whose text ids are rows of a table of embeddings."""
@@ -91,7 +92,7 @@ def make_medjax(settings: Settings) -> Callable[[], float]:
     def step() -> float:
         return float(draw(nets, batch).mean()) / 2 + 0.5
 
-    return step
+    return Counted(step, lambda: step_flops(draw, nets, batch))
 
 
 def make_torch(settings: Settings) -> Callable[[], float]:
@@ -105,9 +106,7 @@ def make_torch(settings: Settings) -> Callable[[], float]:
         UNet2DConditionModel,
     )
 
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if gpu else "cpu")
-    dtype = getattr(torch, settings.dtype)
+    device, dtype = torch_device(), getattr(torch, settings.dtype)
     with torch.device("meta"):
         unet: Any = UNet2DConditionModel(**settings.unet_config)
         vae: Any = AutoencoderKL(**settings.vae_config)
@@ -116,8 +115,7 @@ def make_torch(settings: Settings) -> Callable[[], float]:
     load_torch(vae, draw_vae(settings))
     load_torch(controlnet, draw_controlnet(settings))
     networks = [net.eval().to(device, dtype) for net in (unet, vae, controlnet)]
-    if gpu:
-        torch.set_float32_matmul_precision("high")
+    if device.type == "cuda":
         networks = [net.to(memory_format=torch.channels_last) for net in networks]
     pipeline: Any = StableDiffusionControlNetPipeline(
         unet=networks[0],
@@ -131,10 +129,9 @@ def make_torch(settings: Settings) -> Callable[[], float]:
         requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
-    if gpu:
-        pipeline.unet = torch.compile(pipeline.unet)
-        pipeline.controlnet = torch.compile(pipeline.controlnet)
-        pipeline.vae.decode = torch.compile(pipeline.vae.decode)
+    pipeline.unet = compile_torch(pipeline.unet, settings)
+    pipeline.controlnet = compile_torch(pipeline.controlnet, settings)
+    pipeline.vae.decode = compile_torch(pipeline.vae.decode, settings)
     given = {
         name: torch.from_numpy(channels_first(x)).to(device)
         for name, x in draw_batch(settings).items()

@@ -12,6 +12,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench import report
@@ -59,12 +60,16 @@ def measure(settings: Settings, images: int, repeats: int) -> list[Row]:
                 turn = take_turn(name, painter.make, settings, images, cache, warm_up=1)
                 turns[name].append(turn)
                 print(settings, name, turn, file=sys.stderr, flush=True)
-    means = {name: turns[name][0].losses[0] for name in turns}
+    check_means({name: turns[name][0].losses[0] for name in turns}, settings)
+    return [_row(name, turns, settings) for name in turns]
+
+
+def check_means(means: Mapping[str, float], settings: Settings) -> None:
+    """Raise UserError unless the images' means, by competitor, agree."""
     apart = max(means.values()) - min(means.values())
     # In this form, NaN fails.
     if not apart <= TOLERANCE[settings.dtype]:
-        raise UserError(f"the images differ: their means are {means}")
-    return [_row(name, turns, settings) for name in turns]
+        raise UserError(f"the images differ: their means are {dict(means)}")
 
 
 def _row(name: str, turns: dict[str, list[Turn]], settings: Settings) -> Row:

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
@@ -20,13 +21,45 @@ from bench.report import GIB
 from medjax.errors import UserError
 from medjax.host_memory import host_peak_bytes
 
-# By default, jax reserves most of a GPU at once, even if torch uses a part of it.
-_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+# By default, jax reserves most of a GPU at once, even if torch uses a part of it, and
+# takes at most three quarters.
+_ENVIRONMENT = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "XLA_CLIENT_MEM_FRACTION": "0.95",
+}
+# The old name of the same, which jax refuses beside it.
+_OLD_NAME = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 _SECONDS_TO_STOP = 30
-# Maps settings to a function that takes one step and returns a number to compare.
-Make = Callable[[Settings], Callable[[], float]]
+# torch's process draws weights with jax's shapes only, so jax leaves the GPU to torch.
+_OWN_ENVIRONMENT = {"torch": {"JAX_PLATFORMS": "cpu"}}
+# Only one thread at a time may change the environment for a new process.
+_STARTING = threading.Lock()
+# Takes one step, and returns a number to compare.
+Step = Callable[[], float]
+Make = Callable[[Settings], Step]
 # The first step compiles, the second still fills caches.
 WARM_UP = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """A step whose FLOPs are known.
+
+    Attributes:
+        take: Takes one step, and returns a number to compare.
+        flops: Returns the FLOPs of a step, or None. A step was taken before.
+    """
+
+    take: Step
+    flops: Callable[[], float | None]
+
+    def __call__(self) -> float:
+        """Take one step, and return its number to compare."""
+        return self.take()
+
+
+class OutOfTime(RuntimeError):
+    """A competitor did not answer before its deadline."""
 
 
 class OutOfMemory(RuntimeError):
@@ -48,6 +81,8 @@ class Worker:
         name: Name of the competitor.
         start_seconds: Seconds from the start of the process until its weights are
             ready.
+        deadline: Time of `time.monotonic` at which a request ends the process, unless
+            the answer comes before; None means never.
     """
 
     def __init__(
@@ -56,6 +91,7 @@ class Worker:
         make: Make,
         settings: Settings,
         environment: Mapping[str, str] | None = None,
+        deadline: float | None = None,
     ) -> None:
         """Start the process, and wait until the weights are ready.
 
@@ -64,12 +100,15 @@ class Worker:
             make: Function that makes the competitor; it is defined in a module.
             settings: Network, sizes and trained part.
             environment: Additional environment variables of the process.
+            deadline: First value of the attribute.
 
         Raises:
             OutOfMemory: If the competitor does not fit on the accelerator.
+            OutOfTime: If the deadline comes first.
             UserError: If it fails for another reason.
         """
         self.name = name
+        self.deadline = deadline
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -77,7 +116,10 @@ class Worker:
         )
         start = time.perf_counter()
         # Set them before the start, because jax reads some of them at its import.
-        with mock.patch.dict(os.environ, _ENVIRONMENT | dict(environment or {})):
+        own = _OWN_ENVIRONMENT.get(name, {})
+        added = _ENVIRONMENT | own | dict(environment or {})
+        with _STARTING, mock.patch.dict(os.environ, added):
+            os.environ.pop(_OLD_NAME, None)
             self._process.start()
         theirs.close()
         self._answer()
@@ -90,6 +132,10 @@ class Worker:
     def peak_gib(self) -> float:
         """Return the peak memory in GiB: that of the GPU, or of the process on CPU."""
         return self._ask("peak")
+
+    def flops(self) -> float | None:
+        """Return the FLOPs of a step that was taken; None if they are unknown."""
+        return self._ask("flops")
 
     def close(self) -> None:
         """End the process."""
@@ -116,6 +162,8 @@ class Worker:
 
     def _answer(self) -> Any:
         try:
+            if self.deadline is not None:
+                self._wait(self.deadline)
             kind, answer = self._pipe.recv()
         except EOFError as error:
             self._process.join()
@@ -129,6 +177,12 @@ class Worker:
         if kind == "error":
             raise UserError(f"{self.name} failed: {answer}")
         return answer
+
+    def _wait(self, deadline: float) -> None:
+        """Wait for an answer until the deadline; then end the process."""
+        if not self._pipe.poll(max(0.0, deadline - time.monotonic())):
+            self._process.kill()
+            raise OutOfTime(f"{self.name}: the time was over")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +239,10 @@ def _serve(pipe: Connection, name: str, make: Make, settings: Settings) -> None:
             question = pipe.recv()
             if question == "peak":
                 pipe.send(("done", _peak_bytes(name) / GIB))
+                continue
+            if question == "flops":
+                flops = step.flops() if isinstance(step, Counted) else None
+                pipe.send(("done", flops))
                 continue
             start = time.perf_counter()
             loss = step()

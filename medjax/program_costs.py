@@ -3,13 +3,22 @@
 The compiler counts the body of a loop once, however often it runs. So its figures are
 multiplied by the ratio of two counts of the traced program: with each loop's number of
 iterations, and without. Matrix products and convolutions decide both.
+
+A GPU's compiler does not count what it leaves to cuBLAS and cuDNN, which is almost all.
+There, the count of the traced program stands for the compiler's.
 """
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import Literal, jaxprs_in_params
+
+# Matrix products in cuDNN's attention, by the name of its primitive in jax: S and O;
+# and for the gradient S, dV, dP, dQ and dK.
+_CUDNN_PRODUCTS = {"dot_product_attention_fwd": 2, "dot_product_attention_bwd": 5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +42,24 @@ class Count:
         return self.flops / self.once if self.once else 1.0
 
 
+def program_flops(traced: Any, platform: str, compilers: float) -> float:
+    """Return the FLOPs of one call of a program.
+
+    Args:
+        traced: Result of ``jax.jit(…).trace(…)``.
+        platform: Where it runs: "cpu", "gpu" or "tpu".
+        compilers: The compiler's count, with the body of each loop counted once.
+    """
+    count = count_flops(traced, platform)
+    return count.flops if platform == "gpu" else compilers * count.loops
+
+
 def count_flops(traced: Any, platform: str) -> Count:
     """Count the FLOPs of matrix products and convolutions of a traced program.
 
-    A multiplication with its addition is 2. A Pallas kernel counts as it declares. Of
-    several branches, that of the platform or the largest counts. A loop without a known
-    end counts as one iteration.
+    A multiplication with its addition is 2. A Pallas kernel counts as it declares, and
+    cuDNN's attention as its products. Of several branches, that of the platform or the
+    largest counts. A loop without a known end counts as one iteration.
 
     Args:
         traced: Result of ``jax.jit(…).trace(…)``, or a jaxpr.
@@ -47,12 +68,30 @@ def count_flops(traced: Any, platform: str) -> Count:
     return _of_jaxpr(getattr(traced, "jaxpr", traced), platform)
 
 
-def _of_jaxpr(jaxpr: Any, platform: str) -> Count:
+def _of_jaxpr(jaxpr: Any, platform: str, used: Sequence[bool] = ()) -> Count:
+    """Count what the used results need; without a flag for each, all are used.
+
+    The compiler drops the rest. So a product's derivative may trace the product and
+    both its gradients, and use one gradient.
+    """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum((_of_equation(eqn, platform) for eqn in jaxpr.eqns), Count())
+    if len(used) != len(jaxpr.outvars):
+        used = [True] * len(jaxpr.outvars)
+    needed = set(_variables(itertools.compress(jaxpr.outvars, used)))
+    count = Count()
+    for eqn in reversed(jaxpr.eqns):
+        results = [var in needed for var in eqn.outvars]
+        if any(results) or eqn.effects:
+            needed.update(_variables(eqn.invars))
+            count += _of_equation(eqn, platform, results)
+    return count
 
 
-def _of_equation(eqn: Any, platform: str) -> Count:
+def _variables(values: Iterable[Any]) -> Iterator[Any]:
+    return (value for value in values if not isinstance(value, Literal))
+
+
+def _of_equation(eqn: Any, platform: str, used: Sequence[bool]) -> Count:
     name = eqn.primitive.name
     if name == "pallas_call":
         declared = eqn.params["cost_estimate"]
@@ -64,10 +103,17 @@ def _of_equation(eqn: Any, platform: str) -> Count:
     if name == "conv_general_dilated":
         flops = _of_convolution(eqn)
         return Count(flops, flops)
+    if (attention := name.removesuffix("_wrapper")) in _CUDNN_PRODUCTS:
+        flops = _CUDNN_PRODUCTS[attention] * _of_attention_product(eqn)
+        return Count(flops, flops)
     if name == "cond":
-        return _of_branches(eqn, platform)
+        return _of_branches(eqn, platform, used)
+    # The results of a loop's body are also its next arguments.
+    whole = name in ("scan", "while")
     programs = jaxprs_in_params(eqn.params)
-    inner = sum((_of_jaxpr(one, platform) for one in programs), Count())
+    inner = sum(
+        (_of_jaxpr(one, platform, () if whole else used) for one in programs), Count()
+    )
     if name == "scan":
         return Count(inner.once, inner.flops * eqn.params["length"])
     if name == "shard_map":
@@ -77,7 +123,7 @@ def _of_equation(eqn: Any, platform: str) -> Count:
     return inner
 
 
-def _of_branches(eqn: Any, platform: str) -> Count:
+def _of_branches(eqn: Any, platform: str, used: Sequence[bool]) -> Count:
     """Count the branch that the platform takes, or else the largest."""
     branches = eqn.params["branches"]
     # Of `jax.lax.platform_dependent`: names of platforms, None for all others.
@@ -89,8 +135,8 @@ def _of_branches(eqn: Any, platform: str) -> Count:
             for branch, those in zip(branches, named, strict=True)
             if those is None or set(those) & set(names)
         ]
-        return _of_jaxpr(taken[0], platform)
-    counts = [_of_jaxpr(one, platform) for one in branches]
+        return _of_jaxpr(taken[0], platform, used)
+    counts = [_of_jaxpr(one, platform, used) for one in branches]
     return max(counts, key=lambda one: one.flops)
 
 
@@ -99,6 +145,12 @@ def _of_product(eqn: Any) -> float:
     left = eqn.invars[0].aval.shape
     inner = math.prod(left[axis] for axis in contracted)
     return 2.0 * math.prod(eqn.outvars[0].aval.shape) * inner
+
+
+def _of_attention_product(eqn: Any) -> float:
+    """Count one product of all queries, b n heads d, with all keys, b l heads d."""
+    query, key = (one.aval.shape for one in eqn.invars[:2])
+    return 2.0 * math.prod(query) * key[1]
 
 
 def _of_convolution(eqn: Any) -> float:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from medjax.models.attention_forms import attend
-from medjax.program_costs import count_flops
+from medjax.program_costs import count_flops, program_flops
 
 
 def _traced(function, *shapes):
@@ -65,7 +65,8 @@ def test_recomputation_counts_and_branches_count_the_largest():
     def loss(x, w):
         return jax.checkpoint(lambda c: jnp.sin(jnp.sin(c @ w) @ w))(x).sum()
 
-    plain = count_flops(_traced(jax.grad(loss, 1), (4, 8), (8, 8)), "cpu").flops
+    both = jax.value_and_grad(loss, 1)
+    plain = count_flops(_traced(both, (4, 8), (8, 8)), "cpu").flops
     # Two forward, at least one of them again, and two gradients of each.
     assert plain >= 7 * 2 * 4 * 8 * 8
 
@@ -86,3 +87,23 @@ def test_the_branch_of_the_platform_counts():
     assert cpu.loops > 1  # Some queries at a time.
     assert tpu.flops == products  # As the kernel declares.
     assert tpu.loops == 1
+
+
+@pytest.mark.parametrize("jit", [jax.jit, lambda f: f])
+def test_what_no_result_needs_does_not_count(jit):
+    def gradient_of_one(x, w):
+        return jax.vjp(jit(jnp.matmul), x, w)[1](jnp.ones((3, 7)))[0]
+
+    def by_platform(x, w):
+        return jax.lax.platform_dependent(x, w, default=gradient_of_one)
+
+    for function in (gradient_of_one, by_platform):
+        traced = _traced(function, (3, 5), (5, 7))
+        assert count_flops(traced, "gpu").flops == 2 * 3 * 5 * 7
+
+
+def test_a_gpu_counts_by_the_traced_program():
+    traced = _traced(jnp.matmul, (3, 5), (5, 7))
+    # Its compiler does not see what cuBLAS computes.
+    assert program_flops(traced, "gpu", compilers=10.0) == 2 * 3 * 5 * 7
+    assert program_flops(traced, "cpu", compilers=10.0) == 10

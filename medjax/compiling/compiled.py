@@ -27,12 +27,13 @@ from medjax.compiling.traffic import Traffic, measure_traffic
 from medjax.errors import UserError
 from medjax.logs import duration
 from medjax.models.attention_cost import extra_cost
-from medjax.program_costs import count_flops
+from medjax.program_costs import count_flops, program_flops
 
 logger = logging.getLogger(__name__)
 
-# Changes whenever figures are computed in another way.
-_FORMAT = 4
+# They change whenever figures are computed in another way, for chips that are not there
+# and for this machine.
+_FORMAT, _LOCAL_FORMAT = 4, 5
 # Of what XLA says when a program does not fit a TPU's memory.
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -109,8 +110,9 @@ def _compile(
     """Compile a program whole, or up to its plan if a folder for the plan is given."""
     traced = program.function.trace(*program.arguments)
     lowered = _lower(traced, topology)
+    version = _LOCAL_FORMAT if folder is None else _FORMAT
     name = hashlib.sha256(
-        f"{_FORMAT};{topology.name};{topology.compiler};{lowered.as_text()}".encode()
+        f"{version};{topology.name};{topology.compiler};{lowered.as_text()}".encode()
     ).hexdigest()
     file = cache / f"{name[:32]}.json"
     if file.is_file():
@@ -178,7 +180,7 @@ def _of_compiled(compiled: Any, traced: Any, platform: str) -> Figures:
     # Splash attention, on TPUs alone, declares neither.
     flops, read_again = extra_cost(traced.jaxpr) if platform == "tpu" else (0, 0)
     return Figures(
-        flops=cost.get("flops", 0.0) * count.loops + flops,
+        flops=program_flops(traced, platform, cost.get("flops", 0.0)) + flops,
         hbm_bytes=cost.get("bytes accessed", 0.0) * loops + read_again,
         link_bytes=traffic.links if traffic else None,
         argument_bytes=float(memory.argument_size_in_bytes),

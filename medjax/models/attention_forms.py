@@ -11,8 +11,9 @@ platform:
   table below has the reason. Maps of 8 × 8 pixels stay plain products.
 * **GPU**: cuDNN's fused attention through `jax.nn.dot_product_attention`, within its
   limits: half precision, heads of a multiple of 8 channels, at most 128, or 256 from
-  Hopper on. jax asks the local cuDNN for its version while it traces, so a machine
-  without a GPU traces plain products in its place.
+  Hopper on. jax 0.10.2 refuses the gradient for an odd number of tokens, so the 77 of a
+  caption are plain products. jax asks the local cuDNN for its version while it traces,
+  so a machine without a GPU traces plain products in its place.
 * **Everything else**: plain products, with the softmax in float32.
 
 `config.model.attention` names one of `FORMS` instead.
@@ -94,7 +95,7 @@ def attend(
             )
         return _on_each_device(_KERNELS[form])(*operands)
     if form == "cudnn":
-        if problem := _cudnn_problem(query):
+        if problem := _cudnn_problem(query, key):
             raise UserError(
                 f"config.model.attention=cudnn: {problem}; use auto, which takes plain "
                 "products there"
@@ -157,7 +158,7 @@ def _forms(
         forms["cpu"] = contractions.attention_on_cpu
         if query.shape[1] >= _LEAST_QUERIES:
             forms["tpu"] = _on_each_device(fused if _fits(key) else splash)
-    if not _cudnn_problem(query):
+    if not _cudnn_problem(query, key):
         forms["cuda"] = _cudnn(plain)
     return forms
 
@@ -190,14 +191,18 @@ def _cudnn(plain: Callable[..., Array]) -> _Attend:
     return with_forward_mode(fused, plain)
 
 
-def _cudnn_problem(query: Array) -> str:
-    """Return why cuDNN cannot attend from such queries; "" if it can."""
+def _cudnn_problem(query: Array, key: Array) -> str:
+    """Return why cuDNN cannot attend from these to those tokens; "" if it can."""
     capability = _cudnn_capability()
     most, channels = (256 if capability >= (9, 0) else 128), query.shape[-1]
     if query.dtype not in _HALF:
         return f"expected bfloat16 or float16, got {query.dtype}"
     if channels % 8 or channels > most:
         return f"expected a multiple of 8 up to {most} channels a head, got {channels}"
+    tokens = (query.shape[1], key.shape[1])
+    if any(count % 2 for count in tokens):
+        # jax takes its placeholder of a bias for one, and such a bias must be even.
+        return f"expected even numbers of tokens, got {tokens[0]} and {tokens[1]}"
     if not capability:
         return "expected a GPU with cuDNN, found none"
     return ""

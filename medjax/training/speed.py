@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from medjax.chips import Chip, find_chip
-from medjax.program_costs import count_flops
+from medjax.program_costs import program_flops
 
 logger = logging.getLogger(__name__)
 
@@ -39,27 +39,32 @@ class StepWork:
 def step_work(train_step: Any, *arguments: Any) -> StepWork | None:
     """Return the work of a step that has run; None on a device without a known peak.
 
-    Nothing is traced or compiled again: jax keeps both for arguments of the same
-    shapes, types and shardings.
-
     Args:
         train_step: The jitted step, after its first call.
         arguments: Those of its next call.
     """
-    device = jax.local_devices()[0]
-    chip = find_chip(device.device_kind)
-    if chip is None:
-        return None
+    chip = find_chip(jax.local_devices()[0].device_kind)
+    flops = chip and step_flops(train_step, *arguments)
+    return StepWork(flops, chip) if chip and flops else None
+
+
+def step_flops(train_step: Any, *arguments: Any) -> float | None:
+    """Return the FLOPs of a jitted function that has run; None if they are unknown.
+
+    Nothing is traced or compiled again: jax keeps both for arguments of the same
+    shapes, types and shardings.
+
+    Args:
+        train_step: The jitted function, after its first call.
+        arguments: Those of its next call.
+    """
     try:
         traced = train_step.trace(*arguments)
         cost = traced.lower().compile().cost_analysis()
+        cost = cost[0] if isinstance(cost, list) else cost
+        counted = (cost or {}).get("flops", 0.0)
+        return program_flops(traced, jax.local_devices()[0].platform, counted) or None
     except Exception as error:
         # A run is worth more than a number in its log.
         logger.info("the step's FLOPs are unknown: %s", str(error).split("\n")[0])
         return None
-    cost = cost[0] if isinstance(cost, list) else cost
-    flops = (cost or {}).get("flops", 0.0)
-    if flops <= 0:
-        return None
-    # The compiler counts the body of a loop once: microbatches are one.
-    return StepWork(flops * count_flops(traced, device.platform).loops, chip)

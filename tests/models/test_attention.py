@@ -13,6 +13,7 @@ from medjax.models import attention_forms, attention_kernel, attention_splash
 from medjax.models.attention_forms import attend, check_form
 from medjax.models.attention_kernel import block_of_queries, fits, fused, kernel_cost
 from medjax.models.attention_splash import blocks, padded, splash
+from medjax.program_costs import count_flops
 
 pytestmark = pytest.mark.devices(8)
 
@@ -241,10 +242,43 @@ def test_causal_attention_is_that_of_jax():
 )
 def test_cudnn_has_limits(width, capability, said, monkeypatch):
     monkeypatch.setattr(attention_forms, "_cudnn_capability", lambda: capability)
-    query, *_ = drawn(8, 8, 1, width, jnp.bfloat16)
-    found = attention_forms._cudnn_problem(query)
+    query, key, _ = drawn(8, 8, 1, width, jnp.bfloat16)
+    found = attention_forms._cudnn_problem(query, key)
     assert said in found and bool(said) == bool(found)
-    assert "float32" in attention_forms._cudnn_problem(query.astype(jnp.float32))
+    assert "float32" in attention_forms._cudnn_problem(query.astype(jnp.float32), key)
+
+
+@pytest.mark.usefixtures("traced_for_a_gpu")
+def test_cudnn_refuses_an_odd_number_of_tokens():
+    query, key, value = drawn(8, 77, 1, 8, jnp.bfloat16)
+    with pytest.raises(
+        UserError, match="even numbers of tokens, got 8 and 77; use auto"
+    ):
+        attend(query, key, value, form="cudnn")
+
+
+@pytest.fixture
+def traced_for_a_gpu(monkeypatch):
+    """Let cuDNN's attention be traced here, as on a Hopper GPU."""
+    cudnn = "jax._src.cudnn.fused_attention_stablehlo"
+    monkeypatch.setattr(f"{cudnn}.check_cudnn_version", lambda: 91100)
+    monkeypatch.setattr(f"{cudnn}.check_compute_capability", lambda _: True)
+    monkeypatch.setattr(attention_forms, "_cudnn_capability", lambda: (9, 0))
+
+
+@pytest.mark.usefixtures("traced_for_a_gpu")
+@pytest.mark.parametrize(("keys", "fused"), [(64, True), (77, False)])
+def test_gradients_on_a_gpu_are_traced_and_counted(keys, fused):
+    operands = drawn(64, keys, 2, 8, jnp.bfloat16)
+
+    def loss(*operands):
+        return attend(*operands).astype(jnp.float32).sum()
+
+    traced = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).trace(*operands)
+    assert ("dot_product_attention_bwd" in str(traced.jaxpr)) == fused
+    product = 2 * operands[0].size * keys
+    # cuDNN has two products forward and five backward, plain attention one less.
+    assert count_flops(traced, "gpu").flops == (7 if fused else 6) * product
 
 
 def test_no_gpu_is_found_here():
