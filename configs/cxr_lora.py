@@ -177,7 +177,7 @@ VARIANTS = {
     **for_hardware(
         _recommended,
         v5e=(8, "attention"),
-        v6e=(16, "attention"),
+        v6e=(16, "none"),
         gpu24=(8, "none"),
         gpu80=(16, "none"),
     ),

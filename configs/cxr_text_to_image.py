@@ -89,6 +89,6 @@ def _small(config: ConfigDict) -> None:
 VARIANTS = {
     "": _recommended,
     "demo": _demo,
-    **for_hardware(_recommended, v6e=(2, "full"), gpu80=(16, "none")),
-    **for_hardware(_small, v5e=(2, "full"), gpu24=(8, "full")),
+    **for_hardware(_recommended, v6e=(16, "none"), gpu80=(16, "none")),
+    **for_hardware(_small, v5e=(16, "attention"), gpu24=(8, "full")),
 }
