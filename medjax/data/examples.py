@@ -3,16 +3,20 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from medjax.data.config import ClassDataConfig, ControlDataConfig, DataConfig
 from medjax.data.edges import canny
 from medjax.data.tokens import tokenize
-from medjax.data.transforms import fit, loss_mask, pad, same_aspect
+from medjax.data.transforms import fit, loss_mask, pad, repeat_gray, same_aspect
 from medjax.errors import UserError
 
 Example = dict[str, np.ndarray]
 """Arrays by their name in `medjax.arrays.Batch`."""
+
+# Values of images, in [-1, 1], and of controls, in [0, 1], for 0 to 255.
+_SIGNED = np.arange(256, dtype=np.float32) / 127.5 - 1.0
+_UNSIGNED = np.arange(256, dtype=np.float32) / 255.0
 
 
 def make_example(
@@ -21,7 +25,8 @@ def make_example(
     """Turn one record into arrays.
 
     Args:
-        record: A record of a source; see `pipeline.Source`.
+        record: A record of a source; see `pipeline.Source`. Instead of its images it
+            may have what `resized` makes of them.
         tokenizer: A `transformers` CLIP tokenizer. None means no captions.
         config: How to prepare the example.
         key: (seed, example number). They determine the random numbers.
@@ -40,12 +45,13 @@ def make_example(
     if "latents_mean" in record:
         return _cached(record, tokenizer)
     size = config.image_size
-    content = fit(record["image"], size, config.resize)
-    example = {"images": pad(content, size).astype(np.float32) / 127.5 - 1.0}
+    made = record if "content" in record else resized(record, config)
+    content = made["content"]
+    example = {"images": _looked_up(pad(content, size), _SIGNED)}
     lost = ""
     if isinstance(config, ControlDataConfig):
-        condition = pad(_condition(record, content, config, key), size)
-        example["conditioning_image"] = condition.astype(np.float32) / 255.0
+        control = pad(_control(made, config, key), size)
+        example["conditioning_image"] = _looked_up(control, _UNSIGNED)
     if isinstance(config, ClassDataConfig) and config.classes:
         example["labels"] = np.asarray(_class(record, config.classes), np.int32)
     if tokenizer is not None:
@@ -90,23 +96,65 @@ def edges(
     random = np.random.default_rng((key[0], 1, key[1]))
     low = random.uniform(*config.canny_low)
     high = random.uniform(*config.canny_high)
+    return _canny(image, low, high, config)
+
+
+def _canny(
+    image: UInt8[np.ndarray, "h w 3"],
+    low: float,
+    high: float,
+    config: ControlDataConfig,
+) -> UInt8[np.ndarray, "h w"]:
     return canny(image, low, high, config.canny_sigma, config.canny_backend)
 
 
-def _condition(
-    record: dict[str, Any],
-    content: UInt8[np.ndarray, "h w 3"],
-    config: ControlDataConfig,
-    key: tuple[int, int],
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the stored control, or the edges of the resized, unpadded image."""
+def resized(record: dict[str, Any], config: DataConfig) -> dict[str, Any]:
+    """Return what every epoch makes of a record's images, before padding.
+
+    Args:
+        record: A record of a source; see `pipeline.Source`.
+        config: How to prepare the example.
+
+    Returns:
+        content: the resized image (uint8, h w 3). For a `ControlDataConfig` also
+        control: the resized conditioning_image (uint8, h w 3); or, if none is stored
+        and the thresholds are fixed, edges (uint8, h w).
+
+    Raises:
+        UserError: If a stored conditioning_image has another aspect than its image.
+    """
+    made = {"content": fit(record["image"], config.image_size, config.resize)}
+    if not isinstance(config, ControlDataConfig):
+        return made
     stored = record.get("conditioning_image")
     if stored is None:
-        return np.repeat(edges(content, config, key)[:, :, None], 3, axis=2)
+        if config.fixed_thresholds is not None:
+            made["edges"] = _canny(made["content"], *config.fixed_thresholds, config)
+        return made
     if not same_aspect(record["image"].shape, stored.shape):
         raise UserError(
             f"record {record['id']}: conditioning_image has shape {stored.shape[:2]}, "
             f"image has shape {record['image'].shape[:2]}. Expected the same aspect "
             "ratio"
         )
-    return fit(stored, config.image_size, config.resize)
+    return made | {"control": fit(stored, config.image_size, config.resize)}
+
+
+def _control(
+    made: dict[str, Any], config: ControlDataConfig, key: tuple[int, int]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the stored control, or the edges of the resized, unpadded image."""
+    if "control" in made:
+        return made["control"]
+    found = made["edges"] if "edges" in made else edges(made["content"], config, key)
+    return repeat_gray(found)
+
+
+def _looked_up(
+    image: UInt8[np.ndarray, "h w 3"], table: Float32[np.ndarray, " 256"]
+) -> Float32[np.ndarray, "h w 3"]:
+    """Replace each value by that of a table, which takes less time than to compute."""
+    # Imported here, because the training step does not need it.
+    import cv2
+
+    return np.asarray(cv2.LUT(image, table))
