@@ -58,8 +58,7 @@ class DataConfig:
             )
         if self.cache is not None and (not self.cache or "://" in self.cache):
             raise UserError(
-                f"cache is '{self.cache}'. Expected a folder on a disk of this host, or "
-                "None"
+                f"cache is '{self.cache}'. Expected a folder on a local disk, or None"
             )
         check_least(self, folds=0, fold=0)
         if self.folds == 1 or self.fold >= max(1, self.folds):

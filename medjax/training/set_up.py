@@ -15,7 +15,9 @@ from jaxtyping import Key
 from medjax import meshes
 from medjax.arrays import Array, Params
 from medjax.data.examples import Example
+from medjax.data.image_cache import cache_images
 from medjax.data.pipeline import Source, dataset_identity, make_batches, open_dataset
+from medjax.errors import UserError
 from medjax.models.attention_forms import check_attention
 from medjax.runs.checkpoints import Checkpoints
 from medjax.runs.config import RunConfig
@@ -55,7 +57,7 @@ class SetUp:
         mesh: Mesh on which the arrays are placed.
         task: Functions of the task.
         tokenizer: Tokenizer of the captions. None for tasks without captions.
-        examples: The training split, perhaps as cached latents.
+        examples: The training split, perhaps as cached images or latents.
         frozen: The frozen parameters, on the mesh.
         train_step: The jitted training step. It donates the state.
         rates: Learning rates by column, as functions of the steps done before.
@@ -136,6 +138,7 @@ def set_up(
     assembly = TASKS[config.task].build(given)
     assembly.task.check(data.image_size, config.eval.sampling())
     inputs = {"base": assembly.base, "dataset": dataset_identity(data)}
+    cached = _cached_images(config, assembly, examples, request)
     check_hosts(config, inputs, assembly.params, workdir)
     frozen = meshes.place_params(assembly.frozen, mesh)
     checkpoints = opened.enter_context(_checkpoints(config, workdir, inputs))
@@ -159,6 +162,8 @@ def set_up(
             workdir / "latents",
             request,
         )
+    else:
+        examples = cached
     log_summary(config, params, frozen, mesh, len(examples))
     run = SetUp(
         config=config,
@@ -222,6 +227,23 @@ def open_session(run: SetUp, state: TrainState, start: int | None) -> Iterator[S
             watch=watch,
             evaluators=Evaluators(config, run.workdir, run.evaluators, writer),
         )
+
+
+def _cached_images(
+    config: RunConfig, assembly: BuiltTask, examples: Source, request: StopRequest
+) -> Source:
+    """Return the training split from ``config.data.cache``, if it is set."""
+    if config.data.cache is not None and assembly.posterior is not None:
+        raise UserError(
+            f"config.data.cache={config.data.cache} has no effect with "
+            "config.model.cache_latents=True, which reads each image once. Set it to "
+            "None"
+        )
+    return cache_images(
+        examples,
+        config.data,
+        lambda: None if request.signal is None else request.signal.name,
+    )
 
 
 def _evaluators(
