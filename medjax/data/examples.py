@@ -1,9 +1,10 @@
 """Turn a record into the arrays of one example: resize, edges, padding, tokens."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from medjax.data.config import ClassDataConfig, ControlDataConfig, DataConfig
 from medjax.data.edges import canny
@@ -14,9 +15,9 @@ from medjax.errors import UserError
 Example = dict[str, np.ndarray]
 """Arrays by their name in `medjax.arrays.Batch`."""
 
-# Values of images, in [-1, 1], and of controls, in [0, 1], for 0 to 255.
-_SIGNED = np.arange(256, dtype=np.float32) / 127.5 - 1.0
-_UNSIGNED = np.arange(256, dtype=np.float32) / 255.0
+_BYTES = np.arange(256, dtype=np.float32)
+# The float value of each byte. To look it up takes less time than to compute it.
+_FLOATS = {"images": _BYTES / 127.5 - 1.0, "conditioning_image": _BYTES / 255.0}
 
 
 def make_example(
@@ -42,16 +43,50 @@ def make_example(
         UserError: If a stored conditioning_image has another aspect than its image, or
             a record has no class, or several.
     """
+    batch, lost = make_batch([record], tokenizer, config, [key])
+    return {name: array[0] for name, array in batch.items()}, lost
+
+
+def make_batch(
+    records: Iterable[dict[str, Any]],
+    tokenizer: Any,
+    config: DataConfig,
+    keys: Sequence[tuple[int, int]],
+) -> tuple[Example, str]:
+    """Turn records into the stacked arrays of `make_example`, each with its key.
+
+    Returns:
+        The arrays, and the first end of a caption that did not fit ("" if all did).
+
+    Raises:
+        UserError: As `make_example`.
+    """
+    batch: Example = {}
+    first_lost = ""
+    for row, (record, key) in enumerate(zip(records, keys, strict=True)):
+        example, lost = _unscaled(record, tokenizer, config, key)
+        first_lost = first_lost or lost
+        for name, array in example.items():
+            if not row:
+                dtype = np.float32 if name in _FLOATS else array.dtype
+                batch[name] = np.empty((len(keys), *array.shape), dtype)
+            _write(batch[name], row, array, _FLOATS.get(name))
+    return batch, first_lost
+
+
+def _unscaled(
+    record: dict[str, Any], tokenizer: Any, config: DataConfig, key: tuple[int, int]
+) -> tuple[Example, str]:
+    """Return what `make_example` does, with images and controls from 0 to 255."""
     if "latents_mean" in record:
         return _cached(record, tokenizer)
     size = config.image_size
     made = record if "content" in record else resized(record, config)
     content = made["content"]
-    example = {"images": _looked_up(pad(content, size), _SIGNED)}
+    example: Example = {"images": pad(content, size)}
     lost = ""
     if isinstance(config, ControlDataConfig):
-        control = pad(_control(made, config, key), size)
-        example["conditioning_image"] = _looked_up(control, _UNSIGNED)
+        example["conditioning_image"] = pad(_control(made, config, key), size)
     if isinstance(config, ClassDataConfig) and config.classes:
         example["labels"] = np.asarray(_class(record, config.classes), np.int32)
     if tokenizer is not None:
@@ -60,6 +95,22 @@ def make_example(
         height, width = content.shape[:2]
         example["loss_mask"] = loss_mask(height, width, size)
     return example, lost
+
+
+def _write(
+    batch: np.ndarray, row: int, array: np.ndarray, floats: np.ndarray | None
+) -> None:
+    """Write an array, or the float value of each of its bytes, to a row of a batch.
+
+    There is no array in between, because new memory takes longer than the computation.
+    """
+    if floats is None:
+        batch[row] = array
+        return
+    # Imported here, because the training step does not need it.
+    import cv2
+
+    cv2.LUT(array, floats, dst=batch[row])
 
 
 def _cached(record: dict[str, Any], tokenizer: Any) -> tuple[Example, str]:
@@ -148,13 +199,3 @@ def _control(
         return made["control"]
     found = made["edges"] if "edges" in made else edges(made["content"], config, key)
     return repeat_gray(found)
-
-
-def _looked_up(
-    image: UInt8[np.ndarray, "h w 3"], table: Float32[np.ndarray, " 256"]
-) -> Float32[np.ndarray, "h w 3"]:
-    """Replace each value by that of a table, which takes less time than to compute."""
-    # Imported here, because the training step does not need it.
-    import cv2
-
-    return np.asarray(cv2.LUT(image, table))

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int
 
 from medjax.data.config import DataConfig
-from medjax.data.examples import Example, make_example
+from medjax.data.examples import Example, make_batch
 from medjax.data.folds import select_fold
 from medjax.data.phantoms.dataset import (
     open_phantoms,
@@ -191,21 +191,13 @@ class _BatchMaker:
         """Return the batch, and the lost end of a caption ("" if none was cut)."""
         config, count = self.config, len(self.source)
         numbers = [step * config.batch_size + row for row in self.rows]
-        made = [
-            make_example(
-                self.source[self._index(number)],
-                self.tokenizer,
-                config,
-                (config.seed, number),
-            )
-            for number in numbers
-        ]
-        examples = [example for example, _ in made]
-        batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+        records = (self.source[self._index(number)] for number in numbers)
+        keys = [(config.seed, number) for number in numbers]
+        batch, lost = make_batch(records, self.tokenizer, config, keys)
         if not self.repeat:
             weights = [float(number < count) for number in numbers]
             batch["example_weights"] = np.asarray(weights, np.float32)
-        return batch, next((lost for _, lost in made if lost), "")
+        return batch, lost
 
     def _index(self, number: int) -> int:
         count = len(self.source)
