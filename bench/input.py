@@ -53,9 +53,10 @@ Training waits for data only if this rate is below the images per second of its 
 The last table has the milliseconds of one core for each stage and image. Other programs
 change them less than the rates above. medjax decodes with Pillow, because OpenCV
 returns a gray rectangle for the missing end of a truncated file. It decodes JPEG at its
-full scale, because half the scale gives other pixels, and saves little. The slowest
-stage of cached images is writing the batch: each image takes 6 MB as float32 with its
-edges. grain then copies it once into the memory that it shares with the main process.
+full scale, because half the scale gives other pixels and saves less than a cache. PNG
+has no smaller scales. The slowest stage of cached images is their copy: an image with
+its edges has 6 MB as float32, and grain copies it once into new memory that it shares
+with the main process.
 """
 
 
