@@ -1,8 +1,9 @@
 r"""Measure the input pipeline in images per second, against a torch DataLoader.
 
-Both convert the same grayscale PNG files of 1024² to batches of 512²: they decode,
-resize, find edges, tokenise and stack. medjax reads the output of `medjax.prepare`, the
-DataLoader reads the folder of files. They take turns.
+All convert the same grayscale files of 1024², once as PNG and once as JPEG, to batches
+of 512²: they decode, resize, find edges, tokenise and stack. medjax reads the output of
+`medjax.prepare`, without and with a cache of resized images. The DataLoader reads the
+folder of files. They take turns.
 
     python -m bench.input                          two worker processes each
     python -m bench.input --workers=8 --images=512 --batch=16
@@ -20,23 +21,26 @@ from pathlib import Path
 import numpy as np
 
 from bench import report
+from bench.input_stages import stages
 from bench.pipelines import READY, Batch, Pipelines, Stream, make_pipelines
 from bench.report import Row, Spread
 from medjax.errors import UserError
 
 PACKAGES = ("grain", "array-record", "torch", "pillow", "opencv-python-headless")
 ABOUT = """
-Images per second of the input pipeline, without a network that uses them. Both
-pipelines do the same work on the same files. Pillow decodes, OpenCV resizes by area and
-finds edges, and one CLIP tokenizer returns 77 ids. The command checked that the batches
-are equal.
+Images per second of the input pipeline, without a network that uses them. All pipelines
+do the same work on the same files. Pillow decodes, OpenCV resizes by area and finds
+edges, and one CLIP tokenizer returns 77 ids. The command checked that the batches are
+equal.
 
+* **medjax, cached**: medjax with `config.data.cache`, whose images were resized before.
+  This is the rate of all epochs. Without a cache, all epochs have the rate of
+  **medjax**.
 * **images/s**: median (smallest–largest) of the turns. A turn starts the pipeline,
   skips its first batches, and times the others.
 * **first batch**: seconds until the workers run and the first batch arrives. A run
   waits for it once.
-* **medjax / it**: rate of medjax divided by the rate of this row. Above 1, medjax is
-  faster.
+* **it / torch**: rate of this row divided by the rate of the DataLoader.
 * **waited**: share of time spent waiting for batches. Each batch is followed by the
   stated seconds of matrix products on all cores, which imitate a short step on the CPU.
   The goal is under 1%.
@@ -45,19 +49,28 @@ are equal.
 
 Training waits for data only if this rate is below the images per second of its step
 (see `step-*.md`). More workers raise the rate until all cores are busy.
+
+The last table has the milliseconds of one core for each stage and image. Other programs
+change them less than the rates above. medjax decodes with Pillow, because OpenCV
+returns a gray rectangle for the missing end of a truncated file. It decodes JPEG at its
+full scale, because half the scale gives other pixels and saves less than a cache. PNG
+has no smaller scales. The slowest stage of cached images is their copy: an image with
+its edges has 6 MB as float32, and grain copies it once into new memory that it shares
+with the main process.
 """
 
 
 def check_equal(pipelines: Pipelines) -> None:
     """Raise UserError unless the first two batches are equal, in stored order."""
-    with (
-        contextlib.closing(pipelines.medjax(shuffle=False)) as ours,
-        contextlib.closing(pipelines.torch(shuffle=False)) as theirs,
-    ):
-        for mine, other in itertools.islice(zip(ours, theirs, strict=False), 2):
-            for name, array in mine.items():
-                if not np.array_equal(array, np.asarray(other[name])):
-                    raise UserError(f"the pipelines differ in '{name}'")
+    for make in (pipelines.medjax, pipelines.cached):
+        with (
+            contextlib.closing(make(shuffle=False)) as ours,
+            contextlib.closing(pipelines.torch(shuffle=False)) as theirs,
+        ):
+            for mine, other in itertools.islice(zip(ours, theirs, strict=False), 2):
+                for name, array in mine.items():
+                    if not np.array_equal(array, np.asarray(other[name])):
+                        raise UserError(f"the pipelines differ in '{name}'")
 
 
 def one_turn(
@@ -121,7 +134,11 @@ def measure(pipelines: Pipelines, repeats: int, seconds: float) -> list[Row]:
     """Return one row per pipeline. `seconds` is the duration of a step."""
     skip = READY * max(pipelines.workers, 1)
     count = 8 * skip
-    makers = {"medjax": pipelines.medjax, "torch": pipelines.torch}
+    makers = {
+        "medjax": pipelines.medjax,
+        "medjax, cached": pipelines.cached,
+        "torch": pipelines.torch,
+    }
     turns: list[dict[str, tuple[float, float]]] = []
     for i in range(repeats):
         print(f"turn {i + 1} of {repeats} …", file=sys.stderr, flush=True)
@@ -141,7 +158,7 @@ def measure(pipelines: Pipelines, repeats: int, seconds: float) -> list[Row]:
             "pipeline": name,
             "images/s": rates[name],
             "images/s per worker": rates[name].median / max(pipelines.workers, 1),
-            "medjax / it": rates["medjax"] / rates[name],
+            "it / torch": rates[name] / rates["torch"],
             f"waited, % (step of {seconds:g} s)": Spread(
                 tuple(w for w, _ in shares[name])
             ),
@@ -173,23 +190,30 @@ def main() -> Path:
     if given.images < given.batch:
         raise UserError(f"--images={given.images}: expected at least --batch")
     on = report.machine()
+    tables = {}
     with tempfile.TemporaryDirectory() as folder:
-        pipelines = make_pipelines(
-            Path(folder),
-            given.images,
-            given.source_size,
-            given.size,
-            given.batch,
-            given.workers,
-        )
-        check_equal(pipelines)
-        rows = measure(pipelines, given.repeats, given.step_seconds)
-    caption = (
-        f"{given.source_size}² PNG to {given.size}², batches of {given.batch}, "
-        f"{given.workers} workers"
-    )
+        made = {
+            name: make_pipelines(
+                Path(folder, kind),
+                given.images,
+                given.source_size,
+                given.size,
+                given.batch,
+                given.workers,
+                kind,
+            )
+            for name, kind in (("PNG", "png"), ("JPEG", "jpg"))
+        }
+        for name, pipelines in made.items():
+            check_equal(pipelines)
+            caption = (
+                f"{given.source_size}² {name} to {given.size}², batches of "
+                f"{given.batch}, {given.workers} workers"
+            )
+            tables[caption] = measure(pipelines, given.repeats, given.step_seconds)
+        tables["Stages, in ms of one core per image"] = stages(made)
     return report.write_results(
-        "input", "The input pipeline", ABOUT, {caption: rows}, on, PACKAGES, given.out
+        "input", "The input pipeline", ABOUT, tables, on, PACKAGES, given.out
     )
 
 

@@ -1,6 +1,6 @@
-"""Define two input pipelines over the same files: medjax's, and a torch DataLoader.
+"""Define input pipelines over the same files: medjax's, and a torch DataLoader.
 
-Both decode with Pillow, resize by area and find edges with OpenCV, and tokenise with
+They decode with Pillow, resize by area and find edges with OpenCV, and tokenise with
 one CLIP tokenizer. medjax reads the output of `medjax.prepare`, the DataLoader reads
 the files.
 """
@@ -22,13 +22,14 @@ Batch = dict[str, np.ndarray]
 Stream = Generator[Batch, None, None]
 
 
-def write_files(folder: Path, count: int, size: int) -> None:
-    """Write computed radiographs as grayscale PNG files, with their captions.
+def write_files(folder: Path, count: int, size: int, kind: str) -> None:
+    """Write computed radiographs as grayscale files, with their captions.
 
     Args:
         folder: Folder for the images and `metadata.csv`.
         count: Number of images.
         size: Height and width of the images, in pixels.
+        kind: Format of the files, "png" or "jpg". JPEG has quality 90.
     """
     from PIL import Image
 
@@ -41,8 +42,9 @@ def write_files(folder: Path, count: int, size: int) -> None:
         table.writerow(["file_name", "text"])
         for i in range(count):
             record = source[i]
-            Image.fromarray(record["image"][..., 0]).save(folder / f"{i:05d}.png")
-            table.writerow([f"{i:05d}.png", record["text"]])
+            name = f"{i:05d}.{kind}"
+            Image.fromarray(record["image"][..., 0]).save(folder / name, quality=90)
+            table.writerow([name, record["text"]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +89,11 @@ class TorchDataset:
 
 @dataclasses.dataclass(frozen=True)
 class Pipelines:
-    """Both pipelines over one set of files.
+    """All pipelines over one set of files.
 
     Attributes:
         root: Folder that `medjax.prepare` wrote.
+        cache: Folder of the resized images.
         files: Folder of the original files.
         size: Height and width of the images in batches, in pixels.
         batch: Number of images per batch.
@@ -98,6 +101,7 @@ class Pipelines:
     """
 
     root: Path
+    cache: Path
     files: Path
     size: int
     batch: int
@@ -105,12 +109,13 @@ class Pipelines:
 
     def medjax(self, shuffle: bool) -> Stream:
         """Return medjax's batches, without end."""
-        from medjax.data.pipeline import make_batches
-        from medjax.pretrained.tiny import tiny_tokenizer
+        return self._batches(self.source(), shuffle)
 
-        return make_batches(
-            self._source(), tiny_tokenizer(), self._config(), shuffle=shuffle
-        )
+    def cached(self, shuffle: bool) -> Stream:
+        """Return medjax's batches of cached images, without end."""
+        from medjax.data.image_cache import cache_images
+
+        return self._batches(cache_images(self.source(), self.config()), shuffle)
 
     def torch(self, shuffle: bool) -> Stream:
         """Return the DataLoader's batches: endless with `shuffle`, or one epoch."""
@@ -131,35 +136,51 @@ class Pipelines:
             multiprocessing_context="spawn" if self.workers else None,
         )
 
-    def _config(self) -> Any:
+    def config(self) -> Any:
+        """Return medjax's config of the data."""
         from medjax.data.config import ControlDataConfig
 
         return ControlDataConfig(
             root=str(self.root),
+            cache=str(self.cache),
             image_size=self.size,
             batch_size=self.batch,
             workers=self.workers,
         )
 
-    def _source(self) -> Any:
+    def source(self) -> Any:
+        """Return the prepared records."""
         from medjax.data.pipeline import open_dataset
 
-        return open_dataset(self._config(), "train")
+        return open_dataset(self.config(), "train")
+
+    def _batches(self, source: Any, shuffle: bool) -> Stream:
+        from medjax.data.pipeline import make_batches
+        from medjax.pretrained.tiny import tiny_tokenizer
+
+        return make_batches(source, tiny_tokenizer(), self.config(), shuffle=shuffle)
 
     def _examples(self) -> tuple[tuple[Path, str], ...]:
         """Return files and captions in the order of the prepared data."""
-        source = self._source()
+        source = self.source()
         records = [source[i] for i in range(len(source))]
         return tuple((self.files / r["id"], r["text"]) for r in records)
 
 
 def make_pipelines(
-    folder: Path, images: int, source_size: int, size: int, batch: int, workers: int
+    folder: Path,
+    images: int,
+    source_size: int,
+    size: int,
+    batch: int,
+    workers: int,
+    kind: str = "png",
 ) -> Pipelines:
-    """Write files into `folder`, prepare them, and return both pipelines."""
+    """Write files into `folder`, prepare them, and return the pipelines."""
     from medjax.prepare import prepare
 
-    write_files(folder / "files", images, source_size)
+    write_files(folder / "files", images, source_size, kind)
     shares = {"train": 1.0, "validation": 0.0, "test": 0.0}
     prepare("folder", folder / "files", folder / "prepared", fractions=shares)
-    return Pipelines(folder / "prepared", folder / "files", size, batch, workers)
+    prepared, cache, files = (folder / name for name in ("prepared", "cache", "files"))
+    return Pipelines(prepared, cache, files, size, batch, workers)

@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 AnyPath = str | os.PathLike[str]
 P = TypeVar("P", bound=PurePath)
+
+
+class Locked(UserError):
+    """Another process is writing there."""
 
 
 def write_bytes(path: AnyPath, content: bytes, durable: bool = True) -> None:
@@ -221,7 +226,7 @@ def lock(path: PurePath) -> Iterator[None]:
     """Hold the lock for writing `path`. It is released when the process ends, too.
 
     Raises:
-        UserError: If another process has the lock.
+        Locked: If another process has the lock.
     """
     # Imported here, because only writers need it.
     import filelock
@@ -231,7 +236,7 @@ def lock(path: PurePath) -> Iterator[None]:
     try:
         held.acquire()
     except filelock.Timeout as error:
-        raise UserError(
+        raise Locked(
             f"{path}: another process is writing it. Wait until that process ends"
         ) from error
     try:
@@ -241,6 +246,11 @@ def lock(path: PurePath) -> Iterator[None]:
         # that and retries.
         remove(file)
         held.release()
+
+
+def free_bytes(folder: AnyPath) -> int:
+    """Return the bytes that this user can still write to the disk of a folder."""
+    return shutil.disk_usage(folder).free
 
 
 def check_writable(folder: AnyPath) -> None:

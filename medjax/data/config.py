@@ -22,6 +22,9 @@ class DataConfig:
         folds: Number of folds that divide training and validation data, by patient or
             report. 0 keeps the prepared splits.
         fold: Number of the fold that validates, 0 to folds - 1. The others train.
+        cache: Folder of this host in which the resized training images are kept, with
+            their edges if their thresholds are fixed. They are made before the first
+            step, once for all runs that use this folder. None keeps none.
         workers: Number of processes that prepare batches. 0 uses threads of this
             process.
         seed: Seed of the order of examples and of their other random numbers.
@@ -34,6 +37,7 @@ class DataConfig:
     resize: ResizeMode = "center_crop"
     folds: int = 0
     fold: int = 0
+    cache: str | None = None
     workers: int = 2
     seed: int = 0
 
@@ -51,6 +55,10 @@ class DataConfig:
             raise UserError(
                 "root is '' and phantoms is None. Expected a folder for root, or "
                 "settings of phantoms"
+            )
+        if self.cache is not None and (not self.cache or "://" in self.cache):
+            raise UserError(
+                f"cache is '{self.cache}'. Expected a folder on a local disk, or None"
             )
         check_least(self, folds=0, fold=0)
         if self.folds == 1 or self.fold >= max(1, self.folds):
@@ -77,6 +85,14 @@ class ControlDataConfig(DataConfig):
     canny_high: tuple[float, float] = (200.0, 200.0)
     canny_sigma: float = 0.0
     canny_backend: CannyBackend = "opencv"
+
+    @property
+    def fixed_thresholds(self) -> tuple[float, float] | None:
+        """Thresholds of all examples; None if each example has random thresholds."""
+        (low, high), (end_low, end_high) = zip(
+            self.canny_low, self.canny_high, strict=True
+        )
+        return (low, high) if (low, high) == (end_low, end_high) else None
 
     def __post_init__(self) -> None:
         """Check the ranges.

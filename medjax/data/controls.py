@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from medjax.data.config import ControlDataConfig, DataConfig
 from medjax.data.edges import CannyBackend, canny
 from medjax.data.readers import read_image
-from medjax.data.transforms import ResizeMode, cover, fit, pad, resize
+from medjax.data.transforms import ResizeMode, cover, fit, pad, repeat_gray, resize
 from medjax.errors import UserError
 
 Size = tuple[int, int]
@@ -187,4 +187,4 @@ def _edges(
     image: UInt8[np.ndarray, "H W 3"], settings: Preparation
 ) -> UInt8[np.ndarray, "H W 3"]:
     found = canny(image, settings.low, settings.high, settings.sigma, settings.backend)
-    return np.repeat(found[:, :, None], 3, axis=2)
+    return repeat_gray(found)

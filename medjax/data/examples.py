@@ -1,5 +1,6 @@
 """Turn a record into the arrays of one example: resize, edges, padding, tokens."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,15 @@ from jaxtyping import UInt8
 from medjax.data.config import ClassDataConfig, ControlDataConfig, DataConfig
 from medjax.data.edges import canny
 from medjax.data.tokens import tokenize
-from medjax.data.transforms import fit, loss_mask, pad, same_aspect
+from medjax.data.transforms import fit, loss_mask, pad, repeat_gray, same_aspect
 from medjax.errors import UserError
 
 Example = dict[str, np.ndarray]
 """Arrays by their name in `medjax.arrays.Batch`."""
+
+_BYTES = np.arange(256, dtype=np.float32)
+# The float value of each byte. To look it up takes less time than to compute it.
+_FLOATS = {"images": _BYTES / 127.5 - 1.0, "conditioning_image": _BYTES / 255.0}
 
 
 def make_example(
@@ -21,7 +26,8 @@ def make_example(
     """Turn one record into arrays.
 
     Args:
-        record: A record of a source; see `pipeline.Source`.
+        record: A record of a source; see `pipeline.Source`. Instead of its images it
+            may have what `resized` makes of them.
         tokenizer: A `transformers` CLIP tokenizer. None means no captions.
         config: How to prepare the example.
         key: (seed, example number). They determine the random numbers.
@@ -38,19 +44,54 @@ def make_example(
         UserError: If a stored conditioning_image has another aspect than its image, or
             a record has no class, or several.
     """
+    batch, lost = make_batch([record], tokenizer, config, [key])
+    return {name: array[0] for name, array in batch.items()}, lost
+
+
+def make_batch(
+    records: Iterable[dict[str, Any]],
+    tokenizer: Any,
+    config: DataConfig,
+    keys: Sequence[tuple[int, int]],
+) -> tuple[Example, str]:
+    """Turn records into the stacked arrays of `make_example`, each with its key.
+
+    Returns:
+        The arrays, and the first end of a caption that did not fit ("" if all did).
+
+    Raises:
+        UserError: As `make_example`.
+    """
+    batch: Example = {}
+    first_lost = ""
+    for row, (record, key) in enumerate(zip(records, keys, strict=True)):
+        example, lost = _unscaled(record, tokenizer, config, key)
+        first_lost = first_lost or lost
+        for name, array in example.items():
+            if not row:
+                dtype = np.float32 if name in _FLOATS else array.dtype
+                batch[name] = np.empty((len(keys), *array.shape), dtype)
+            _write(batch[name], row, array, _FLOATS.get(name))
+    return batch, first_lost
+
+
+def _unscaled(
+    record: dict[str, Any], tokenizer: Any, config: DataConfig, key: tuple[int, int]
+) -> tuple[Example, str]:
+    """Return what `make_example` does, with images and controls from 0 to 255."""
     size = config.image_size
     example: Example = {}
     lost = ""
     if "latents_mean" in record:
         for name in ("latents_mean", "latents_logvar"):
             example[name] = record[name].astype(np.float32)
-    if "image" in record:
-        content = fit(record["image"], size, config.resize)
+    if "image" in record or "content" in record:
+        made = record if "content" in record else resized(record, config)
+        content = made["content"]
         if not example:
-            example["images"] = pad(content, size).astype(np.float32) / 127.5 - 1.0
+            example["images"] = pad(content, size)
         if isinstance(config, ControlDataConfig):
-            condition = pad(_condition(record, content, config, key), size)
-            example["conditioning_image"] = condition.astype(np.float32) / 255.0
+            example["conditioning_image"] = pad(_control(made, config, key), size)
         if config.resize == "letterbox":
             height, width = content.shape[:2]
             example["loss_mask"] = loss_mask(height, width, size)
@@ -61,6 +102,22 @@ def make_example(
     if "text_embeddings" in record:
         example["text_embeddings"] = record["text_embeddings"]
     return example, lost
+
+
+def _write(
+    batch: np.ndarray, row: int, array: np.ndarray, floats: np.ndarray | None
+) -> None:
+    """Write an array, or the float value of each of its bytes, to a row of a batch.
+
+    There is no array in between, because new memory takes longer than the computation.
+    """
+    if floats is None:
+        batch[row] = array
+        return
+    # Imported here, because the training step does not need it.
+    import cv2
+
+    cv2.LUT(array, floats, dst=batch[row])
 
 
 def _class(record: dict[str, Any], classes: tuple[str, ...]) -> int:
@@ -87,23 +144,55 @@ def edges(
     random = np.random.default_rng((key[0], 1, key[1]))
     low = random.uniform(*config.canny_low)
     high = random.uniform(*config.canny_high)
+    return _canny(image, low, high, config)
+
+
+def _canny(
+    image: UInt8[np.ndarray, "h w 3"],
+    low: float,
+    high: float,
+    config: ControlDataConfig,
+) -> UInt8[np.ndarray, "h w"]:
     return canny(image, low, high, config.canny_sigma, config.canny_backend)
 
 
-def _condition(
-    record: dict[str, Any],
-    content: UInt8[np.ndarray, "h w 3"],
-    config: ControlDataConfig,
-    key: tuple[int, int],
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the stored control, or the edges of the resized, unpadded image."""
+def resized(record: dict[str, Any], config: DataConfig) -> dict[str, Any]:
+    """Return what every epoch makes of a record's images, before padding.
+
+    Args:
+        record: A record of a source; see `pipeline.Source`.
+        config: How to prepare the example.
+
+    Returns:
+        content: the resized image (uint8, h w 3). For a `ControlDataConfig` also
+        control: the resized conditioning_image (uint8, h w 3); or, if none is stored
+        and the thresholds are fixed, edges (uint8, h w).
+
+    Raises:
+        UserError: If a stored conditioning_image has another aspect than its image.
+    """
+    made = {"content": fit(record["image"], config.image_size, config.resize)}
+    if not isinstance(config, ControlDataConfig):
+        return made
     stored = record.get("conditioning_image")
     if stored is None:
-        return np.repeat(edges(content, config, key)[:, :, None], 3, axis=2)
+        if config.fixed_thresholds is not None:
+            made["edges"] = _canny(made["content"], *config.fixed_thresholds, config)
+        return made
     if not same_aspect(record["image"].shape, stored.shape):
         raise UserError(
             f"record {record['id']}: conditioning_image has shape {stored.shape[:2]}, "
             f"image has shape {record['image'].shape[:2]}. Expected the same aspect "
             "ratio"
         )
-    return fit(stored, config.image_size, config.resize)
+    return made | {"control": fit(stored, config.image_size, config.resize)}
+
+
+def _control(
+    made: dict[str, Any], config: ControlDataConfig, key: tuple[int, int]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the stored control, or the edges of the resized, unpadded image."""
+    if "control" in made:
+        return made["control"]
+    found = made["edges"] if "edges" in made else edges(made["content"], config, key)
+    return repeat_gray(found)

@@ -7,20 +7,21 @@ any step, on any number of hosts or workers. It sees exactly the examples of an
 uninterrupted run.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import logging
 import os
 import sys
-from collections.abc import Generator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
 from medjax.data.config import DataConfig
-from medjax.data.examples import Example, make_example
+from medjax.data.examples import Example, make_batch
 from medjax.data.folds import select_fold
 from medjax.data.phantoms.dataset import (
     open_phantoms,
@@ -39,7 +40,8 @@ from medjax.data.workers import begin_work, born_deaf
 from medjax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
-# Batches that each worker holds ready: few, because they are large.
+T = TypeVar("T")
+# Results that each worker holds ready: few, because batches are large.
 _READY = 2
 # The splits that folds divide.
 _LEARNING = ("train", "validation")
@@ -189,21 +191,13 @@ class _BatchMaker:
         """Return the batch, and the lost end of a caption ("" if none was cut)."""
         config, count = self.config, len(self.source)
         numbers = [step * config.batch_size + row for row in self.rows]
-        made = [
-            make_example(
-                self.source[self._index(number)],
-                self.tokenizer,
-                config,
-                (config.seed, number),
-            )
-            for number in numbers
-        ]
-        examples = [example for example, _ in made]
-        batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+        records = (self.source[self._index(number)] for number in numbers)
+        keys = [(config.seed, number) for number in numbers]
+        batch, lost = make_batch(records, self.tokenizer, config, keys)
         if not self.repeat:
             weights = [float(number < count) for number in numbers]
             batch["example_weights"] = np.asarray(weights, np.float32)
-        return batch, next((lost for _, lost in made if lost), "")
+        return batch, lost
 
     def _index(self, number: int) -> int:
         count = len(self.source)
@@ -227,32 +221,11 @@ def _permutation(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
 def _stream(
     maker: _BatchMaker, start: int, stop: int
 ) -> Generator[Example, None, None]:
-    """Compute the batches before their use, in threads or processes."""
-    import grain
-    from absl import flags
-
-    # grain reads absl flags, which only `app.run` parses. Their defaults are right.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    workers = maker.config.workers
-    threads = 1 if workers else min(4, os.cpu_count() or 1)
-    steps = grain.MapDataset.range(start, stop).map(maker)
-    batches = steps.to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    )
-    if workers:
-        batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(
-                num_workers=workers, per_worker_buffer_size=_READY
-            ),
-            worker_init_fn=begin_work,
-        )
-    iterator = iter(batches)
+    """Return the batches, and warn about the first caption that was cut."""
     warned = False
-    try:
-        # The workers start with the first batch.
-        with born_deaf():
-            made = itertools.chain(list(itertools.islice(iterator, 1)), iterator)
+    with contextlib.closing(
+        compute_ahead(maker, maker.config.workers, start, stop)
+    ) as made:
         for batch, lost in made:
             if lost and not warned:
                 _LOGGER.warning(
@@ -262,5 +235,42 @@ def _stream(
                 )
                 warned = True
             yield batch
+
+
+def compute_ahead(
+    function: Callable[[int], T], workers: int, start: int, stop: int
+) -> Generator[T, None, None]:
+    """Compute ``function(n)`` for n from start to stop - 1 before the use, in order.
+
+    Args:
+        function: It returns arrays in containers. It can be pickled.
+        workers: Number of processes. 0 uses threads of this process.
+        start: First number.
+        stop: End of the numbers.
+    """
+    import grain
+    from absl import flags
+
+    # grain reads absl flags, which only `app.run` parses. Their defaults are right.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    threads = 1 if workers else min(4, os.cpu_count() or 1)
+    numbers = grain.MapDataset.range(start, stop).map(function)
+    results = numbers.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    )
+    if workers:
+        results = results.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=workers, per_worker_buffer_size=_READY
+            ),
+            worker_init_fn=begin_work,
+        )
+    iterator = iter(results)
+    try:
+        # The workers start with the first result.
+        with born_deaf():
+            first = list(itertools.islice(iterator, 1))
+        yield from itertools.chain(first, iterator)
     finally:
         iterator.close()

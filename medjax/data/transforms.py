@@ -70,10 +70,20 @@ def _resize_once(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(cv2.resize(image, (width, height), interpolation=filter_))
 
 
+def repeat_gray(gray: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Repeat gray values over three channels."""
+    # Imported here, because the training step does not need it.
+    import cv2
+
+    return np.asarray(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB))
+
+
 def pad(
     content: UInt8[np.ndarray, "h w 3"], size: int
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Centre the content on a black square."""
+    """Centre the content on a black square; return it if it is that square."""
+    if content.shape[:2] == (size, size):
+        return content
     padded = np.zeros((size, size, content.shape[2]), np.uint8)
     padded[_place(content.shape[0], content.shape[1], size)] = content
     return padded

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 # Where a host stores the inputs, and how it reads them. Fingerprints identify the
 # inputs themselves.
 PER_HOST = (
-    *("data.root", "data.workers"),
+    *("data.cache", "data.root", "data.workers"),
     *("model.autoencoder", "model.autoencoder_config"),
     *("model.controlnet", "model.pretrained", "model.vae"),
 )

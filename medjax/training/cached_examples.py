@@ -1,4 +1,4 @@
-"""Compute before training what frozen networks make of images and captions."""
+"""Compute before training what every epoch needs: images, latents, captions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,10 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from medjax.arrays import Params
+from medjax.data.config import ControlDataConfig
+from medjax.data.image_cache import cache_images
 from medjax.data.pipeline import Source
+from medjax.errors import UserError
 from medjax.runs.config import RunConfig
 from medjax.tasks.interface import BuiltTask
 from medjax.training.caption_cache import cache_captions
@@ -25,11 +28,11 @@ def cached_examples(
     workdir: Path,
     stop: StopRequest,
 ) -> Source:
-    """Return the training split with cached latents and captions, if the task has them.
+    """Return the training split with everything cached that the config names.
 
     Args:
         config: Config of the run.
-        built: Its task. Its functions say what is cached.
+        built: Its task.
         inputs: Fingerprints of data and weights.
         examples: The training split.
         frozen: The frozen weights, on `mesh`.
@@ -38,9 +41,20 @@ def cached_examples(
         stop: A request ends the work. The next call resumes there.
 
     Raises:
-        UserError: If the latents of these images cannot be cached.
+        UserError: If images or latents cannot be cached, or if cached images would
+            never be read.
         Stopped: If `stop` was requested.
     """
+    unread = built.posterior and not isinstance(config.data, ControlDataConfig)
+    if config.data.cache is not None and unread:
+        raise UserError(
+            f"config.data.cache={config.data.cache} has no effect with "
+            "config.model.cache_latents=True, which reads each image once. Set it to "
+            "None"
+        )
+    examples = cache_images(
+        examples, config.data, lambda: stop.signal.name if stop.signal else None
+    )
     if built.posterior is None:
         return examples
     data = microbatch(config)

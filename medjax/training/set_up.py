@@ -55,7 +55,7 @@ class SetUp:
         mesh: Mesh on which the arrays are placed.
         task: Functions of the task.
         tokenizer: Tokenizer of the captions. None for tasks without captions.
-        examples: The training split, perhaps as cached latents.
+        examples: The training split, perhaps as cached images or latents.
         frozen: The frozen parameters, on the mesh.
         train_step: The jitted training step. It donates the state.
         rates: Learning rates by column, as functions of the steps done before.

@@ -9,12 +9,12 @@ import pytest
 
 from medjax.data.config import ControlDataConfig, DataConfig
 from medjax.data.edges import canny
+from medjax.data.examples import make_example
 from medjax.data.phantoms import FINDINGS, PhantomsConfig
 from medjax.data.pipeline import (
     dataset_identity,
     dataset_metadata,
     make_batches,
-    make_example,
     open_dataset,
     validation_batches,
 )
