@@ -24,7 +24,7 @@ Variants:
 
 Hardware: the recommended recipe splits its batch of 16 images into microbatches of 8.
 Weights, optimizer and average take 7.6 GB. By the TPU's compiler, a step of `v5e` needs
-13.5 GB, and a step of `v6e` 19 GB. The memory on GPUs was computed, not compiled.
+13.4 GB, and a step of `v6e` 18.9 GB. The memory on GPUs was computed, not compiled.
 Check a variant with `medjax preflight`. Several devices share a batch automatically
 (`config.mesh`). We have not run the recipe on a TPU or GPU, so no expected result is
 known yet. The published system reached an SSIM of 0.58 to 0.59 on 199 images,

@@ -50,7 +50,7 @@ exported as pipelines. To freeze the bias instead, set
 
 Hardware: the recommended recipe splits its batch of 16 images into microbatches of 8.
 Weights, optimizer and average take 2.3 GB. By the TPU's compiler, a step of `v5e` needs
-4 GB. The memory of the GPU variants was computed, not compiled. Check a variant with
+11 GB. The memory of the GPU variants was computed, not compiled. Check a variant with
 `medjax preflight`. We have not run it to the end, so no expected result is known.
 
 Data: Open-i (Demner-Fushman et al., JAMIA 2016), CC BY-NC-ND 4.0. Weights: CreativeML
@@ -176,7 +176,7 @@ VARIANTS = {
     "demo": _demo,
     **for_hardware(
         _recommended,
-        v5e=(8, "attention"),
+        v5e=(16, "none"),
         v6e=(16, "none"),
         gpu24=(8, "none"),
         gpu80=(16, "none"),
