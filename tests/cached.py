@@ -1,5 +1,6 @@
 """The cached examples of a tiny run, on all devices."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -33,9 +34,17 @@ def tiny_run(recipe):
     return config, TASKS[config.task].build(given), open_dataset(config.data, "train")
 
 
-def cached_examples_of(recipe, workdir: Path):
-    """Return the training split of `tiny_run` with latents and captions cached."""
+def cached_examples_of(recipe, workdir: Path, cache: str | None = None):
+    """Return the training split of `tiny_run` with latents and captions cached.
+
+    Args:
+        recipe: Name of a config.
+        workdir: Folder of the run.
+        cache: Folder of cached images, if there are any.
+    """
     config, built, source = tiny_run(recipe)
+    data = dataclasses.replace(config.data, cache=cache)
+    config = dataclasses.replace(config, data=data)
     mesh = meshes.make_mesh(config.mesh)
     frozen = meshes.place_params(built.frozen, mesh)
     inputs = {"base": built.base}

@@ -255,3 +255,20 @@ def test_a_text_encoder_that_trains_embeds_captions_in_each_step():
     built = TASKS[config.task].build(given)
     assert built.posterior is not None
     assert built.embed_text is None
+
+
+@pytest.mark.ci
+def test_a_controlnet_reads_cached_images_and_latents(tmp_path):
+    config, built, _ = tiny_run("cxr_controlnet")
+    with_images = cached_examples_of(
+        "cxr_controlnet", tmp_path / "with", cache=str(tmp_path / "images")
+    )
+    without = cached_examples_of("cxr_controlnet", tmp_path / "without")
+    assert list((tmp_path / "images").iterdir())
+    first, second = (
+        next(make_batches(one, built.tokenizer, config.data))
+        for one in (with_images, without)
+    )
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
