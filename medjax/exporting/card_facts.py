@@ -12,6 +12,7 @@ from pathlib import Path
 from medjax import texts
 from medjax.data.config import ControlDataConfig, DataConfig
 from medjax.data.prepared import Metadata
+from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.exporting.formats import Export
 from medjax.pretrained import StableDiffusion
 from medjax.pretrained.sources import hub_id, local_place, public_name
@@ -64,8 +65,7 @@ class CardFacts:
         average: Whether the weights are the moving average.
         metrics: Metrics measured at the step, by column of ``metrics.csv``.
         captioned: Whether the model generates images from captions.
-        guidance_scale: Guidance scale of the run's samples. None means that the run
-            does not sample.
+        sampling: How the run samples. None means that it does not.
         unet_too: Whether the run trained the U-Net as well as a ControlNet.
         tags: The hub's tags for additions to Stable Diffusion: ControlNet or LoRA.
         from_scratch: Whether medjax trained all weights from random ones.
@@ -92,7 +92,7 @@ class CardFacts:
     average: bool
     metrics: Mapping[str, float]
     captioned: bool
-    guidance_scale: float | None
+    sampling: SamplingConfig | None
     unet_too: bool
     tags: tuple[str, ...]
     from_scratch: bool
@@ -113,7 +113,7 @@ class CardFacts:
 def collect_facts(run: Run, export: Export) -> CardFacts:
     """Collect the facts for the model card of a run's export."""
     config, row = run.config, TASKS[run.config.task]
-    origins, sampling = row.origins(config.model), config.eval.sampling()
+    origins = row.origins(config.model)
     source, from_scratch = run.base["source"], origins.pretrained is None
     data = dataset_at_hand(run)
     return CardFacts(
@@ -124,7 +124,7 @@ def collect_facts(run: Run, export: Export) -> CardFacts:
         average=run.weights == "ema",
         metrics=run.metrics,
         captioned=row.caption_scores is not None,
-        guidance_scale=None if sampling is None else sampling.guidance_scale,
+        sampling=config.eval.sampling(),
         unet_too={"controlnet", "unet"} <= set(run.trained),
         tags=_tags(run),
         from_scratch=from_scratch,

@@ -90,7 +90,7 @@ FROM_SCRATCH = (
 
 _GENERATE = """edges = load_image("edges.png")
 images = pipeline(
-    "a caption", image=edges, num_inference_steps=20, guidance_scale={guidance}
+    "a caption", image=edges, num_inference_steps={steps}, guidance_scale={guidance}
 ).images
 images[0].save("image.png")
 ```"""
@@ -113,7 +113,7 @@ pipeline = StableDiffusionPipeline.from_pretrained(
 )
 {changes}pipeline.load_lora_weights("{name}", weight_name="{file}")
 images = pipeline(
-    "a caption", num_inference_steps=20, guidance_scale={guidance},
+    "a caption", num_inference_steps={steps}, guidance_scale={guidance},
     height={size}, width={size},
 ).images
 images[0].save("image.png")
@@ -148,7 +148,7 @@ pipeline = StableDiffusionPipeline.from_pretrained(
     "{name}", torch_dtype=torch.{dtype}
 )
 images = pipeline(
-    "a caption", num_inference_steps=20, guidance_scale={guidance},
+    "a caption", num_inference_steps={steps}, guidance_scale={guidance},
     height={size}, width={size},
 ).images
 images[0].save("image.png")

@@ -166,6 +166,12 @@ def test_its_code_is_python(kind):
     assert ('"a/b"' in code) == (kind != "pipeline")
 
 
+def test_its_code_samples_as_the_run_does():
+    ours = run("demo", eval__sampler_steps=37, eval__guidance_scale=3.5)
+    code = block(model_card(ours, PIPELINE), "python")
+    assert "num_inference_steps=37, guidance_scale=3.5" in code
+
+
 @pytest.mark.parametrize(
     ("name", "base", "kind", "told"),
     [
