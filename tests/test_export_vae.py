@@ -45,6 +45,7 @@ def test_it_has_the_runs_weights_and_a_card(exported):
     assert "--config.model.vae=fitted" in card
     assert "This model has no base. It started from random weights." in card
     assert "aption" not in card
+    assert "synthetic" not in card and "encodes and decodes" in card
 
 
 def test_its_latents_scale_is_measured(exported, tmp_path):

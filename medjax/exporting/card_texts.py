@@ -8,9 +8,7 @@ CARD = """---
 
 {what}
 
-This model is not a medical device. Its images are synthetic. They are not records of
-patients, and physicians have not assessed them. However, the model may reproduce its
-training data, including errors and images of patients.
+This model is not a medical device. {warning}
 
 ## Use
 
@@ -81,6 +79,11 @@ WHAT = {
         "file for web UIs, with the tensor names of the original ControlNet release."
     ),
 }
+GENERATES = """Its images are synthetic. They are not records of
+patients, and physicians have not assessed them. However, the model may reproduce its
+training data, including errors and images of patients."""
+RECONSTRUCTS = """It changes the images that it encodes and decodes.
+Details can be lost or appear, and physicians have not assessed the results."""
 UNET_TOO = " The U-Net was also trained."
 FROM_NOTHING = "This model has no base. It started from random weights."
 FROM_SCRATCH = (

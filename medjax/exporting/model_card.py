@@ -42,6 +42,7 @@ def render(facts: CardFacts) -> str:
         title=export.name.rpartition("/")[2],
         what=card_texts.WHAT[facts.texts]
         + (card_texts.UNET_TOO if facts.unet_too else ""),
+        warning=card_texts.GENERATES if facts.captioned else card_texts.RECONSTRUCTS,
         use=_use(facts),
         size=config.data.image_size,
         captions=card_texts.CAPTIONS if facts.captioned else "",
