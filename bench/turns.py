@@ -4,10 +4,9 @@ They start and compile at the same time, because compilation takes minutes, and 
 takes seconds. While one takes its turn, the others wait.
 """
 
-import contextlib
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from bench.networks import EAGER, Settings
@@ -66,6 +65,7 @@ class _Ready:
 
     worker: Worker
     first: tuple[tuple[float, float], ...]
+    flops: float | None
     compile_error: str = ""
 
 
@@ -79,9 +79,7 @@ def compete(contest: Contest) -> dict[str, Result | Failure]:
         if isinstance(outcome, OutOfMemory) and len(found) > 1:
             print(f"{name} again, alone …", file=sys.stderr, flush=True)
             makers = {name: contest.makers[name]}
-            again = _compete_together(dataclasses.replace(contest, makers=makers))
-            if not isinstance(again[name], OutOfTime):
-                found |= again
+            found |= _compete_together(dataclasses.replace(contest, makers=makers))
     return found
 
 
@@ -125,49 +123,43 @@ def _warm_up(contest: Contest, name: str) -> _Ready:
     worker = Worker(name, contest.makers[name], contest.settings, environment, end)
     try:
         first = tuple(worker.step() for _ in range(contest.warm_up))
+        flops = worker.flops()
     except FAILURES:
         worker.close()
         raise
     worker.deadline = contest.deadline
-    return _Ready(worker, first)
+    return _Ready(worker, first, flops)
 
 
 def _take_turns(
     contest: Contest, ready: Mapping[str, _Ready]
 ) -> dict[str, Result | Failure]:
-    steps: dict[str, list[Sequence[tuple[float, float]]]] = {name: [] for name in ready}
+    """Return the turns that each competitor finished, or why it finished none."""
+    turns: dict[str, list[Turn]] = {name: [] for name in ready}
     failures: dict[str, Failure] = {}
     for _ in range(contest.turns):
         for name, one in ready.items():
             try:
                 if name not in failures:
-                    turn = [one.worker.step() for _ in range(contest.steps)]
-                    steps[name].append(turn)
+                    turns[name].append(_turn(one, contest.steps))
             except FAILURES as error:
                 failures[name] = error
+    # Equally many of each, because ratios are computed in each turn.
+    count = min((len(found) for found in turns.values() if found), default=0)
     results = {
-        name: _result(one, steps[name])
-        for name, one in ready.items()
-        if name not in failures
+        name: Result(tuple(found[:count]), ready[name].flops, ready[name].compile_error)
+        for name, found in turns.items()
+        if found
     }
-    return {**results, **failures}
+    return {**failures, **results}
 
 
-def _result(one: _Ready, turns: Sequence[Sequence[tuple[float, float]]]) -> Result:
-    losses = [loss for _, loss in one.first]
-    peak, flops = one.worker.peak_gib(), None
-    with contextlib.suppress(OutOfTime):
-        flops = one.worker.flops()
-    return Result(
-        tuple(
-            Turn(
-                one.first[0][0],
-                tuple(seconds for seconds, _ in turn),
-                tuple(losses + [loss for _, loss in turn]),
-                peak,
-            )
-            for turn in turns
-        ),
-        flops,
-        one.compile_error,
+def _turn(one: _Ready, steps: int) -> Turn:
+    done = [one.worker.step() for _ in range(steps)]
+    losses = [loss for _, loss in (*one.first, *done)]
+    return Turn(
+        one.first[0][0],
+        tuple(seconds for seconds, _ in done),
+        tuple(losses),
+        one.worker.peak_gib(),
     )

@@ -27,7 +27,7 @@ class Batch(TypedDict, total=False):
         example_weights: 1 for an example, 0 for one that only fills up a batch.
         latents_mean: Mean of the cached autoencoder posterior.
         latents_logvar: Log-variance of the cached autoencoder posterior.
-        text_embeddings: Cached embeddings of the captions, which replace `text_ids`.
+        text_embeddings: Cached embeddings of the captions, instead of `text_ids`.
     """
 
     images: Float[Array, "b H W c"]

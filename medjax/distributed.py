@@ -26,7 +26,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from medjax.arrays import Array
@@ -38,8 +37,9 @@ logger = logging.getLogger(__name__)
 
 LOST_EXIT_CODE = 1
 _FAILURE = "medjax/failure"
-# Numbers the checks. All hosts make the same checks in the same order.
-_CHECKS = itertools.count()
+_GATHERED = "medjax/gathered"
+# Numbers the calls of `gather`. All hosts make the same calls in the same order.
+_GATHERINGS = itertools.count()
 _LONGEST_WAIT_MS = 10 * 24 * 3600 * 1000
 # A host that fails in the same way at the same time should report that itself.
 _SECONDS_TO_FAIL_TOO = 3.0
@@ -91,23 +91,14 @@ def check_same(subject: str, facts: Mapping[str, Any]) -> None:
     Raises:
         UserError: Names the hosts that differ from the first, and the facts.
     """
-    if jax.process_count() == 1:
-        return
-    folder = f"medjax/check/{next(_CHECKS)}"
-    store = key_value_store()
-    store.key_value_set(f"{folder}/{jax.process_index()}", json.dumps(facts))
-    first: dict[str, Any] = {}
-    found = []
-    for host in range(jax.process_count()):
-        text = store.blocking_key_value_get(f"{folder}/{host}", _LONGEST_WAIT_MS)
-        theirs = json.loads(text)
-        first = first or theirs
-        for key in sorted(first.keys() | theirs.keys()):
-            if first.get(key) != theirs.get(key):
-                found.append(
-                    f"{key} is {theirs.get(key)!r} on host {host} and "
-                    f"{first.get(key)!r} on host 0"
-                )
+    each = gather(dict(facts))
+    found = [
+        f"{key} is {theirs.get(key)!r} on host {host} and {each[0].get(key)!r} on "
+        "host 0"
+        for host, theirs in enumerate(each)
+        for key in sorted(each[0].keys() | theirs.keys())
+        if each[0].get(key) != theirs.get(key)
+    ]
     if found:
         raise UserError(
             f"the hosts do not have the same {subject}: {'; '.join(found)}. Start the "
@@ -115,27 +106,35 @@ def check_same(subject: str, facts: Mapping[str, Any]) -> None:
         )
 
 
-def from_first(number: int) -> int:
-    """Return the number that the first host passes. Wait for all hosts."""
-    if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-
-
 def gather(value: Any) -> list[Any]:
-    """Return the value of each host, in their order. Wait for all hosts.
+    """Return the value that each host passes, in their order. Wait for all hosts.
+
+    A host may come hours after another: unlike a computation, this has no time limit.
 
     Args:
         value: A value that JSON can hold.
     """
     if jax.process_count() == 1:
         return [value]
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    longest = multihost_utils.process_allgather(np.int32(len(text))).max()
-    # Texts of one length can be gathered. JSON ignores spaces at the end.
-    padded = np.full(longest, ord(" "), np.uint8)
-    padded[: len(text)] = text
-    return [json.loads(bytes(x)) for x in multihost_utils.process_allgather(padded)]
+    number, host, store = next(_GATHERINGS), jax.process_index(), key_value_store()
+    store.key_value_set(f"{_GATHERED}/{number}/{host}", json.dumps(value))
+    each = [
+        json.loads(
+            store.blocking_key_value_get(
+                f"{_GATHERED}/{number}/{other}", _LONGEST_WAIT_MS
+            )
+        )
+        for other in range(jax.process_count())
+    ]
+    # All hosts have read the value before, because they have passed the next one.
+    if number:
+        store.key_value_delete(f"{_GATHERED}/{number - 1}/{host}")
+    return each
+
+
+def wait_for_all() -> None:
+    """Wait until all hosts have called this, however long that takes."""
+    gather(None)
 
 
 class Agreement:

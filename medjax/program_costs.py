@@ -42,16 +42,16 @@ class Count:
         return self.flops / self.once if self.once else 1.0
 
 
-def program_flops(traced: Any, platform: str, compilers: float) -> float:
+def program_flops(traced: Any, platform: str, by_compiler: float) -> float:
     """Return the FLOPs of one call of a program.
 
     Args:
         traced: Result of ``jax.jit(…).trace(…)``.
         platform: Where it runs: "cpu", "gpu" or "tpu".
-        compilers: The compiler's count, with the body of each loop counted once.
+        by_compiler: The compiler's count, with the body of each loop counted once.
     """
     count = count_flops(traced, platform)
-    return count.flops if platform == "gpu" else compilers * count.loops
+    return count.flops if platform == "gpu" else by_compiler * count.loops
 
 
 def count_flops(traced: Any, platform: str) -> Count:

@@ -34,13 +34,14 @@ def tiny_run(recipe):
     return config, TASKS[config.task].build(given), open_dataset(config.data, "train")
 
 
-def cached_examples_of(recipe, workdir: Path, cache: str | None = None):
+def cached_examples_of(recipe, workdir: Path, cache: str | None = None, stop=None):
     """Return the training split of `tiny_run` with latents and captions cached.
 
     Args:
         recipe: Name of a config.
         workdir: Folder of the run.
         cache: Folder of cached images, if there are any.
+        stop: A request to stop, if there is one.
     """
     config, built, source = tiny_run(recipe)
     data = dataclasses.replace(config.data, cache=cache)
@@ -49,5 +50,5 @@ def cached_examples_of(recipe, workdir: Path, cache: str | None = None):
     frozen = meshes.place_params(built.frozen, mesh)
     inputs = {"base": built.base}
     return cached_examples(
-        config, built, inputs, source, frozen, mesh, workdir, StopRequest()
+        config, built, inputs, source, frozen, mesh, workdir, stop or StopRequest()
     )

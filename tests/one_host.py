@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh
 
 from medjax import cli, distributed, meshes
 from medjax.errors import UserError
+from medjax.training.stop import StopRequest
 from tests.cached import cached_examples_of
 
 ACT = flags.DEFINE_string("act", None, "A function of this file.")
@@ -61,6 +62,19 @@ def place():
 def cache():
     """Cache the latents and captions of a data set in a folder that the hosts share."""
     cached_examples_of("cxr_text_to_image", Path(FOLDER.value))
+
+
+def stop_while_caching():
+    """Cache images on each host; the second one is asked to stop."""
+    stop = StopRequest()
+    if jax.process_index() == 1:
+        stop.signal = signal.SIGTERM
+    cached_examples_of(
+        "cxr_controlnet",
+        Path(FOLDER.value) / "run",
+        cache=str(Path(FOLDER.value) / f"images-{jax.process_index()}"),
+        stop=stop,
+    )
 
 
 def differ():

@@ -173,6 +173,15 @@ def test_hosts_cache_latents_and_captions_together(tmp_path):
 
 
 @pytest.mark.ci
+def test_hosts_stop_together_while_they_cache_images(tmp_path):
+    done = act("stop_while_caching", more=[f"--folder={tmp_path}"], devices=2)
+    assert [code for code, _, _ in done] == [STOPPED_EXIT_CODE] * 2, done
+    # The first one finished its cache.
+    assert len(list(tmp_path.glob("images-0/*"))) >= 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.ci
 def test_hosts_that_would_train_something_else_are_named():
     for code, _, err in act("differ"):
         assert code == 2

@@ -105,5 +105,5 @@ def test_what_no_result_needs_does_not_count(jit):
 def test_a_gpu_counts_by_the_traced_program():
     traced = _traced(jnp.matmul, (3, 5), (5, 7))
     # Its compiler does not see what cuBLAS computes.
-    assert program_flops(traced, "gpu", compilers=10.0) == 2 * 3 * 5 * 7
-    assert program_flops(traced, "cpu", compilers=10.0) == 10
+    assert program_flops(traced, "gpu", by_compiler=10.0) == 2 * 3 * 5 * 7
+    assert program_flops(traced, "cpu", by_compiler=10.0) == 10

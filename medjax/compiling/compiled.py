@@ -31,9 +31,8 @@ from medjax.program_costs import count_flops, program_flops
 
 logger = logging.getLogger(__name__)
 
-# They change whenever figures are computed in another way, for chips that are not there
-# and for this machine.
-_FORMAT, _LOCAL_FORMAT = 4, 5
+# Changes whenever figures are computed in another way.
+_FORMAT = 5
 # Of what XLA says when a program does not fit a TPU's memory.
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -110,9 +109,8 @@ def _compile(
     """Compile a program whole, or up to its plan if a folder for the plan is given."""
     traced = program.function.trace(*program.arguments)
     lowered = _lower(traced, topology)
-    version = _LOCAL_FORMAT if folder is None else _FORMAT
     name = hashlib.sha256(
-        f"{version};{topology.name};{topology.compiler};{lowered.as_text()}".encode()
+        f"{_FORMAT};{topology.name};{topology.compiler};{lowered.as_text()}".encode()
     ).hexdigest()
     file = cache / f"{name[:32]}.json"
     if file.is_file():

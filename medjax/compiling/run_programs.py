@@ -189,7 +189,8 @@ def _cached_example(
         record["image"] = first["image"]
     example = make_example(record, built.tokenizer, config.data, (0, 0))[0]
     if built.embed_text is not None:
-        ids = jax.ShapeDtypeStruct((1, *example["text_ids"].shape), np.int32)
+        text_ids = example.pop("text_ids")
+        ids = jax.ShapeDtypeStruct((1, *text_ids.shape), text_ids.dtype)
         shape = jax.eval_shape(built.embed_text, frozen, ids).shape[1:]
         example["text_embeddings"] = blank(shape, np.float16)
     return example

@@ -89,10 +89,10 @@ class ControlDataConfig(DataConfig):
     @property
     def fixed_thresholds(self) -> tuple[float, float] | None:
         """Thresholds of all examples; None if each example has random thresholds."""
-        (low, high), (end_low, end_high) = zip(
-            self.canny_low, self.canny_high, strict=True
-        )
-        return (low, high) if (low, high) == (end_low, end_high) else None
+        low, high = self.canny_low, self.canny_high
+        if low[0] == low[1] and high[0] == high[1]:
+            return low[0], high[0]
+        return None
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -38,14 +38,14 @@ def make_example(
         `ControlDataConfig`; labels () for a `ClassDataConfig` with classes; text_ids
         (77) with a tokenizer; loss_mask (H W 1) with letterbox. A record of cached
         latents gives latents_mean and latents_logvar (h w c) instead of images. One of
-        a cached caption gives text_embeddings (77 d, float16) too.
+        a cached caption gives text_embeddings (77 d, float16) instead of text_ids.
 
     Raises:
         UserError: If a stored conditioning_image has another aspect than its image, or
             a record has no class, or several.
     """
     batch, lost = make_batch([record], tokenizer, config, [key])
-    return {name: array[0] for name, array in batch.items()}, lost
+    return {name: array[0, ...] for name, array in batch.items()}, lost
 
 
 def make_batch(
@@ -65,7 +65,7 @@ def make_batch(
     batch: Example = {}
     first_lost = ""
     for row, (record, key) in enumerate(zip(records, keys, strict=True)):
-        example, lost = _unscaled(record, tokenizer, config, key)
+        example, lost = _as_stored(record, tokenizer, config, key)
         first_lost = first_lost or lost
         for name, array in example.items():
             if not row:
@@ -75,7 +75,7 @@ def make_batch(
     return batch, first_lost
 
 
-def _unscaled(
+def _as_stored(
     record: dict[str, Any], tokenizer: Any, config: DataConfig, key: tuple[int, int]
 ) -> tuple[Example, str]:
     """Return what `make_example` does, with images and controls from 0 to 255."""
@@ -97,10 +97,10 @@ def _unscaled(
             example["loss_mask"] = loss_mask(height, width, size)
     if isinstance(config, ClassDataConfig) and config.classes:
         example["labels"] = np.asarray(_class(record, config.classes), np.int32)
-    if tokenizer is not None:
-        example["text_ids"], lost = tokenize(tokenizer, record["text"])
     if "text_embeddings" in record:
         example["text_embeddings"] = record["text_embeddings"]
+    elif tokenizer is not None:
+        example["text_ids"], lost = tokenize(tokenizer, record["text"])
     return example, lost
 
 

@@ -1,7 +1,7 @@
 """Decode and resize each image once, and keep the result on a local disk.
 
-Of a training image, every epoch needs the same resized pixels and, if their thresholds
-are fixed, the same edges. Everything random comes later. So batches of cached images
+Every epoch needs the same resized pixels of an image. It needs the same edges, too, if
+the thresholds are fixed. Everything random comes later. So batches of cached images
 equal those of the data set, bit for bit.
 
 The name of a cache is a digest of the data set and of everything that the pixels depend
@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,23 @@ def cache_images(
     try:
         storage.make_folder(folder.parent)
         _make(source, config, folder, stopped_by)
+    except _UnreadableError as unreadable:
+        raise unreadable.reason from None
     except OSError as error:
         raise UserError(
             f"config.data.cache={config.cache}: cannot be written: "
-            f"{error.strerror}. Set it to a folder on a disk with more "
+            f"{error.strerror or error}. Set it to a folder on a disk with more "
             "room, or to None"
         ) from error
     return CachedImages(folder)
+
+
+class _UnreadableError(Exception):
+    """An image could not be read or sent by a worker, because of `reason`."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 def _name(source: Any, config: DataConfig) -> str:
@@ -121,12 +131,13 @@ def _make(
 ) -> None:
     """Make a cache, unless it exists; wait while another process makes it."""
     waits = False
-    while not _is_complete(folder):
-        _check_stop(stopped_by, 0, len(source))
+    count = len(source)
+    while not _is_complete(folder, count):
+        _check_stop(stopped_by, 0, count)
         try:
             with storage.lock(folder):
                 # Another process may have made it before this one got the lock.
-                if not _is_complete(folder):
+                if not _is_complete(folder, count):
                     _replace(source, config, folder, stopped_by)
         except storage.Locked:
             if not waits:
@@ -135,11 +146,12 @@ def _make(
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def _is_complete(folder: Path) -> bool:
-    """Return whether a cache exists, and its files are as long as they should be."""
+def _is_complete(folder: Path, count: int) -> bool:
+    """Return whether a cache of `count` records exists, with files of their length."""
     try:
         ends = np.fromfile(folder / ENDS, np.int64)
-        return int(ends[-1]) == (folder / IMAGES).stat().st_size
+        whole = int(ends[-1]) == (folder / IMAGES).stat().st_size
+        return whole and len(ends) == count
     except (FileNotFoundError, IndexError):
         return False
 
@@ -181,20 +193,28 @@ def _fill(
         )
         begun = count
         # Nothing is left to do if only the final rename was missing.
-        for packed in packer if count < len(source) else ():
+        for packed in _readable(packer) if count < len(source) else ():
             if count == begun:
                 _check_room(folder, len(packed), count, len(source))
             _check_stop(stopped_by, count, len(source))
             # Written and not memory-mapped, so that a full disk raises an error instead
             # of ending the process.
-            images.write(packed.data)
             size += len(packed)
+            images.write(packed.data)
             ends.write(np.int64(size).tobytes())
             count += 1
             bar.update(1)
         for file in (images, ends):
             file.flush()
             os.fsync(file.fileno())
+
+
+def _readable(packer: Iterator[Any]) -> Iterator[Any]:
+    """Yield from `packer`; raise _UnreadableError instead of OSError."""
+    try:
+        yield from packer
+    except OSError as error:
+        raise _UnreadableError(error) from error
 
 
 def _whole_records(folder: Path) -> tuple[int, int]:
@@ -205,7 +225,9 @@ def _whole_records(folder: Path) -> tuple[int, int]:
         storage.make_folder(folder)
         return 0, 0
     whole = np.frombuffer(ends.read_bytes()[: ends.stat().st_size // 8 * 8], np.int64)
-    whole = whole[whole <= images.stat().st_size]
+    # A crash of the machine may leave zeros.
+    wrong = (np.diff(whole, prepend=0) <= 0) | (whole > images.stat().st_size)
+    whole = whole[: wrong.argmax() if wrong.any() else len(whole)]
     size = int(whole[-1]) if len(whole) else 0
     storage.truncate(images, size)
     storage.truncate(ends, 8 * len(whole))

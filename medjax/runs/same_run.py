@@ -30,6 +30,7 @@ MAY_DIFFER = (
     "eval.*",
     "mesh.*",
     "model.attention",
+    "model.cache_latents",
     "model.remat",
     "model.route",
     "train.checkpoint_every",

@@ -14,6 +14,7 @@ from medjax.tasks import (
     vq_vae,
 )
 from medjax.tasks.autoencoder_loss import measure_reconstruction
+from medjax.tasks.captioned import check_cached_latents
 from medjax.tasks.eval_config import EvalConfig, SamplingEvalConfig
 from medjax.tasks.interface import Task
 from medjax.tasks.row import CaptionScores, TaskRow
@@ -30,6 +31,7 @@ TASKS: dict[str, TaskRow] = {
         },
         build=controlnet.make_controlnet_task,
         reopen=controlnet.trained_controlnet,
+        check=check_cached_latents,
         measure=controlnet.measure_adherence,
         metrics=("edge_f1",),
         origins=controlnet.controlnet_origins,

@@ -12,6 +12,7 @@ from medjax.evaluation.chest import check_computed_chests, findings, matches
 from medjax.evaluation.frechet import frechet_distance
 from medjax.evaluation.similarity import likeness
 from medjax.pretrained.efficientnet import check_efficientnet, efficientnet_features
+from medjax.tasks.captioned import check_cached_latents
 from medjax.tasks.eval_config import SamplingEvalConfig
 from medjax.tasks.interface import SamplePage
 from medjax.tasks.row import CaptionScores, OptionalMetrics
@@ -78,14 +79,16 @@ def measure_likeness(
 
 
 def check_text_to_image(config: Any) -> None:
-    """Check that findings are only measured in computed chests.
+    """Check that latents can be cached, and findings are of computed chests.
 
     Args:
         config: The run's config.
 
     Raises:
-        UserError: If `eval.chest_findings` is set for other images.
+        UserError: If images are padded and their latents are cached, or if
+            `eval.chest_findings` is set for other images.
     """
+    check_cached_latents(config)
     if config.eval.chest_findings:
         check_computed_chests(config.data)
 

@@ -9,7 +9,7 @@ Source: Rombach et al., 2022, eq. 3; Zhang et al., 2023, eq. 6 (ControlNet).
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Key
@@ -20,6 +20,7 @@ from medjax.data.tokens import tokenize
 from medjax.diffusion.objective import DiffusionConfig, check_objective
 from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.diffusion.schedule import make_schedule
+from medjax.errors import UserError
 from medjax.meshes import gather_params
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.models.clip_text import CLIPText
@@ -82,6 +83,23 @@ class BaseConfig:
     def adapters(self) -> dict[str, AdapterConfig]:
         """Adapters that train, by name of the network."""
         return {}
+
+
+def check_cached_latents(config: Any) -> None:
+    """Check that the latents of a run's images can be cached.
+
+    Args:
+        config: The run's config.
+
+    Raises:
+        UserError: If images are padded, because the mask of the padding is not stored.
+    """
+    if config.model.cache_latents and config.data.resize == "letterbox":
+        raise UserError(
+            "config.data.resize=letterbox: config.model.cache_latents cannot store the "
+            "mask of the padding. Set another config.data.resize, or "
+            "config.model.cache_latents=False"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

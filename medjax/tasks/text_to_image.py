@@ -125,11 +125,7 @@ def make_text_to_image_task(inputs: TaskInputs) -> BuiltTask:
     if inputs.autoencoder is not None:
         base = inputs.autoencoder.identity(model.autoencoder or "")
     assert isinstance(built.task, CaptionedTask)
-    return dataclasses.replace(
-        built,
-        base=base,
-        statistics=statistics,
-    )
+    return dataclasses.replace(built, base=base, statistics=statistics)
 
 
 def _trains(model: TextToImageConfig, base: Params) -> Callable[[str], bool]:

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from medjax.data.tokens import tokenize
 from medjax.training.latent_cache import CachedLatents
 from medjax.training.stop import StopRequest
 from medjax.training.stored_rows import STORED, Rows, StoredRows, compute_rows
+
+logger = logging.getLogger(__name__)
 
 _ARRAY = "text_embeddings"
 
@@ -86,7 +89,13 @@ def cache_captions(
         Stopped: If `stop` was requested.
     """
     texts = sorted({record["text"] for record in source.rows.records})
-    ids = np.stack([tokenize(tokenizer, text)[0] for text in texts])
+    tokens = [tokenize(tokenizer, text) for text in texts]
+    if lost := [end for _, end in tokens if end]:
+        logger.warning(
+            "%d of %d captions are longer than 77 tokens; cut off, for example: '%s'",
+            *(len(lost), len(texts), lost[0]),
+        )
+    ids = np.stack([one for one, _ in tokens])
     one = jax.ShapeDtypeStruct((1, *ids.shape[1:]), ids.dtype)
     shape = jax.eval_shape(embed, frozen, one)
     facts = {

@@ -23,7 +23,6 @@ from medjax import distributed, meshes, storage
 from medjax.arrays import Array, Params
 from medjax.data.config import ControlDataConfig, DataConfig
 from medjax.data.pipeline import Source, make_batches
-from medjax.errors import UserError
 from medjax.training.stop import StopRequest
 from medjax.training.stored_rows import (
     RECORDS,
@@ -74,7 +73,8 @@ def cache_latents(
 
     Args:
         source: The split.
-        data: How its images are made, and the batch size.
+        data: How its images are made, and the batch size. They are not padded, because
+            the mask of the padding is not stored.
         inputs: Fingerprints of data and weights, which determine the latents.
         posterior: The encoder.
         frozen: Weights of the encoder, on `mesh`.
@@ -84,15 +84,8 @@ def cache_latents(
         stop: A request ends the work between two batches. The next call resumes there.
 
     Raises:
-        UserError: If images are padded, because the mask of the padding is not stored.
         Stopped: If `stop` was requested.
     """
-    if data.resize == "letterbox":
-        raise UserError(
-            "config.data.resize=letterbox: config.model.cache_latents cannot store the "
-            "mask of the padding. Set another config.data.resize, or "
-            "config.model.cache_latents=False"
-        )
     dtype = jax.tree.leaves(frozen)[0].dtype
     name = _name(source, data, inputs, dtype)
     if jax.process_index() == 0:

@@ -63,7 +63,8 @@ def step_flops(train_step: Any, *arguments: Any) -> float | None:
         cost = traced.lower().compile().cost_analysis()
         cost = cost[0] if isinstance(cost, list) else cost
         counted = (cost or {}).get("flops", 0.0)
-        return program_flops(traced, jax.local_devices()[0].platform, counted) or None
+        flops = program_flops(traced, jax.local_devices()[0].platform, counted)
+        return flops if flops > 0 else None
     except Exception as error:
         # A run is worth more than a number in its log.
         logger.info("the step's FLOPs are unknown: %s", str(error).split("\n")[0])

@@ -1,4 +1,4 @@
-"""Rows that frozen networks compute once and keep on disk: arrays, and facts as JSON.
+"""Rows that frozen networks compute once and keep on disk: arrays, and a JSON record.
 
 An interrupted call leaves a folder ``NAME.incomplete``. The next call continues it. On
 several hosts, all compute, and the first one writes to the disk that they share.
@@ -31,7 +31,7 @@ STORED = np.dtype(np.float16)
 
 Shape = tuple[int, ...]
 Rows = tuple[Sequence[np.ndarray], Sequence[Mapping[str, Any]]]
-"""The arrays of some rows, and the facts of each row."""
+"""The arrays of some rows, and the record of each row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class StoredRows:
 
     @functools.cached_property
     def records(self) -> list[dict[str, Any]]:
-        """The facts of each row."""
+        """The record of each row."""
         lines = (self.folder / RECORDS).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
@@ -80,7 +80,7 @@ def compute_rows(
         folder: Folder of the rows, on a disk that all hosts share.
         shapes: Shape of a row of each array, by name.
         count: Number of rows.
-        what: What the rows belong to, such as "latents of images", for messages.
+        what: What a row is about, such as "latents", for messages.
         batches: Yields batches from a row on. A batch has the arrays in the order of
             `shapes`. The last batch may have more rows than needed.
         stop: A request ends the work between two batches. The next call resumes there.
@@ -89,14 +89,16 @@ def compute_rows(
         Stopped: If a host was asked to stop.
     """
     first = jax.process_index() == 0
-    done = distributed.from_first(_rows_done(folder, shapes, count) if first else 0)
+    done = distributed.gather(_rows_done(folder, shapes, count) if first else 0)[0]
     if done < 0:
         return StoredRows(folder, tuple(shapes))
-    logger.info("caching the %d %s", count, what)
+    logger.info("caching %s: %d", what, count)
     if done:
         logger.info("%d of %d are cached already", done, count)
     begun = _incomplete(folder)
-    bar = ProgressBar("caching", count, what, done, terminal=None if first else False)
+    bar = ProgressBar(
+        f"caching {what}", count, "rows", done, terminal=None if first else False
+    )
     votes = distributed.Agreement()
     with contextlib.ExitStack() as stack:
         stack.enter_context(bar)
@@ -107,7 +109,7 @@ def compute_rows(
         while done < count:
             if votes.largest(int(stop.made)):
                 raise Stopped(
-                    f"asked to stop after caching {done} of the {count} {what}, before "
+                    f"asked to stop after caching {what}: {done} of {count}, before "
                     "the first step; the same command resumes the run"
                 )
             arrays, records = next(rows)
@@ -120,8 +122,8 @@ def compute_rows(
         write_checksums(begun)
         storage.rename(begun, folder)
     # The other hosts read the folder when it has its name.
-    distributed.from_first(0)
-    logger.info("cached the %d %s in %s", count, what, folder)
+    distributed.wait_for_all()
+    logger.info("cached %s in %s: %d", what, folder, count)
     return StoredRows(folder, tuple(shapes))
 
 

@@ -1,5 +1,6 @@
 """Competitors that take no time, for tests of the turns in their processes."""
 
+import itertools
 import time
 
 from bench.workers import Counted
@@ -21,3 +22,14 @@ def make_large(settings):
 
 def make_endless(settings):
     return lambda: time.sleep(600)
+
+
+def make_stalling(settings):
+    steps = itertools.count()
+
+    def step():
+        if next(steps) == 3:
+            time.sleep(600)
+        return float(settings.batch)
+
+    return step

@@ -182,3 +182,15 @@ def test_a_competitor_that_is_not_ready_in_time_is_ended(tmp_path, monkeypatch):
     contest = Contest(makers, Settings("tiny", 32), 2, 2, 3, str(tmp_path), deadline)
     assert isinstance(compete(contest)["endless"], OutOfTime)
     assert time.monotonic() < deadline + 10
+
+
+@pytest.mark.release
+def test_turns_that_ended_before_the_deadline_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(turns, "TURNS_SECONDS", 0.0)
+    makers = {"medjax": fakes.make_ours, "stalling": fakes.make_stalling}
+    deadline = time.monotonic() + 30
+    contest = Contest(makers, Settings("tiny", 32), 1, 1, 3, str(tmp_path), deadline)
+    found = compete(contest)
+    # The third turn of the second one never ends. Each has as many turns as the other.
+    assert [len(one.turns) for one in found.values()] == [2, 2]
+    assert found["medjax"].flops == 4e9

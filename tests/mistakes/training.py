@@ -230,16 +230,6 @@ MISTAKES = [
         says=("config.data.cache={dir}/file/cache: cannot be written", "or to None"),
         setup=lambda folder: (folder / "file").write_text("precious"),
     ),
-    Mistake(
-        "cache of images beside one of latents",
-        (
-            "--config=tests/tiny_lora.py",
-            "--workdir={dir}/run",
-            "--config.model.cache_latents=True",
-            "--config.data.cache={dir}/cache",
-        ),
-        ("config.data.cache={dir}/cache has no effect with", "Set it to None"),
-    ),
     train("empty workdir", "--workdir=", says=("--workdir= is empty",)),
     train(
         "workdir that is a file",

@@ -137,10 +137,18 @@ def test_another_fold_has_latents_of_its_own(world):
     )
 
 
-def test_padded_images_are_refused(world):
-    _, _, cache, _ = world
+@pytest.mark.parametrize("recipe", ["cxr_lora", "cxr_controlnet"])
+def test_padded_images_are_refused_before_anything_is_loaded(recipe):
+    config = load_config("config", recipe)
+    config.model.cache_latents, config.data.resize = True, "letterbox"
     with pytest.raises(UserError, match="cannot store the mask of the padding"):
-        cache(dataclasses.replace(DATA, resize="letterbox"))
+        parse(config)
+
+
+def test_images_are_not_cached_for_latents_that_are(tmp_path, caplog):
+    cached_examples_of("cxr_text_to_image", tmp_path, cache=str(tmp_path / "images"))
+    assert not (tmp_path / "images").exists()
+    assert "is not used, because config.model.cache_latents" in caplog.text
 
 
 def test_weights_of_another_precision_have_latents_of_their_own(world):
@@ -171,7 +179,7 @@ class StopAfter(StopRequest):
 def test_it_stops_between_two_batches_and_goes_on_from_there(world, torn):
     _, source, cache, folder = world
     inputs = {"base": {"source": "", "fingerprint": f"torn by {torn}"}}
-    with pytest.raises(Stopped, match="caching 4 of the 6 latents.*resumes"):
+    with pytest.raises(Stopped, match="caching latents: 4 of 6.*resumes"):
         cache(inputs=inputs, stop=StopAfter(1))
     (begun,) = folder.glob("*.incomplete")
     if torn:
@@ -216,8 +224,8 @@ def test_a_task_reads_its_cached_examples(recipe, tmp_path):
         next(make_batches(one, built.tokenizer, config.data))
         for one in (source, cached)
     )
-    assert "images" not in kept
-    assert kept.keys() >= online.keys() - {"images"}
+    replaced = {"images", "text_ids"}
+    assert online.keys() - kept.keys() == replaced
     for name in online.keys() & kept.keys():
         np.testing.assert_array_equal(kept[name], online[name])
     embedded = jax.jit(built.embed_text)(built.frozen, online["text_ids"])
