@@ -107,9 +107,11 @@ def export(
     name = Path(workdir).expanduser().resolve().name
     file = _FILES.get(kind, "").format(run=name)
     what = Export(push_to or target.name, kind, dtype, file)
-    parity = _parity(parity, kind)
+    compares = _parity(parity, kind)
+    if parity is None and not compares and kind not in _FILES:
+        _LOGGER.info("not compared with PyTorch: torch or diffusers is not installed")
     with storage.replacing_folder(target) as folder:
-        write_export(run, folder, what, parity)
+        write_export(run, folder, what, compares)
     _LOGGER.info("step %d (%s weights) is in %s", run.step, run.weights, target)
     if push_to:
         address = hub.upload(target, push_to, f"Step {run.step}, by medjax")

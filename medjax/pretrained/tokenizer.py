@@ -5,6 +5,7 @@ one. medjax uses the fast one in both, so that captions get the same ids.
 """
 
 import itertools
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def load_tokenizer(folder: Path) -> Any:
             f"{folder} contains no tokenizer. Expected vocab.json and merges.txt, or "
             "tokenizer.json"
         )
+    # Without torch, transformers warns at its import. Tokenizers do not need torch.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizerFast
 
     return CLIPTokenizerFast.from_pretrained(folder)

@@ -1,6 +1,6 @@
 """The lines that a run logs: one line for each report, all aligned.
 
-  step 120/600 · loss 0.0712 · rate 1.0e-03 ·  16.1 images/s ·  12% waiting · 4:32 left
+  step 120/600 · loss 0.0712 · lr 1.0e-03 ·  16.1 images/s ·  12% waiting for data · …
   step 120/600 · loss 0.0712 · … ·  91.3 images/s · 402.1 TFLOP/s (MFU 41%) · …
   step 120/600 · val loss 0.0680 · edge_f1 0.5360 (chance 0.4390) · took 0:12
 
@@ -37,7 +37,7 @@ def training_line(
             for name, rate in row.items()
             if name.startswith(f"{_RATE}_")
         ]
-        parts.append(f"rate {row[_RATE]:.1e}{''.join(own)}")
+        parts.append(f"lr {row[_RATE]:.1e}{''.join(own)}")
     if "images_per_second" in row:
         speed = row["images_per_second"]
         parts.append(f"{speed:{'5.1f' if speed >= 9.995 else '5.2f'}} images/s")
@@ -45,7 +45,7 @@ def training_line(
         mfu = f"(MFU {100 * row['mfu']:.0f}%)"
         parts.append(f"{row['tflops_per_device']:5.1f} TFLOP/s {mfu}")
     if "data_wait_fraction" in row:
-        parts.append(f"{100 * row['data_wait_fraction']:3.0f}% waiting")
+        parts.append(f"{100 * row['data_wait_fraction']:3.0f}% waiting for data")
     if seconds_left is not None:
         parts.append(f"{duration(seconds_left)} left")
     if row.get("train/skipped_updates", 0) > 0:

@@ -113,7 +113,8 @@ def schedule_change(
         config: The peaks, the warm-ups and the decays.
         steps: Steps of the whole run.
         earlier: Earlier plans; see `runs.earlier_plans`.
-        done: Steps done so far. Returns no lines unless the last plan ended here.
+        done: Steps done so far. Returns no lines unless the last plan ended here. A rate
+            that does not change has no line.
     """
     if not earlier or earlier[-1][1] != done or steps <= done:
         return []
@@ -126,6 +127,8 @@ def schedule_change(
             float(f(count))
             for f, count in ((rate, done - 1), (old[name], done), (rate, done))
         )
+        if last == was == now:
+            continue
         line = (
             f"train.steps is {steps}, was {planned}: {name} at step {done + 1} is "
             f"{now:.3g}, was {was:.3g} in the old plan; at step {done} it was "

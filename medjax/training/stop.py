@@ -55,7 +55,8 @@ class StopRequest:
             signal.raise_signal(number)
         self.signal = signal.Signals(number)
         logger.warning(
-            "%s: saving the state, then stopping; a second signal stops at once",
+            "%s: saving the state after this step, then stopping. The first step "
+            "compiles, which can take minutes. A second signal stops at once",
             self.signal.name,
         )
 

@@ -20,15 +20,15 @@ ROW = {
 
 def test_a_report_is_one_line():
     assert training_line(120, 600, ROW, 272.0) == (
-        "step 120/600 · loss 0.0712 · rate 1.0e-03 ·  16.1 images/s ·  12% waiting · "
-        "4:32 left"
+        "step 120/600 · loss 0.0712 · lr 1.0e-03 ·  16.1 images/s · "
+        " 12% waiting for data · 4:32 left"
     )
 
 
 def test_the_first_report_has_no_speed_yet():
     row = {"train/loss": 1.5, "train/learning_rate": 2e-5}
     assert training_line(1, 600, row, None) == (
-        "step   1/600 · loss 1.5000 · rate 2.0e-05"
+        "step   1/600 · loss 1.5000 · lr 2.0e-05"
     )
 
 
@@ -55,7 +55,7 @@ def test_skipped_updates_show_only_where_there_are_any():
 def test_a_network_with_its_own_rate_shows_it():
     row = {"train/learning_rate": 1e-4, "train/learning_rate_text_encoder": 5e-6}
     line = training_line(1, 2, row, None)
-    assert line == "step 1/2 · rate 1.0e-04 (text_encoder 5.0e-06)"
+    assert line == "step 1/2 · lr 1.0e-04 (text_encoder 5.0e-06)"
 
 
 def test_measures_stand_beside_chance():

@@ -142,12 +142,12 @@ def test_a_plan_that_is_resumed_unchanged_changes_nothing():
 def test_an_extension_states_the_old_rate_and_the_new_one():
     own = NetworkOptimConfig(learning_rate=0.5, schedule="constant")
     config = OptimConfig(learning_rate=0.01, schedule="cosine", text_encoder=own)
-    first, second = schedule_change(config, 8, ((3, 3),), 3)
+    # The text encoder's rate is constant, so nothing is said of it.
+    (first,) = schedule_change(config, 8, ((3, 3),), 3)
     assert first.startswith(
         "train.steps is 8, was 3: learning_rate at step 4 is 0.00179, was 0 in the old "
         "plan; at step 3 it was 0.0025"
     )
-    assert "learning_rate_text_encoder at step 4 is 0.5, was 0.5" in second
     told = learning_rates(config, 8, ((3, 3),))
     assert float(told["learning_rate"](3)) == pytest.approx(0.00179, rel=1e-2)
 

@@ -1,6 +1,7 @@
 """A Sphinx extension: write the reference from the code, and check what pages name.
 
-A line ``<!-- generated: NAME -->`` of a page is replaced by the text of `WRITERS`. A
+A line that begins with ``<!-- generated: NAME -->`` is replaced by the text of
+`WRITERS`. The rest of the line is for readers of the page's source. A
 flag or a config key without a description is a warning, and so is a page that names a
 flag or a key that does not exist; ``make docs`` turns warnings into errors.
 """
@@ -14,7 +15,7 @@ from sphinx.util import logging
 from medjax_docs import commands, configs, links, listings, metrics
 
 _LOGGER = logging.getLogger(__name__)
-_MARK = re.compile(r"^<!-- generated: ([a-z_]+) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- generated: ([a-z_]+) -->.*$", re.MULTILINE)
 WRITERS = {
     "commands": commands.write,
     "config": configs.write,
