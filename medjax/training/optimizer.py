@@ -113,8 +113,8 @@ def schedule_change(
         config: The peaks, the warm-ups and the decays.
         steps: Steps of the whole run.
         earlier: Earlier plans; see `runs.earlier_plans`.
-        done: Steps done so far. Returns no lines unless the last plan ended here. A rate
-            that does not change has no line.
+        done: Steps done so far. Returns no lines unless the last plan ended here, and
+            no line for a rate that does not change.
     """
     if not earlier or earlier[-1][1] != done or steps <= done:
         return []
