@@ -119,7 +119,7 @@ class ConvWeights(nn.Module):
         return kernel, jnp.asarray(bias, self.dtype)
 
 
-def _unchanged(x: Array) -> Array:
+def _unchanged(x: Any) -> Any:
     return x
 
 
