@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from medjax.compiling.preflight import Estimate, Preflight
-from medjax.compiling.run_programs import SAMPLER, STEP
+from medjax.compiling.run_programs import STEP
 from medjax.runs.config import RunConfig
 
 _GB = 1e9
+# Bytes. Smaller parts of the memory, such as metrics, are not worth a place.
+_LEAST_SHOWN = 1e5
 
 
 def to_json(found: Preflight, config: RunConfig, price: float | None) -> dict[str, Any]:
@@ -103,22 +105,26 @@ def _program_lines(name: str, one: Estimate) -> list[str]:
     assert figures.flops is not None and figures.hbm_bytes is not None
     links = _links(one)
     between = "unknown" if links is None else f"{sum(links.values()):.3g} GB"
+    memory = {
+        "arguments": figures.argument_bytes,
+        "activations and other temporaries": figures.temporary_bytes,
+        "results": figures.output_bytes,
+        "rest of the training state": one.resident_bytes,
+    }
+    parts = " + ".join(
+        f"{part} {_gb(size)}" for part, size in memory.items() if size >= _LEAST_SHOWN
+    )
     lines = [
         f"{name}: {figures.flops / 1e12:.3g} TFLOP, memory traffic "
         f"{_gb(figures.hbm_bytes)}, between chips {between}",
-        f"    memory {_gb(one.memory_bytes)}: arguments {_gb(figures.argument_bytes)}"
-        f" + activations and other temporaries {_gb(figures.temporary_bytes)} + "
-        f"results {_gb(figures.output_bytes)} + rest of the training state "
-        f"{_gb(one.resident_bytes)}",
+        f"    memory {_gb(one.memory_bytes)}: {parts}",
     ]
     if figures.kernels:
         lines.append(f"    fused kernels: {figures.kernels} calls")
     if one.roofline and one.images_per_second:
-        calls = "drawn" if name == SAMPLER else "taken"
         lines.append(
-            f"    estimate: at least {one.roofline:.3g} s for {one.images} images "
-            f"{calls}, at most {one.images_per_second:.3g} images/s a chip; bound by "
-            f"{one.bound}"
+            f"    estimate: at least {one.roofline:.3g} s for {one.images} images, at "
+            f"most {one.images_per_second:.3g} images/s a chip; bound by {one.bound}"
         )
     return lines
 
