@@ -22,7 +22,7 @@ Variants:
 Hardware: the recommended recipe splits its batch of 16 images into microbatches of 4.
 It stores weights, gradients, moments and average of a billion parameters: 20 GB in
 float32 without activations. Without AdamW's state and the average it is 8 GB. By the
-TPU's compiler, a step of `v5e` needs 9.3 GB, and a step of `v6e` 27.4 GB. The memory on
+TPU's compiler, a step of `v5e` needs 9.2 GB, and a step of `v6e` 27.4 GB. The memory on
 GPUs was computed, not compiled; check a variant with `medjax preflight`. We have not
 run it, so no expected result is known.
 
