@@ -182,7 +182,7 @@ def test_from_training_to_an_image_by_pytorch(tmp_path):
     assert drawn_by_the_card(tmp_path / "x", 16).shape == (16, 16, 3)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_parity_sees_what_is_stored(demo, tmp_path):
     pytest.importorskip("torch", reason="torch absent")
     pytest.importorskip("diffusers", reason="diffusers absent")

@@ -43,7 +43,7 @@ def _check(content, parts):
             assert row["MFU, %"] == "unknown"
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_step_is_measured_against_torch(tmp_path, monkeypatch):
     pytest.importorskip("peft")
     flags = "--controlnet-batch= --sample-batch= --minutes=30"
