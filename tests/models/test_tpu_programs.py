@@ -91,14 +91,12 @@ def test_fused_attention_of_1024_tokens_holds_less_on_four_chips(chips, make, tm
     assert fused.hbm_bytes < 0.6 * plain.hbm_bytes
 
 
-def two_layers(topology):
-    """The gradient of two dense layers, in bfloat16 on float32 kernels over fsdp."""
-    mesh = meshes.make_mesh(meshes.MeshConfig(fsdp=4), topology.devices)
-    net = nn.Sequential([Dense(WIDTH, dtype=jnp.bfloat16) for _ in range(2)])
-    x = jnp.zeros((64, WIDTH), jnp.bfloat16)
+def weight_gradient(net, x, config, topology, sharding):
+    """Return the program of a network's weight gradient, split as its weights are."""
+    mesh = meshes.make_mesh(config, topology.devices)
     shapes = jax.eval_shape(net.init, jax.random.key(0), x)
     params = meshes.sharded_shapes(shapes, meshes.param_shardings(shapes, mesh))
-    x = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=meshes.batch_sharding(mesh))
+    given = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(mesh))
 
     def gradient(params, x):
         def loss(params):
@@ -108,9 +106,16 @@ def two_layers(topology):
         shardings = meshes.param_shardings(gradients, mesh)
         return jax.lax.with_sharding_constraint(gradients, shardings)
 
-    return RunProgram(
-        "two layers", jax.jit(meshes.on_mesh(mesh, gradient)), (params, x), 64
-    )
+    function = jax.jit(meshes.on_mesh(mesh, gradient))
+    return RunProgram("gradient", function, (params, given), x.shape[0])
+
+
+def two_layers(topology):
+    """Two dense layers, in bfloat16 on float32 kernels over fsdp."""
+    net = nn.Sequential([Dense(WIDTH, dtype=jnp.bfloat16) for _ in range(2)])
+    x = jax.ShapeDtypeStruct((64, WIDTH), jnp.bfloat16)
+    config = meshes.MeshConfig(fsdp=4)
+    return weight_gradient(net, x, config, topology, meshes.batch_sharding)
 
 
 def test_kernels_are_gathered_in_the_dtype_of_the_computation(chips, tmp_path):
@@ -121,26 +126,11 @@ def test_kernels_are_gathered_in_the_dtype_of_the_computation(chips, tmp_path):
 
 
 def feed_forward(topology):
-    """The gradient of a feed-forward network whose layers four chips split."""
-    mesh = meshes.make_mesh(meshes.MeshConfig(tensor=4), topology.devices)
+    """A feed-forward network whose layers four chips split."""
+    x = jax.ShapeDtypeStruct((8, TOKENS, CHANNELS), jnp.bfloat16)
+    config = meshes.MeshConfig(tensor=4)
     net = FeedForward(jnp.bfloat16)
-    x = jax.ShapeDtypeStruct(
-        (8, TOKENS, CHANNELS), jnp.bfloat16, sharding=meshes.replicated(mesh)
-    )
-    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
-    params = meshes.sharded_shapes(shapes, meshes.param_shardings(shapes, mesh))
-
-    def gradient(params, x):
-        def loss(params):
-            return jnp.square(net.apply(params, x).astype(jnp.float32)).mean()
-
-        gradients = jax.grad(loss)(params)
-        shardings = meshes.param_shardings(gradients, mesh)
-        return jax.lax.with_sharding_constraint(gradients, shardings)
-
-    return RunProgram(
-        "feed-forward", jax.jit(meshes.on_mesh(mesh, gradient)), (params, x), 8
-    )
+    return weight_gradient(net, x, config, topology, meshes.replicated)
 
 
 def test_gated_halves_do_not_cross_the_tensor_axis(chips, tmp_path):
