@@ -50,6 +50,26 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     return extra
 
 
+def requested_config(argv: Sequence[str]) -> tuple[str, Any]:
+    """Return the config that ``--config`` names, without changes by other flags.
+
+    Args:
+        argv: Name of the program, and its arguments.
+
+    Returns:
+        Value of the flag, and the config; "" and None without the flag.
+
+    Raises:
+        UserError: If the config cannot be read.
+    """
+    from absl import flags
+
+    if "config" not in flags.FLAGS:
+        return "", None
+    file, _ = _resolved("config", argv)
+    return ("", None) if file is None else (file, load_config("config", file))
+
+
 def _parsed(argv: Sequence[str]) -> list[str]:
     """Let absl parse the flags; exit with 0, not 1, after absl's --help."""
     from absl import flags

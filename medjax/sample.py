@@ -252,7 +252,8 @@ def main(_: Sequence[str]) -> None:
     SamplingConfig(**given)
     keep_compiled()
     source = load_source(
-        **only("workdir", "step", "weights", "base", "pretrained", "controlnet")
+        **only("workdir", "step", "weights", "base", "pretrained", "controlnet"),
+        control_given=asked["image"] is not None or asked["edges"] is not None,
     )
     if asked["data"] is not None and source.data is not None:
         there = dataclasses.replace(source.data, root=asked["data"])

@@ -1,6 +1,7 @@
 """`medjax COMMAND`, `python -m medjax COMMAND`, and the names in `import medjax`."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -8,9 +9,12 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 import medjax
 from medjax import __main__ as program
+from medjax.config_files import load_config
+from tests import in_process
 
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = ("jax", "flax", "transformers", "tensorflow_datasets", "cv2", "matplotlib")
@@ -112,6 +116,26 @@ def test_help_of_a_command_shows_its_docstring_and_loads_little(command):
     assert done.stdout.endswith("\n[]\n")
     assert f"\n    medjax {command} --" in done.stdout
     assert "--[no]debug" in done.stdout
+
+
+def test_help_with_a_config_lists_its_keys_and_values(tmp_path):
+    named = "cxr_controlnet:demo"
+    done = in_process.typed(["train", f"--config={named}", "--help"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    listed = dict(re.findall(r"\n  --config\.(\S+?)=(.*)\n      \S", done.stdout))
+    config = load_config("config", named)
+    assert listed == {k: repr(v) for k, v in flat(config) if k != "task"}
+    wrong = in_process.typed(["train", "--config=cxr_controlnt", "--help"], tmp_path)
+    assert wrong.returncode == program.USAGE_EXIT_CODE
+    assert "did you mean 'cxr_controlnet'?" in wrong.stderr
+
+
+def flat(section, where=""):
+    for key, value in section.items():
+        if isinstance(value, ConfigDict):
+            yield from flat(value, f"{where}{key}.")
+        else:
+            yield f"{where}{key}", value
 
 
 def test_the_installed_program_the_package_and_the_module_answer_alike(tmp_path):

@@ -42,11 +42,12 @@ MISTAKES = [
     sample(
         "run whose base has gone",
         RUN,
+        "--image={raw}/0.png",
         says=("the base model that the run was trained on", "set --base"),
         setup=run_without_its_base,
     ),
     sample("weights to draw from", "--pretrained=a/b", says=("cannot load 'a/b'",)),
-    sample("two ControlNets", RUN, "--controlnet=x", says=("A run uses its own",)),
+    sample("two ControlNets", RUN, "--controlnet=x", says=("a run uses its own",)),
     sample("step of no run", PLAIN, "--step=2", says=("--step and --base require",)),
     sample("no control", RUN, says=("--image=FILE", "--edges=FILE"), setup=run),
     sample(

@@ -58,6 +58,7 @@ def test_at_first_the_base_is_what_it_was(train, dtype):
     )
 
 
+@pytest.mark.ci
 def test_only_adapters_and_named_layers_train(reference):
     _, state, frozen = reference
     _, params, before = made()

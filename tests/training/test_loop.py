@@ -76,6 +76,7 @@ def uninterrupted(whole):
     return whole("controlnet")
 
 
+@pytest.mark.ci
 def test_a_set_up_that_fails_closes_the_checkpoints(
     small_config, tmp_path, monkeypatch
 ):
@@ -91,6 +92,7 @@ def test_a_set_up_that_fails_closes_the_checkpoints(
     assert len(closed) == 1
 
 
+@pytest.mark.ci
 def test_the_workdir_holds_what_scripts_rely_on(uninterrupted):
     workdir, _ = uninterrupted
     config = json.loads((workdir / "config.json").read_text())
