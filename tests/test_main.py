@@ -138,6 +138,7 @@ def flat(section, where=""):
             yield f"{where}{key}", value
 
 
+@pytest.mark.ci
 def test_the_installed_program_the_package_and_the_module_answer_alike(tmp_path):
     """The installed program calls what the entry point names."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
