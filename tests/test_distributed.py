@@ -273,7 +273,9 @@ def result(workdir):
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes
         )
         state = checkpointer.restore(folder, like)
-    learned = {name: state[name] for name in ("params", "ema_params", "statistics")}
+    # Only tasks with statistics store them.
+    trees_of_state = ("params", "ema_params", "statistics")
+    learned = {name: state[name] for name in trees_of_state if name in state}
     return losses, trees.flatten(learned)
 
 

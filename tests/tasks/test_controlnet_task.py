@@ -90,7 +90,7 @@ def test_masked_pixels_reach_the_loss_only_through_the_networks(world):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("option", [{"min_snr_gamma": 5.0}, {"noise_offset": 0.3}])
+@pytest.mark.parametrize("option", [{"min_snr_gamma": 0.05}, {"noise_offset": 0.3}])
 def test_options_change_the_loss(world, option):
     task, params, frozen = world
     batch, keys = small.batch(BATCH), keys_of(0)
