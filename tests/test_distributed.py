@@ -52,8 +52,8 @@ TINY = {
         ((ADDRESS, None, None), "--num_processes and --process_id missing"),
         ((None, 2, 1), "--coordinator_address missing"),
         ((ADDRESS, 2, None), "--process_id missing"),
-        ((ADDRESS, 2, 2), "--process_id=2 of --num_processes=2: Expected 0 to 1"),
-        (("localhost", 2, 0), "--coordinator_address=localhost: Expected HOST:PORT"),
+        ((ADDRESS, 2, 2), "--process_id=2 of --num_processes=2: expected 0 to 1"),
+        (("localhost", 2, 0), "--coordinator_address=localhost: expected HOST:PORT"),
     ],
 )
 def test_half_an_answer_is_refused(given, message):
