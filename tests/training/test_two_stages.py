@@ -13,7 +13,7 @@ from configs import brain_ldm
 from medjax import trees
 from medjax.data.phantoms import PhantomsConfig
 from medjax.errors import Stopped, UserError
-from medjax.runs import find_checkpoint
+from medjax.runs import find_checkpoint, open_run
 from medjax.runs.config import parse
 from medjax.runs.open_run import AUTOENCODER, load_run
 from medjax.training import two_stages
@@ -109,7 +109,7 @@ def test_one_that_was_not_evaluated_to_its_end_is_gone_on_with(trained, monkeypa
     monkeypatch.setattr(
         two_stages, "train", lambda config, *_: asked.append(config.task) or state
     )
-    monkeypatch.setattr(find_checkpoint, "read_metrics", lambda folder: {})
+    monkeypatch.setattr(open_run, "read_metrics", lambda folder: {})
     two_stages.train_stages(config, folder / "run")
     assert asked == ["vq_vae", "unconditional"]
 
