@@ -21,8 +21,8 @@ Variants:
 * ``demo``: minutes on two CPU cores, at 64², with knee phantoms.
 
 Hardware: by the TPU's compiler, a step needs 8.3 GB. We have not run the recommended
-recipe to the end, so no expected result is known.
-The published system took 20 s per image.
+recipe to the end, so no expected result is known. The published system took 20 s per
+image.
 
 Data: OAI AKOA (Osteoarthritis Initiative), for research, under the NIH's terms of use.
 """

@@ -12,9 +12,9 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from medjax import logs, storage
 from medjax.chips import silence_libtpu
@@ -117,37 +117,30 @@ def _keys_usage() -> Iterator[str]:
     """
     from medjax.flag_parsing import requested_config
 
-    name, config = requested_config(sys.argv)
+    config = requested_config(sys.argv)
     if config is None:
         return
+    from medjax import trees
     from medjax.runs.config import parse
     from medjax.runs.config_keys import config_keys
 
-    yield f"\nKeys of --config={name}, and their values:"
+    yield "\nKeys of this config, with the values that it sets:"
     described = {key.name: key.text for key in config_keys(parse(config).task)}
-    for key, value in _flat(config.to_dict()):
+    for path, value in trees.flatten(config.to_dict()).items():
+        key = path.replace("/", ".")
         if key in described:
             yield _indented(f"--config.{key}={value!r}", described[key])
 
 
-def _flat(section: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the keys of nested sections, with their values."""
-    for name, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{where}{name}.")
-        else:
-            yield f"{where}{name}", value
-
-
 def _flag_usage(flag: "flags.Flag") -> str:
     """Return the lines of help for one flag."""
+    from medjax.flag_parsing import is_required
+
     value = _VALUES.get(flag.flag_type(), "VALUE")
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={value}"
     said = (flag.default_as_str or "").strip("'")
-    if any("must have a value" in one.message for one in flag.validators):
-        note = " (required)"
-    else:
-        note = f" (default: {said})" if said else ""
+    default = f" (default: {said})" if said else ""
+    note = " (required)" if is_required(flag) else default
     return _indented(name, f"{flag.help}{note}")
 
 

@@ -50,14 +50,19 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     return extra
 
 
-def requested_config(argv: Sequence[str]) -> tuple[str, Any]:
+def is_required(flag: Any) -> bool:
+    """Return whether a command fails without this flag of absl."""
+    return any("must have a value" in one.message for one in flag.validators)
+
+
+def requested_config(argv: Sequence[str]) -> Any:
     """Return the config that ``--config`` names, without changes by other flags.
 
     Args:
         argv: Name of the program, and its arguments.
 
     Returns:
-        Value of the flag, and the config; "" and None without the flag.
+        The config. None means that the command has no such flag, or got none.
 
     Raises:
         UserError: If the config cannot be read.
@@ -65,9 +70,9 @@ def requested_config(argv: Sequence[str]) -> tuple[str, Any]:
     from absl import flags
 
     if "config" not in flags.FLAGS:
-        return "", None
+        return None
     file, _ = _resolved("config", argv)
-    return ("", None) if file is None else (file, load_config("config", file))
+    return None if file is None else load_config("config", file)
 
 
 def _parsed(argv: Sequence[str]) -> list[str]:
@@ -125,7 +130,8 @@ def _refuse_empty() -> None:
 
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
-        if flag.present and flag.value == "" != flag.default:
+        # The value of an empty list flag is [].
+        if flag.present and flag.value in ("", []) and flag.value != flag.default:
             raise UserError(
                 f"--{name}= is empty. Expected a value: {flag.help.rstrip('.')}"
             )

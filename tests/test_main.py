@@ -9,10 +9,10 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
 
 import medjax
 from medjax import __main__ as program
+from medjax import trees
 from medjax.config_files import load_config
 from tests import in_process
 
@@ -124,18 +124,13 @@ def test_help_with_a_config_lists_its_keys_and_values(tmp_path):
     assert done.returncode == 0, done.stderr
     listed = dict(re.findall(r"\n  --config\.(\S+?)=(.*)\n      \S", done.stdout))
     config = load_config("config", named)
-    assert listed == {k: repr(v) for k, v in flat(config) if k != "task"}
+    values = trees.flatten(config.to_dict())
+    del values["task"]
+    assert listed == {k.replace("/", "."): repr(v) for k, v in values.items()}
+    assert re.search(r"--workdir=VALUE\n      .*\(required\)\n", done.stdout)
     wrong = in_process.typed(["train", "--config=cxr_controlnt", "--help"], tmp_path)
     assert wrong.returncode == program.USAGE_EXIT_CODE
     assert "did you mean 'cxr_controlnet'?" in wrong.stderr
-
-
-def flat(section, where=""):
-    for key, value in section.items():
-        if isinstance(value, ConfigDict):
-            yield from flat(value, f"{where}{key}.")
-        else:
-            yield f"{where}{key}", value
 
 
 @pytest.mark.ci

@@ -92,7 +92,7 @@ def test_a_folder_draws_a_line_a_prompt(place):
         assert json.loads(image.text["medjax"])["prompt"] == "cardiomegaly"
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_full_disk_is_told_in_one_line(place):
     limited = ("sh", "-c", 'ulimit -f 1 && exec "$@"', "sh")
     typed = (f"--pretrained={place}/sd", f"--out={place}/full", "--steps=1")

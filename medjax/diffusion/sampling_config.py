@@ -43,7 +43,7 @@ class SamplingConfig:
             UserError: If a value is outside. The message starts with its name.
         """
         find_sampler(self.sampler)
-        check_least(self, steps=1, guidance_scale=1)
+        check_least(self, steps=1, guidance_scale=1, conditioning_scale=0)
         for name in ("guidance_rescale", "eta", "control_start", "control_end"):
             check_fraction(self, name)
         if self.control_start >= self.control_end:

@@ -1,7 +1,7 @@
 """The programs that a run compiles: its step, its validation and its sampler.
 
 `set_up` and the evaluators run them. `medjax preflight` compiles the same ones for
-chips that are not there.
+a TPU that is not at hand.
 """
 
 import dataclasses

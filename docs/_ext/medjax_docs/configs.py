@@ -6,10 +6,11 @@ import functools
 import importlib.util
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medjax import trees
 from medjax.config_files import packaged_folder, packaged_names
 from medjax.runs.config import make_config
 from medjax.runs.config_keys import config_keys
@@ -167,17 +168,9 @@ def _tree(module: Any) -> ast.Module:
 
 def _changes(config: Any) -> list[str]:
     """Return a line for each key that a recipe sets to another value than its task."""
-    default = dict(_flat(make_config(config.task).to_dict(), "config"))
+    default = trees.flatten(make_config(config.task).to_dict())
     return [
-        f"{key} = {value!r}"
-        for key, value in _flat(config.to_dict(), "config")
-        if default.get(key, ...) != value
+        f"config.{path.replace('/', '.')} = {value!r}"
+        for path, value in trees.flatten(config.to_dict()).items()
+        if default.get(path, ...) != value
     ]
-
-
-def _flat(section: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{where}.{key}")
-        else:
-            yield f"{where}.{key}", value
