@@ -13,7 +13,7 @@ PHRASES = (
     *("is there", "are there", "is told", "are told", "told of"),
     *("goes on", "go on with", "otherwise", "what is", "of which"),
 )
-FOLDERS = ("medjax", "configs", "bench", "launch", "docs", ".ci")
+FOLDERS = ("medjax", "configs", "bench", "launch", "notebooks", "docs", ".ci")
 TOP = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile")
 # Pages that commands write, and what is built.
 WRITTEN = ("bench/results", "docs/_build")
@@ -30,7 +30,7 @@ def files() -> list[Path]:
     for folder in FOLDERS:
         for path in sorted((REPOSITORY / folder).rglob("*")):
             name = str(path.relative_to(REPOSITORY))
-            kept = path.suffix in (".py", ".md", ".sh") or folder == ".ci"
+            kept = path.suffix in (".py", ".md", ".sh", ".ipynb") or folder == ".ci"
             made = name.startswith(WRITTEN) or "__pycache__" in name
             if path.is_file() and kept and not made:
                 found.append(path)
