@@ -18,7 +18,7 @@ from medjax.configuration import parse_config, to_config_dict
 from medjax.errors import UserError, nearest
 from medjax.meshes import MeshConfig
 from medjax.runs.migration import migrated
-from medjax.runs.sections import BestConfig, OptimConfig, TrainConfig
+from medjax.runs.sections import BestConfig, LogConfig, OptimConfig, TrainConfig
 from medjax.tasks import TASKS
 
 
@@ -34,7 +34,8 @@ class RunConfig:
             unconditional, the noise schedule. None for autoencoders.
         optim: Section ``optim``: the optimizer and its learning rate.
         mesh: Section ``mesh``: how arrays are split over devices.
-        train: Section ``train``: number of steps, checkpoints and log.
+        train: Section ``train``: number of steps, checkpoints and reports.
+        log: Section ``log``: the trackers that get metrics and samples.
         best: Section ``best``: which checkpoint is best, and early stopping.
         eval: Section ``eval``: validation and pages of samples.
     """
@@ -46,6 +47,7 @@ class RunConfig:
     optim: OptimConfig
     mesh: MeshConfig
     train: TrainConfig
+    log: LogConfig
     best: BestConfig
     eval: Any
 
@@ -83,7 +85,8 @@ def _check_not_optional(metric: str) -> None:
 
 
 # Sections that all tasks have with the same class, and one that only some tasks have.
-_COMMON, _OPTIONAL = ("optim", "mesh", "train", "best"), ("diffusion",)
+_COMMON = ("optim", "mesh", "train", "log", "best")
+_OPTIONAL = ("diffusion",)
 
 
 def _classes(task: str) -> dict[str, type]:

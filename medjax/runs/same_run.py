@@ -28,6 +28,7 @@ MAY_DIFFER = (
     *PER_HOST,
     "best.*",
     "eval.*",
+    "log.*",
     "mesh.*",
     "model.attention",
     "model.cache_latents",

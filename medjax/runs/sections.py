@@ -1,9 +1,9 @@
-"""Config sections that every task has: `optim`, `train` and `best`."""
+"""Config sections that every task has: `optim`, `train`, `log` and `best`."""
 
 import dataclasses
 from typing import Literal
 
-from medjax.errors import UserError, check_least
+from medjax.errors import UserError, check_least, nearest
 
 ScheduleKind = Literal["constant", "cosine", "linear"]
 
@@ -174,6 +174,34 @@ class TrainConfig:
             profile_at=1,
             profile_steps=1,
         )
+
+
+TRACKERS = ("tensorboard", "wandb")
+"""Names of the programs that can keep a run's metrics and samples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """Where a run's metrics and samples go, beside its workdir.
+
+    Attributes:
+        trackers: Names of trackers: tensorboard writes event files into the workdir;
+            wandb sends to Weights & Biases.
+        real_images: Whether trackers also get real images and captions: the whole
+            sample pages. By default they get only generated images.
+    """
+
+    trackers: tuple[str, ...] = ("tensorboard",)
+    real_images: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UserError if a tracker is unknown."""
+        for name in self.trackers:
+            if name not in TRACKERS:
+                raise UserError(
+                    f"trackers={self.trackers}: unknown tracker '{name}'. Expected "
+                    f"some of {', '.join(TRACKERS)}" + nearest(name, TRACKERS)
+                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from medjax.evaluation.similarity import likeness
 from medjax.pretrained.efficientnet import check_efficientnet, efficientnet_features
 from medjax.tasks.captioned import check_cached_latents
 from medjax.tasks.eval_config import SamplingEvalConfig
-from medjax.tasks.interface import SamplePage
+from medjax.tasks.interface import GENERATED, SamplePage
 from medjax.tasks.row import CaptionScores, OptionalMetrics
 
 _FINDINGS = (
@@ -67,7 +67,7 @@ def measure_likeness(
     the caption does not describe. So use these numbers to compare checkpoints only.
     """
     del data
-    real, drawn = page.columns["target"], page.columns["generated"]
+    real, drawn = page.columns["target"], page.columns[GENERATED]
     each = likeness(real, drawn, page.batch.get("loss_mask"))
     measured = {name: float(values.mean()) for name, values in each.items()}
     if config.frechet_distance:

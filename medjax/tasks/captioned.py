@@ -35,7 +35,7 @@ from medjax.tasks.adapters import (
     with_adapters,
 )
 from medjax.tasks.base_model import base_weights
-from medjax.tasks.interface import BuiltTask, Outcome, TaskInputs
+from medjax.tasks.interface import GENERATED, BuiltTask, Outcome, TaskInputs
 from medjax.tasks.latent_diffusion import LatentDiffusion
 from medjax.tasks.random_draws import add_drawn_noise, dropped, objective_losses, split
 from medjax.tasks.shape_checks import check_base, check_image_size
@@ -192,7 +192,7 @@ class CaptionedTask:
         nets = self._nets(params, frozen)
         _, height, width, _ = batch["images"].shape
         images = self.model.draw(nets, batch, keys, sampling, (height, width))
-        columns = {"generated": images[-1], "target": batch["images"]}
+        columns = {GENERATED: images[-1], "target": batch["images"]}
         if "conditioning_image" not in batch:
             return columns
         return {"condition": 2 * batch["conditioning_image"] - 1, **columns}

@@ -30,7 +30,13 @@ from medjax.pretrained import (
 from medjax.tasks.base_model import load_base, trained_base
 from medjax.tasks.captioned import BaseConfig, assemble_captioned
 from medjax.tasks.eval_config import SamplingEvalConfig
-from medjax.tasks.interface import BuiltTask, Checkpoint, SamplePage, TaskInputs
+from medjax.tasks.interface import (
+    GENERATED,
+    BuiltTask,
+    Checkpoint,
+    SamplePage,
+    TaskInputs,
+)
 from medjax.tasks.latent_scaling import TrainedAutoencoder
 from medjax.tasks.row import Origins
 
@@ -190,7 +196,7 @@ def measure_adherence(
         return {}
     mask = page.batch.get("loss_mask")
     return edge_adherence(
-        page.columns["generated"],
+        page.columns[GENERATED],
         page.batch["conditioning_image"],
         [_edges_of(data, number) for number in range(len(page.records))],
         config.edge_tolerance_px,

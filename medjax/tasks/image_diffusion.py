@@ -31,7 +31,7 @@ from medjax.models.conv_unet import ConvUNet
 from medjax.models.unet_2d import UNet2D
 from medjax.tasks import latent_scaling
 from medjax.tasks.drawing import Drawing, Request, check_size
-from medjax.tasks.interface import Outcome
+from medjax.tasks.interface import GENERATED, Outcome
 from medjax.tasks.random_draws import (
     add_drawn_noise,
     dropped,
@@ -140,7 +140,7 @@ class ImageDiffusion:
         drawn = self.draw(nets, keys, size, labels, sampling)
         # These show other subjects, of the same class if classes are used.
         real = latent_scaling.with_channels(images, self.channels)
-        return {"generated": drawn[-1], "real": real}
+        return {GENERATED: drawn[-1], "real": real}
 
     def draw(
         self,

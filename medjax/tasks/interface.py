@@ -152,6 +152,10 @@ class BuiltTask:
     embed_text: Callable[[Params, Array], Array] | None = None
 
 
+GENERATED = "generated"
+"""Title of the only column of a page that shows no image of a data set."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplePage:
     """A page of samples in host memory, for the metrics of a task.

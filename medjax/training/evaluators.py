@@ -29,10 +29,13 @@ class Evaluation:
     Attributes:
         metrics: Numbers by column of ``metrics.csv``, e.g. ``val/loss``.
         page: A page of samples, or None.
+        tracked: The page for trackers, or None. Unless the config says otherwise, it
+            has generated images only.
     """
 
     metrics: dict[str, float]
     page: UInt8[np.ndarray, "H W 3"] | None = None
+    tracked: UInt8[np.ndarray, "height width 3"] | None = None
 
 
 @runtime_checkable
@@ -113,7 +116,7 @@ class Evaluators:
         due = [one for one in self._evaluators if everything or one.due(step)]
         start = time.monotonic()
         row: dict[str, float] = {}
-        pages = []
+        pages: list[Evaluation] = []
         for one in due:
             self._announce(one.work, step)
             found = one.run(params, frozen)
@@ -121,7 +124,7 @@ class Evaluators:
                 return None
             row |= found.metrics
             if found.page is not None:
-                pages.append(found.page)
+                pages.append(found)
         if self.due(step) and step not in self._seen:
             complete = len(due) == len(self._evaluators)
             self.patience.look_at(row, complete=complete)
@@ -140,8 +143,9 @@ class Evaluators:
             where = step_of(step, self._steps)
             logger.info("%s · %s; the first time compiles too", where, work)
 
-    def _write_page(self, step: int, page: UInt8[np.ndarray, "H W 3"]) -> None:
-        self._writer.write_image(step, "samples", page)
-        if jax.process_index() == 0:
-            save_png(self._workdir / f"samples/{step:07d}.png", page)
+    def _write_page(self, step: int, found: Evaluation) -> None:
+        if found.tracked is not None:
+            self._writer.write_image(step, "samples", found.tracked)
+        if jax.process_index() == 0 and found.page is not None:
+            save_png(self._workdir / f"samples/{step:07d}.png", found.page)
             save_curves(self._workdir / "metrics.csv", self._workdir / "curves.png")

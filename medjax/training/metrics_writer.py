@@ -1,4 +1,4 @@
-"""Write a run's metrics: ``metrics.csv`` and TensorBoard's event files.
+"""Write a run's metrics to ``metrics.csv``, and pass them to its trackers.
 
 ``metrics.csv`` has a row for each step with a report. A new metric adds a column. The
 file is then written anew under another name and renamed, so that a reader never sees
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from medjax import storage
+from medjax.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -27,40 +28,36 @@ Row = dict[str, str]
 
 
 class MetricsWriter:
-    """Writes the metrics of one run. A context manager, which closes the files."""
+    """Writes the metrics of one run. A context manager, which closes the file."""
 
     def __init__(
         self,
         workdir: str | Path,
         restored_step: int | None = None,
         enabled: bool = True,
+        trackers: Trackers | None = None,
     ) -> None:
-        """Open ``metrics.csv`` and ``tensorboard/`` in the workdir.
+        """Open ``metrics.csv`` in the workdir.
 
         Args:
             workdir: Folder of the run, created if it is missing.
             restored_step: Step of the restored checkpoint. Later rows are dropped.
                 None starts new files.
             enabled: Whether to write. False on all hosts except the first.
+            trackers: The trackers to pass metrics and images to; None for none.
         """
-        self._enabled = enabled
+        self._enabled, self._trackers = enabled, trackers
         self._rows: list[Row] = []
         if not enabled:
             return
-        # Imported here, because it takes a second and other hosts never need it.
-        from tensorboardX import SummaryWriter
-
         self._path = Path(workdir) / "metrics.csv"
         self._columns: list[str] = list(COLUMNS)
         if restored_step is not None and self._path.exists():
             self._columns, self._rows = _read(self._path, restored_step)
         self._rewrite()
-        purge = None if restored_step is None else restored_step + 1
-        folder = str(self._path.parent / "tensorboard")
-        self._events = SummaryWriter(folder, purge_step=purge)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Write one row, and the scalars' events for TensorBoard.
+        """Write one row, and pass the scalars to the trackers.
 
         Args:
             step: Steps done.
@@ -71,8 +68,8 @@ class MetricsWriter:
             return
         values = {name: float(value) for name, value in scalars.items()}
         self._append({"step": str(step)} | {n: repr(v) for n, v in values.items()})
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        if self._trackers is not None:
+            self._trackers.log(step, values)
 
     def history(self, name: str) -> dict[int, float]:
         """Return all values of a scalar by step, also those before a resumption."""
@@ -81,21 +78,19 @@ class MetricsWriter:
     def write_image(
         self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]
     ) -> None:
-        """Write an image for TensorBoard.
+        """Pass an image to the trackers.
 
         Args:
             step: Steps done.
             name: Name of the image, e.g. ``samples``.
             image: RGB, 0 to 255.
         """
-        if self._enabled:
-            self._events.add_image(name, image, step, dataformats="HWC")
-            self._events.flush()
+        if self._trackers is not None:
+            self._trackers.log_image(step, name, image)
 
     def close(self) -> None:
-        """Flush and close the files."""
+        """Flush and close the file."""
         if self._enabled:
-            self._events.close()
             self._file.close()
 
     def __enter__(self) -> "MetricsWriter":

@@ -20,7 +20,7 @@ from medjax.data.first_examples import FirstExamples
 from medjax.data.pipeline import Source
 from medjax.evaluation.grids import image_page
 from medjax.tasks.eval_config import EvalConfig
-from medjax.tasks.interface import SamplePage, Task
+from medjax.tasks.interface import GENERATED, SamplePage, Task
 from medjax.training.evaluators import Evaluation
 from medjax.training.programs import make_sampler, samples_at_once
 from medjax.training.step import example_keys
@@ -49,6 +49,7 @@ class SamplePages:
         measure: Callable[[SamplePage, Any, Any], dict[str, float]],
         asked_to_stop: Callable[[], bool] = lambda: False,
         split: str = "val",
+        real_images: bool = False,
     ) -> None:
         """Read the examples.
 
@@ -63,10 +64,11 @@ class SamplePages:
             measure: Computes the task's metrics.
             asked_to_stop: Called before each batch. All hosts must get the same answer.
             split: Prefix of the metrics' columns: ``val`` or ``train``.
+            real_images: Whether trackers also get real images and captions.
         """
         self._mesh, self._config = mesh, config
         self._measure, self._split = measure, split
-        self._asked_to_stop = asked_to_stop
+        self._asked_to_stop, self._real_images = asked_to_stop, real_images
         first = FirstExamples(source, config.samples)
         self._size = samples_at_once(len(first), data.batch_size, mesh)
         self._data = dataclasses.replace(data, batch_size=self._size)
@@ -103,10 +105,13 @@ class SamplePages:
         captions = [record["text"] for record in self._records[:_ON_PAGE]]
         shown = SamplePage(columns, whole, self._records)
         measures = self._measure(shown, self._data, self._config)
-        return Evaluation(
-            {f"{self._split}/{name}": x for name, x in measures.items()},
-            image_page(page, captions if any(captions) else None),
-        )
+        whole_page = image_page(page, captions if any(captions) else None)
+        generated = {k: images for k, images in page.items() if k == GENERATED}
+        tracked = whole_page if self._real_images else None
+        if tracked is None and generated:
+            tracked = image_page(generated)
+        named = {f"{self._split}/{name}": x for name, x in measures.items()}
+        return Evaluation(named, whole_page, tracked)
 
 
 def _on_host(arrays: Mapping[str, Array], mesh: Mesh) -> dict[str, np.ndarray]:

@@ -40,6 +40,7 @@ from medjax.training.step import (
     init_state,
 )
 from medjax.training.stop import StopDecision, StopRequest
+from medjax.training.trackers import Trackers, check_trackers
 from medjax.training.validation_loss import NoValidation, ValidationLoss, held_out
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ def set_up(
     stop = StopDecision(request, plan.steps, plan.max_hours)
     mesh = meshes.make_mesh(config.mesh)
     check_attention(config.model, mesh)
+    check_trackers(config)
     check_batch_size(data.batch_size, plan.gradient_accumulation_steps, mesh)
     examples, unseen = open_dataset(data, "train"), held_out(data)
     init_key, train_key, eval_key = jax.random.split(jax.random.key(plan.seed), 3)
@@ -201,7 +203,8 @@ def open_session(run: SetUp, state: TrainState, start: int | None) -> Iterator[S
     terminal = None if first else False
     with (
         contextlib.closing(batches),
-        MetricsWriter(run.workdir, start, enabled=first) as writer,
+        Trackers(config if first else None, run.workdir, start) as trackers,
+        MetricsWriter(run.workdir, start, first, trackers) as writer,
         Progress(config.train.steps, step, terminal=terminal) as progress,
         Profile(config.train, run.workdir / "profile") as profile,
     ):
@@ -245,6 +248,7 @@ def _evaluators(
         TASKS[config.task].measure,
         stop.in_evaluation,
         "val" if held_out else "train",
+        config.log.real_images,
     )
     return validation, pages
 

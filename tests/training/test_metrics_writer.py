@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from medjax.runs.config import parse
 from medjax.training.metrics_writer import COLUMNS, MetricsWriter
+from medjax.training.trackers import Trackers
+from tests.tiny_unconditional import get_config
 
 
 def read(workdir) -> list[dict[str, str]]:
@@ -111,7 +114,10 @@ def test_an_empty_or_foreign_file_does_not_stop_a_run(tmp_path):
 
 
 def test_events_hold_scalars_and_images(tmp_path):
-    with MetricsWriter(tmp_path) as writer:
+    with (
+        Trackers(parse(get_config()), tmp_path, None) as trackers,
+        MetricsWriter(tmp_path, trackers=trackers) as writer,
+    ):
         writer.write(5, {"train/loss": 0.5})
         writer.write_image(5, "samples", np.zeros((4, 6, 3), np.uint8))
     values = {v.tag: (e.step, v) for e in events(tmp_path) for v in e.summary.value}
@@ -125,8 +131,8 @@ def test_events_hold_scalars_and_images(tmp_path):
 
 def test_resuming_purges_the_events_after_the_restored_step(tmp_path):
     for restored in (None, 20):
-        with MetricsWriter(tmp_path, restored) as writer:
-            writer.write(30, {"train/loss": 0.5})
+        with Trackers(parse(get_config()), tmp_path, restored) as trackers:
+            trackers.log(30, {"train/loss": 0.5})
     starts = [e.step for e in events(tmp_path) if e.session_log.status == 1]
     assert starts == [21]
 
