@@ -1,5 +1,6 @@
 #!/bin/bash
 # Train on a SLURM cluster: sbatch launch/slurm.sh --config=… --workdir=…
+# `python -m launch.slurm` submits it with other options than these.
 #SBATCH --job-name=medjax
 #SBATCH --nodes=2
 #SBATCH --gpus-per-node=4
@@ -12,6 +13,9 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -uo pipefail
+
+# At a preemption this shell receives the signal too. It waits for the run, which saves.
+trap : TERM
 
 srun "${PYTHON:-python}" -m medjax.train "$@"
 code=$?
