@@ -6,8 +6,8 @@ r"""Train with SkyPilot: GPUs of any cloud, or a small TPU slice of Google Cloud
         -- --config=cxr_controlnet:v6e --workdir=gs://BUCKET/RUN
 
 It writes NAME.sky.yaml and starts a managed job, which SkyPilot resumes on a new
-machine after a preemption. The job uploads and installs this checkout. Fields are those of
-SkyPilot 0.14 (github.com/skypilot-org/skypilot, sky/utils/schemas.py).
+machine after a preemption. The job uploads and installs this checkout. Fields are those
+of SkyPilot 0.14 (github.com/skypilot-org/skypilot, sky/utils/schemas.py).
 """
 
 import argparse
@@ -32,8 +32,8 @@ from medjax.cli import STOPPED_EXIT_CODE
 from medjax.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# The Python of a cloud's image is often too old, so uv brings one. libtpu is not pinned,
-# because jax[tpu] requires the one that it was released with.
+# The Python of a cloud's image is often too old, so uv brings one. libtpu is not
+# pinned, because jax[tpu] requires the one that it was released with.
 _SETUP = """\
 set -e
 command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
@@ -105,8 +105,8 @@ def _resources(flags: argparse.Namespace) -> dict[str, Any]:
         on = find_slice(flags.topology)
         if on.hosts > 1:
             raise UserError(
-                f"--topology={flags.topology} has {on.hosts} hosts; launch.skypilot runs "
-                "slices of one host, launch.gke larger ones"
+                f"--topology={flags.topology} has {on.hosts} hosts. SkyPilot runs one "
+                "host here, launch.gke any number"
             )
         found["accelerators"] = f"tpu-{on.accelerator_type}"
         found["accelerator_args"] = {
