@@ -15,6 +15,8 @@ An object with other fields than those here is invalid, so that a misspelt one i
 
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 WHOLE: Schema = {"type": "integer", "minimum": 0}
@@ -119,48 +121,54 @@ _FAILURE_RULE = fields(
     onJobFailureMessagePatterns=several(TEXT),
     targetReplicatedJobs=several(TEXT),
 )
-JOBSET = fields(
-    "apiVersion kind metadata spec",
-    apiVersion=one_of("jobset.x-k8s.io/v1alpha2"),
-    kind=one_of("JobSet"),
-    metadata=fields("name", name=_LABEL, annotations=TEXTS, labels=TEXTS),
-    spec=fields(
-        failurePolicy=fields(
-            maxRestarts=WHOLE,
-            restartStrategy=one_of("Recreate", "BlockingRecreate", "InPlaceRestart"),
-            rules=several(_FAILURE_RULE),
-        ),
-        replicatedJobs=several(
-            fields(
-                "name template",
-                name=_LABEL,
-                replicas=WHOLE,
-                template=fields(spec=_JOB),
-            )
-        ),
-    ),
-)
-SKYPILOT = fields(
-    "",
-    name=TEXT,
-    workdir=TEXT,
-    num_nodes={"type": "integer"},
-    resources=fields(
-        "",
-        accelerators=TEXT,
-        accelerator_args=fields(runtime_version=TEXT, tpu_vm={"type": "boolean"}),
-        infra=TEXT,
-        use_spot={"type": "boolean"},
-        disk_size={"type": "integer"},
-        job_recovery=fields(
-            max_restarts_on_errors=WHOLE,
-            recover_on_exit_codes=several(
-                {"type": "integer", "minimum": 0, "maximum": 255}
+JOBSET = Draft202012Validator(
+    fields(
+        "apiVersion kind metadata spec",
+        apiVersion=one_of("jobset.x-k8s.io/v1alpha2"),
+        kind=one_of("JobSet"),
+        metadata=fields("name", name=_LABEL, annotations=TEXTS, labels=TEXTS),
+        spec=fields(
+            failurePolicy=fields(
+                maxRestarts=WHOLE,
+                restartStrategy=one_of(
+                    "Recreate", "BlockingRecreate", "InPlaceRestart"
+                ),
+                rules=several(_FAILURE_RULE),
+            ),
+            replicatedJobs=several(
+                fields(
+                    "name template",
+                    name=_LABEL,
+                    replicas=WHOLE,
+                    template=fields(spec=_JOB),
+                )
             ),
         ),
-    ),
-    setup=TEXT,
-    run=TEXT,
+    )
+)
+SKYPILOT = Draft202012Validator(
+    fields(
+        "",
+        name=TEXT,
+        workdir=TEXT,
+        num_nodes={"type": "integer"},
+        resources=fields(
+            "",
+            accelerators=TEXT,
+            accelerator_args=fields(runtime_version=TEXT, tpu_vm={"type": "boolean"}),
+            infra=TEXT,
+            use_spot={"type": "boolean"},
+            disk_size={"type": "integer"},
+            job_recovery=fields(
+                max_restarts_on_errors=WHOLE,
+                recover_on_exit_codes=several(
+                    {"type": "integer", "minimum": 0, "maximum": 255}
+                ),
+            ),
+        ),
+        setup=TEXT,
+        run=TEXT,
+    )
 )
 # Options by the words of a command. Each takes its value after "=".
 OPTIONS = {

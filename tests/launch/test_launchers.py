@@ -1,11 +1,10 @@
-"""What all launchers share: the dry run is the launch, and nothing is lost on the way."""
+"""What launchers share: a dry run shows the launch, and words arrive unchanged."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from jsonschema import ValidationError, validate
 
 from launch import gce, gke, skypilot, slurm, tpu_vm
 from tests.launch.arguments import PLAIN, nasty
@@ -71,10 +70,9 @@ def test_the_task_of_skypilot_is_valid(name, recorder, tmp_path):
     assert words_of(name, PLAIN) == 0
     (file,) = tmp_path.glob("*.yaml")
     task = yaml.safe_load(file.read_text())
-    validate(task, SKYPILOT)
+    SKYPILOT.validate(task)
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
-    with pytest.raises(ValidationError):
-        validate(task | {"nodes": 2}, SKYPILOT)
+    assert not SKYPILOT.is_valid(task | {"nodes": 2})
 
 
 @pytest.mark.parametrize("name", [one for one in LAUNCHES if one.startswith("sky")])

@@ -27,7 +27,7 @@ def ends(code):
 
 
 def done(name, recorder, *more, training=PLAIN):
-    """Run a launcher; return its exit code and gcloud's verbs except looks at states."""
+    """Run a launcher; return its exit code, and what gcloud did beside describe."""
     launcher, flags = MACHINES[name]
     code = launcher.main([*flags, *more, "--", *training])
     calls = [words for words, _ in recorder.calls()]
