@@ -79,7 +79,7 @@ format: $(STAMP)  ## fix style and format automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(STAMP)  ## check the annotations of medjax/ and bench/
+types: $(STAMP)  ## check the annotations of medjax/, bench/ and launch/
 	$(BIN)/mypy
 
 clean:  ## remove the environments, caches and demo output

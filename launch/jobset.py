@@ -61,8 +61,7 @@ class Settings:
         hardware: What each job runs on.
         slices: Number of TPU slices.
         spot: Whether the nodes may be taken away.
-        privileged: Whether pods on TPUs have privileges: containers, and, with several
-            slices, the network of the host, which is faster between slices.
+        privileged: Whether containers on TPUs are privileged.
         max_restarts: Number of restarts after failures.
         service_account: Kubernetes' service account of the pods.
         secret: A Secret; its entries become environment variables.
@@ -183,8 +182,6 @@ def _pod(settings: Settings) -> Manifest:
             ),
         ],
     }
-    if settings.slices > 1 and settings.privileged:
-        pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if settings.service_account:
         pod["serviceAccountName"] = settings.service_account
     return pod

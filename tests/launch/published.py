@@ -79,8 +79,6 @@ _POD = fields(
             persistentVolumeClaim=fields("claimName", claimName=TEXT),
         )
     ),
-    hostNetwork={"type": "boolean"},
-    dnsPolicy=one_of("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"),
     serviceAccountName=TEXT,
 )
 _POD_FAILURE = fields(

@@ -1,0 +1,70 @@
+"""The launchers' own pages: each command on them is one that a launcher takes."""
+
+import importlib
+import re
+import shlex
+
+import pytest
+
+from launch import gce, gke, skypilot, slurm, tpu_vm
+from tests import in_process
+from tests.pages import DOCS, REPOSITORY, blocks
+
+LAUNCHERS = {one.__name__: one for one in (gce, gke, skypilot, slurm, tpu_vm)}
+README = REPOSITORY / "launch" / "README.md"
+PAGE = DOCS / "how_to" / "cloud.md"
+COMMANDS = [
+    words[2:]
+    for block in blocks(PAGE)
+    for words in block.commands
+    if words[:2] == ["python", "-m"]
+]
+EXAMPLES = [
+    shlex.split(text.replace("\\\n", " "))[2:]
+    for one in LAUNCHERS.values()
+    for text in re.findall(r"^    (python -m (?:.*\\\n)*.*)$", one.__doc__, re.M)
+]
+
+
+@pytest.mark.parametrize("words", [*COMMANDS, *EXAMPLES], ids=lambda one: one[0])
+def test_each_command_can_be_launched(words, capsys, tmp_path):
+    module, *rest = words
+    launcher = importlib.import_module(module)
+    assert launcher.main(["--dry_run", *rest]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out
+    training = rest[rest.index("--") + 1 :]
+    done = in_process.parsed(["train", *training], tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_each_launcher_has_an_example_on_the_page_and_in_its_help():
+    assert {words[0] for words in COMMANDS} == LAUNCHERS.keys()
+    assert {words[0] for words in EXAMPLES} == LAUNCHERS.keys()
+
+
+def test_flags_on_the_page_exist(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    others = importlib.import_module("medjax_docs.links")._OTHERS
+    known = {
+        name.removeprefix("--")
+        for one in LAUNCHERS.values()
+        for action in one.parser()._actions
+        for name in action.option_strings
+    }
+    assert others - {"only"} <= known
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_help_needs_nothing_else(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        LAUNCHERS[name].main(["--help"])
+    assert ended.value.code == 0
+    assert "-- --config=" in capsys.readouterr().out
+
+
+def test_links_and_files_of_the_readme_exist():
+    text = README.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (README.parent / target).exists(), target
+    listed = set(re.findall(r"^\| `(\S+)` \|", text, re.M))
+    assert listed <= {path.name for path in README.parent.iterdir()}
