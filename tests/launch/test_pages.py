@@ -7,7 +7,6 @@ import shlex
 import pytest
 
 from launch import gce, gke, skypilot, slurm, tpu_vm
-from tests import in_process
 from tests.pages import DOCS, REPOSITORY, blocks
 
 LAUNCHERS = {one.__name__: one for one in (gce, gke, skypilot, slurm, tpu_vm)}
@@ -27,14 +26,15 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("words", [*COMMANDS, *EXAMPLES], ids=lambda one: one[0])
-def test_each_command_can_be_launched(words, capsys, tmp_path):
+def test_each_command_can_be_launched(words, capsys):
     module, *rest = words
     launcher = importlib.import_module(module)
     assert launcher.main(["--dry_run", *rest]) == 0, capsys.readouterr().err
     assert capsys.readouterr().out
-    training = rest[rest.index("--") + 1 :]
-    done = in_process.parsed(["train", *training], tmp_path)
-    assert done.returncode == 0, done.stderr
+    training = dict(word.split("=", 1) for word in rest[rest.index("--") + 1 :])
+    recipe, _, variant = training["--config"].partition(":")
+    assert f"{variant}=" in (REPOSITORY / "configs" / f"{recipe}.py").read_text()
+    assert "--workdir" in training
 
 
 def test_each_launcher_has_an_example_on_the_page_and_in_its_help():
@@ -42,9 +42,11 @@ def test_each_launcher_has_an_example_on_the_page_and_in_its_help():
     assert {words[0] for words in EXAMPLES} == LAUNCHERS.keys()
 
 
-def test_flags_on_the_page_exist(monkeypatch):
-    monkeypatch.syspath_prepend(DOCS / "_ext")
-    others = importlib.import_module("medjax_docs.links")._OTHERS
+def test_flags_that_the_documentation_allows_exist():
+    links = (DOCS / "_ext" / "medjax_docs" / "links.py").read_text()
+    allowed = re.search(r"_OTHERS = frozenset\((.*?)\n\)", links, re.DOTALL)[1]
+    others = set(re.findall(r'"(\w+)"', allowed))
+    assert "slices" in others
     known = {
         name.removeprefix("--")
         for one in LAUNCHERS.values()
