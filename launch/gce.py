@@ -83,7 +83,7 @@ def machine(flags: argparse.Namespace, training: tuple[str, ...]) -> Machine:
         revive=(Run((*_INSTANCES, "start", flags.name, zone)),),
         delete=Run((*_INSTANCES, "delete", flags.name, zone, "--quiet")),
         ready="RUNNING",
-        lost=("TERMINATED", "STOPPED", "SUSPENDED"),
+        lost=("TERMINATED", "STOPPED"),
     )
 
 

@@ -25,6 +25,8 @@ from launch.steps import (
 )
 from medjax.errors import UserError
 
+_LONGEST_POOL = 40
+
 
 def parser() -> Parser:
     """Return the parser of the flags."""
@@ -145,6 +147,11 @@ def _node_pools(flags: argparse.Namespace, settings: Settings) -> list[Step]:
         raise UserError("--node_pools creates pools of TPUs; see docs/how_to/cloud.md")
     if not flags.cluster:
         raise UserError("--node_pools requires --cluster and --location")
+    if len(f"{settings.name}-{settings.slices - 1}") > _LONGEST_POOL:
+        raise UserError(
+            f"--name={settings.name}: the names of node pools, {settings.name}-0 and so "
+            f"on, have at most {_LONGEST_POOL} characters"
+        )
     return [
         Run(
             (

@@ -32,9 +32,12 @@ if [ "$(docker inspect --format='{{.State.Running}}' "$name" 2>/dev/null)" != tr
   docker rm --force "$name" >/dev/null 2>&1
   # The network of the host, so that the processes of several hosts meet. The data workers
   # hand over batches in shared memory.
-  docker run --detach --name="$name" --network=host --ipc=host --stop-timeout="$grace" \
+  docker run --detach --pull=always --name="$name" --network=host --ipc=host --stop-timeout="$grace" \
     --volume=/mnt:/mnt "${devices[@]}" "$image" train "$@" >/dev/null || exit 1
 fi
 
 docker logs --follow --tail=200 "$name"
-exit "$(docker wait "$name")"
+# Docker does not answer if it stops with the machine. That is a lost connection, not the
+# end of the run.
+code=$(docker wait "$name") || exit 255
+exit "$code"

@@ -203,6 +203,8 @@ def _container(settings: Settings, resource: str) -> Manifest:
     container: Manifest = {
         "name": CONTAINER,
         "image": settings.image,
+        # A tag that was pushed again names another image.
+        "imagePullPolicy": "Always",
         "command": ["medjax", "train"],
         "args": [*_joining(settings), *map(_literal, settings.arguments)],
         "resources": {"limits": {resource: count}, "requests": {resource: count}},

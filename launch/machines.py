@@ -13,13 +13,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.steps import USER_ERROR_EXIT_CODE, Run, show
-from medjax.cli import STOPPED_EXIT_CODE
+from launch.steps import Run, show
+from medjax.cli import INTERRUPTED_EXIT_CODE, STOPPED_EXIT_CODE, USER_ERROR_EXIT_CODE
 from medjax.errors import UserError
 
 HOST_SCRIPT = Path(__file__).with_name("host.sh")
 # Words of gcloud about something that does not exist.
 _MISSING = ("not found", "not_found")
+# Exit code of ssh, and of gcloud for it, without a connection.
+_NOT_CONNECTED = 255
+# Errors in a row, half a minute apart, after which the loop ends; and the length of a
+# connection that was a real one.
+_MOST_ERRORS = 20
+_LONG_SECONDS = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +39,8 @@ class Machine:
         revive: Rents the machine again after it was taken away.
         delete: Ends the rent.
         ready: State in which it can train.
-        lost: States after it was taken away. In all others, the loop waits.
+        lost: States after it was taken away.
+        failed: States after it could not be rented. In all others, the loop waits.
     """
 
     create: Run
@@ -43,15 +50,17 @@ class Machine:
     delete: Run
     ready: str
     lost: tuple[str, ...]
+    failed: tuple[str, ...] = ()
 
     def shown(self) -> str:
         """Return all commands, as a shell reads them, each with its turn."""
+        taken = (*self.lost, *self.failed)
         steps = [
             dataclasses.replace(self.describe, comment="ask for the state"),
             dataclasses.replace(self.create, comment="if it does not exist"),
             dataclasses.replace(self.train, comment=f"once it is {self.ready}"),
             *(
-                dataclasses.replace(one, comment=f"if it is {' or '.join(self.lost)}")
+                dataclasses.replace(one, comment=f"if it is {' or '.join(taken)}")
                 for one in self.revive
             ),
             dataclasses.replace(self.delete, comment="after the run, without --keep"),
@@ -88,31 +97,92 @@ def keep_training(
         wait: Seconds between two looks at the state.
 
     Raises:
-        UserError: If the machine cannot be rented, or gcloud fails.
+        UserError: If the machine cannot be rented or reached. It stays rented then.
     """
-    code = None
-    failures = 0
-    while code is None:
-        state = _state(machine)
-        print(f"{time.strftime('%H:%M:%S')}  {state or 'not rented'}", file=sys.stderr)
-        if not state:
-            _succeed(machine.create)
-        elif state in machine.lost:
-            failures = 0
-            # No machine may be free at the moment: try again later.
-            all(one.execute() == 0 for one in machine.revive)
-        elif state == machine.ready:
-            ended = machine.train.execute()
-            failures += ended not in (0, USER_ERROR_EXIT_CODE, STOPPED_EXIT_CODE)
-            final = ended in (0, USER_ERROR_EXIT_CODE) or failures > max_restarts
-            code = ended if final else None
-        if code is None:
+    loop = _Loop(machine, max_restarts)
+    try:
+        while (code := loop.turn()) is None:
             time.sleep(wait)
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: the run continues. The same command follows it again. To "
+            f"end the run and the bill: {machine.delete.shown()}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED_EXIT_CODE
     if keep:
         print(f"still rented; to end it: {machine.delete.shown()}", file=sys.stderr)
     else:
         _succeed(machine.delete)
     return code
+
+
+@dataclasses.dataclass
+class _Loop:
+    """Counts of what must not repeat for ever.
+
+    Attributes:
+        machine: Machine to rent.
+        max_restarts: Largest number of `failures`.
+        failures: Failures of the run, or of renting, since the last preemption.
+        silent: Errors of gcloud in a row, after its first answer.
+        cut: Connections in a row that ended within `_LONG_SECONDS`.
+        answered: Whether gcloud has told the state once.
+    """
+
+    machine: Machine
+    max_restarts: int
+    failures: int = 0
+    silent: int = 0
+    cut: int = 0
+    answered: bool = False
+
+    def turn(self) -> int | None:
+        """Do what the machine's state needs; return the exit code of a run that ended."""
+        try:
+            state = _state(self.machine)
+        except UserError as error:
+            self.silent += 1
+            if not self.answered or self.silent > _MOST_ERRORS:
+                raise
+            print(error, file=sys.stderr)
+            return None
+        self.answered, self.silent = True, 0
+        print(f"{time.strftime('%H:%M:%S')}  {state or 'not rented'}", file=sys.stderr)
+        if state == self.machine.ready:
+            return self._train()
+        if not state:
+            _succeed(self.machine.create)
+        elif state in self.machine.lost:
+            self.failures = 0
+            self._revive()
+        elif state in self.machine.failed:
+            self.failures += 1
+            if self.failures > self.max_restarts:
+                raise UserError(f"no machine: {self.machine.describe.shown()} says why")
+            self._revive()
+        return None
+
+    def _revive(self) -> None:
+        """Rent again. If no machine is free at the moment, the next turn tries again."""
+        all(one.execute() == 0 for one in self.machine.revive)
+
+    def _train(self) -> int | None:
+        started = time.monotonic()
+        code = self.machine.train.execute()
+        if code == _NOT_CONNECTED:
+            long = time.monotonic() - started > _LONG_SECONDS
+            self.cut = 0 if long else self.cut + 1
+            if self.cut > _MOST_ERRORS:
+                raise UserError(
+                    "cannot connect. The run may continue, and the machine is still "
+                    f"rented; to end both: {self.machine.delete.shown()}"
+                )
+            return None
+        self.cut = 0
+        self.failures += code not in (0, USER_ERROR_EXIT_CODE, STOPPED_EXIT_CODE)
+        ended = code in (0, USER_ERROR_EXIT_CODE) or self.failures > self.max_restarts
+        return code if ended else None
 
 
 def _state(machine: Machine) -> str:

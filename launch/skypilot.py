@@ -32,15 +32,13 @@ from medjax.cli import STOPPED_EXIT_CODE
 from medjax.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# The Python of a cloud's image is often too old, so uv brings one. libtpu is not
-# pinned, because jax[tpu] requires the one that it was released with.
+# The Python of a cloud's image is often too old, so uv brings one.
 _SETUP = """\
 set -e
 command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
 export PATH="$HOME/.local/bin:$PATH"
 uv venv --python 3.11 --allow-existing ~/medjax-venv
-grep -v '^libtpu' constraints.txt >~/medjax-constraints.txt
-uv pip install --python ~/medjax-venv/bin/python -c ~/medjax-constraints.txt {target}
+uv pip install --python ~/medjax-venv/bin/python -c constraints.txt {target}
 """
 # The shell of each node puts in these values.
 _JOINING = (

@@ -19,8 +19,12 @@ trap : TERM
 
 srun "${PYTHON:-python}" -m medjax.train "$@"
 code=$?
-# Exit code 75 means that a signal stopped the run after a save. The same job resumes it.
+# Exit code 75 means that a signal stopped the run after a save. The same job resumes it,
+# unless SLURM is ending the job, as after scancel.
 if [ "$code" -eq 75 ]; then
-  scontrol requeue "$SLURM_JOB_ID"
+  case $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) in
+    CANCELLED | COMPLETING) ;;
+    *) scontrol requeue "$SLURM_JOB_ID" ;;
+  esac
 fi
 exit "$code"

@@ -17,9 +17,9 @@ from typing import Any, NoReturn, TypeAlias
 
 import yaml
 
+from medjax.cli import INTERRUPTED_EXIT_CODE, USER_ERROR_EXIT_CODE
 from medjax.errors import UserError
 
-USER_ERROR_EXIT_CODE = 2
 # A name is part of host names of pods, which have at most 63 characters.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
@@ -217,6 +217,9 @@ def start(
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
 
 
 def show_or_execute(steps: Sequence[Step], dry_run: bool) -> int:

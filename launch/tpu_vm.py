@@ -90,7 +90,8 @@ def machine(flags: argparse.Namespace, training: tuple[str, ...]) -> Machine:
         revive=(delete, create),
         delete=delete,
         ready="ACTIVE",
-        lost=("SUSPENDED", "FAILED"),
+        lost=("SUSPENDED",),
+        failed=("FAILED",),
     )
 
 

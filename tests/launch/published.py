@@ -46,6 +46,7 @@ _CONTAINER = fields(
     "name image",
     name=_LABEL,
     image=TEXT,
+    imagePullPolicy=one_of("Always", "IfNotPresent", "Never"),
     command=several(TEXT),
     args=several(TEXT),
     resources=fields(limits=_QUANTITIES, requests=_QUANTITIES),

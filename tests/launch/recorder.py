@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = (
-    *("gcloud", "kubectl", "sky", "sbatch", "scontrol", "docker", "medjax"),
+    *("gcloud", "kubectl", "sky", "sbatch", "squeue", "scontrol", "docker", "medjax"),
     *("pip", "useradd", "uv", "curl"),
 )
 # What they do not record, they execute.

@@ -24,6 +24,9 @@ KINDS = {
 }
 
 
+POOLS = ("--topology=v6e:1", "--cluster=c", "--location=us-east5", "--node_pools=a")
+
+
 def spec(*flags, training=PLAIN):
     parsed = gke.parser().parse_args(["--image=IMAGE", *flags])
     return yaml.safe_load(gke.steps(parsed, training)[-1].stdin)
@@ -231,6 +234,7 @@ def test_node_pools_come_first_one_for_each_slice(recorder):
         (("--topology=v6e:1", "--mount=data"), "CLAIM:/PATH"),
         (("--topology=v6e:1", "--cluster=c"), "--location is missing"),
         (("--topology=v6e:1", "--name=A"), "small letters"),
+        ((*POOLS, f"--name={'a' * 40}"), "at most 40 characters"),
         (("--topology=v6e:1", "--slice=2"), "--slice=2"),
     ],
 )

@@ -99,11 +99,9 @@ def test_the_steps_of_a_target_run(target, extras, recorder, tmp_path):
     assert len(installs) == (1 if (target, extras) == ("cpu", "") else 2)
     known = PROJECT["project"]["optional-dependencies"]
     for words in installs:
-        assert words[1:4] == ["install", "-c", "constraints-image.txt"]
+        assert words[1:4] == ["install", "-c", "constraints.txt"]
         chosen = re.fullmatch(r"\.(?:\[(.*)\])?", words[4])[1]
         assert set(chosen.split(",") if chosen else ()) <= known.keys()
-    pinned = (folder / "constraints-image.txt").read_text()
-    assert "\njax==" in pinned and "libtpu==" not in pinned
 
 
 def _empty(source, target):
@@ -124,7 +122,6 @@ def test_an_image_runs_medjax_and_not_as_root(target):
 def test_shellcheck_finds_nothing(script):
     beside = Path(sys.executable).with_name("shellcheck")
     program = str(beside) if beside.exists() else shutil.which("shellcheck")
-    if program is None:
-        pytest.skip("shellcheck is not installed (make install)")
+    assert program, "shellcheck is not installed: make install"
     done = subprocess.run([program, script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -92,33 +92,48 @@ def test_the_task_of_skypilot_runs(name, recorder, tmp_path, monkeypatch):
     *setup, (argv, _) = recorder.calls()
     installed = setup[-1][0]
     assert installed[:3] == ["uv", "pip", "install"]
+    assert installed[-3:-1] == ["-c", "constraints.txt"]
     assert installed[-1] == (".[tpu]" if "TPU" in name else ".[cuda]")
-    pinned = (tmp_path / "medjax-constraints.txt").read_text()
-    assert "\njax==" in pinned and "libtpu==" not in pinned
     assert argv[-len(nasty(5)) :] == list(nasty(5))
     added = argv[2 : -len(nasty(5))]
     assert ("--coordinator_address=10.0.0.4:8476" in added) == ("nodes" in name)
     assert ("--process_id=1" in added) == ("nodes" in name)
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 75])
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [
+        *((0, "RUNNING"), (1, "RUNNING"), (2, "RUNNING"), (75, "RUNNING")),
+        *((75, "COMPLETING"), (75, "CANCELLED"), (75, "")),
+    ],
+)
 def test_a_job_of_slurm_returns_to_the_queue_only_after_it_stopped(
-    code, recorder, monkeypatch
+    code, state, recorder, monkeypatch
 ):
     training = nasty(code)
     assert words_of("slurm", training) == 0
     ((submitted, _),) = recorder.calls()
     script = submitted[submitted.index(str(slurm.SCRIPT)) :]
     assert script[1:] == list(training)
-    recorder.reply(("medjax.train", "", code))
+    recorder.reply(("medjax.train", "", code), ("--noheader", f"{state}\n", 0))
     python = recorder.make("a python", (recorder.programs / "medjax").read_text())
     monkeypatch.setenv("PYTHON", str(python))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert subprocess.run(["bash", *script], check=False).returncode == code
     (argv, _), *rest = recorder.calls()
     assert argv == ["a python", "-m", "medjax.train", *training]
-    again = [(["scontrol", "requeue", "7"], "")]
-    assert rest == (again if code == 75 else [])
+    again = code == 75 and state in ("RUNNING", "")
+    requeued = [words for words, _ in rest if words[0] != "squeue"]
+    assert requeued == ([["scontrol", "requeue", "7"]] if again else [])
+
+
+def test_a_launch_that_is_interrupted_shows_no_traceback(monkeypatch, capsys):
+    def interrupted(*words, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", interrupted)
+    assert words_of("slurm", PLAIN) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("name", LAUNCHES | MACHINES)

@@ -1,5 +1,6 @@
 """The loop that keeps a run alive on a rented machine, against a recorded gcloud."""
 
+import itertools
 import subprocess
 
 import pytest
@@ -73,11 +74,55 @@ def test_failures_are_counted_and_preemptions_are_not(recorder):
     recorder.reply(*failure * 3)
     flags = ("--max_restarts=2",)
     assert done("tpu_vm", recorder, *flags) == (134, ["ssh"] * 3 + ["delete"])
-    taken = (state("ACTIVE"), ends(255), state("SUSPENDED"))
+    taken = (state("ACTIVE"), ends(134), state("SUSPENDED"))
     saved = (state("ACTIVE"), ends(75))
     recorder.reply(*taken * 4, *saved * 4, state("ACTIVE"), ends(0))
     code, verbs = done("tpu_vm", recorder, *flags)
     assert code == 0 and verbs.count("ssh") == 9
+
+
+def test_a_lost_connection_is_no_failure_and_never_ends_the_rent(recorder, capsys):
+    cut = (state("RUNNING"), ends(255))
+    recorder.reply(*cut * 15, state("RUNNING"), ends(0))
+    flags = ("--max_restarts=2",)
+    assert done("gce", recorder, *flags) == (0, ["ssh"] * 16 + ["delete"])
+    recorder.reply(*cut * 25)
+    code, verbs = done("gce", recorder, *flags)
+    assert code == 2 and set(verbs) == {"ssh"}
+    assert "still rented" in capsys.readouterr().err
+
+
+def test_a_long_connection_that_is_lost_does_not_count(recorder, monkeypatch):
+    clock = itertools.count(step=1000)
+    monkeypatch.setattr(machines.time, "monotonic", lambda: next(clock))
+    cut = (state("RUNNING"), ends(255))
+    recorder.reply(*cut * 25, state("RUNNING"), ends(0))
+    assert done("gce", recorder) == (0, ["ssh"] * 26 + ["delete"])
+
+
+def test_a_tpu_that_cannot_be_made_is_not_requested_for_ever(recorder, capsys):
+    recorder.reply(*[state("FAILED")] * 5)
+    code, verbs = done("tpu_vm", recorder, "--max_restarts=2")
+    assert (code, verbs) == (2, ["delete", "create"] * 2)
+    assert "queued-resources describe" in capsys.readouterr().err
+
+
+def test_gcloud_may_fail_for_some_minutes(recorder):
+    silent = ("describe", "ERROR: no network", 1)
+    recorder.reply(
+        state("RUNNING"), ends(255), *[silent] * 9, state("RUNNING"), ends(0)
+    )
+    assert done("gce", recorder) == (0, ["ssh", "ssh", "delete"])
+
+
+def test_an_interrupted_loop_leaves_the_run_alone(recorder, monkeypatch, capsys):
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machines.time, "sleep", interrupted)
+    recorder.reply(state("RUNNING"), ends(255))
+    assert done("gce", recorder) == (130, ["ssh"])
+    assert "gcloud compute instances delete" in capsys.readouterr().err
 
 
 def test_an_error_of_gcloud_is_not_a_machine_that_is_missing(recorder, capsys):
@@ -145,6 +190,14 @@ def test_a_container_that_does_not_start_is_an_error(recorder):
     recorder.reply(("inspect", "", 1), ("run", "no such image", 125))
     code, _ = on_host(recorder, train_command("gce", PLAIN))
     assert code == 1
+
+
+@pytest.mark.parametrize("code", [0, 2, 75])
+def test_the_end_of_docker_is_not_the_end_of_the_run(code, recorder):
+    recorder.reply(("inspect", "true\n", 0), ("wait", f"{code}\n", 0))
+    assert on_host(recorder, train_command("gce", PLAIN))[0] == code
+    recorder.reply(("inspect", "true\n", 0), ("wait", "no docker daemon", 1))
+    assert on_host(recorder, train_command("gce", PLAIN))[0] == 255
 
 
 def test_a_container_has_time_to_save():
