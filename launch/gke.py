@@ -149,8 +149,8 @@ def _node_pools(flags: argparse.Namespace, settings: Settings) -> list[Step]:
         raise UserError("--node_pools requires --cluster and --location")
     if len(f"{settings.name}-{settings.slices - 1}") > _LONGEST_POOL:
         raise UserError(
-            f"--name={settings.name}: the names of node pools, {settings.name}-0 and so "
-            f"on, have at most {_LONGEST_POOL} characters"
+            f"--name={settings.name}: too long, because the names of the node pools "
+            f"({settings.name}-0 …) have at most {_LONGEST_POOL} characters"
         )
     return [
         Run(

@@ -31,6 +31,8 @@ _INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 _PROCESS = "MEDJAX_PROCESS"
 _EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 _SPOT = "cloud.google.com/gke-spot"
+# Of launch/Dockerfile.
+_USER = 1000
 # Of the TPU's runtime and of multislice.
 _TPU_PORTS = (8471, 8080)
 
@@ -182,6 +184,9 @@ def _pod(settings: Settings) -> Manifest:
             ),
         ],
     }
+    if settings.mounts:
+        # The image's user may write there.
+        pod["securityContext"] = {"fsGroup": _USER}
     if settings.service_account:
         pod["serviceAccountName"] = settings.service_account
     return pod

@@ -138,7 +138,7 @@ class _Loop:
     answered: bool = False
 
     def turn(self) -> int | None:
-        """Do what the machine's state needs; return the exit code of a run that ended."""
+        """Do what the state needs; return the exit code of a run that ended."""
         try:
             state = _state(self.machine)
         except UserError as error:
@@ -164,7 +164,7 @@ class _Loop:
         return None
 
     def _revive(self) -> None:
-        """Rent again. If no machine is free at the moment, the next turn tries again."""
+        """Rent again. If no machine is free now, the next turn tries again."""
         all(one.execute() == 0 for one in self.machine.revive)
 
     def _train(self) -> int | None:

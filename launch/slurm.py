@@ -57,7 +57,8 @@ def steps(flags: argparse.Namespace, training: tuple[str, ...]) -> list[Step]:
         *(f"{name}={value}" for name, value in chosen.items() if value),
         *flags.sbatch,
     )
-    return [Run((*words, str(SCRIPT), *training))]
+    shown = f"The script, {SCRIPT.name}:\n\n{SCRIPT.read_text()}"
+    return [Run((*words, str(SCRIPT), *training), comment=shown)]
 
 
 def launch(flags: argparse.Namespace, training: tuple[str, ...]) -> int:

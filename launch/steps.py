@@ -31,7 +31,7 @@ class Run:
     Attributes:
         words: The program and its arguments.
         stdin: Text that it reads.
-        comment: When it runs, if that is not simply its turn.
+        comment: When it runs, if that is not simply its turn; or what it uses.
     """
 
     words: tuple[str, ...]
@@ -86,7 +86,7 @@ def show(steps: Sequence[Step]) -> str:
     """Return the steps as a shell script."""
     lines = []
     for step in steps:
-        lines += [f"# {step.comment}"] if step.comment else []
+        lines += [f"# {line}".rstrip() for line in step.comment.splitlines()]
         lines.append(step.shown())
     return "\n".join(lines) + "\n"
 

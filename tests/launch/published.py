@@ -81,6 +81,7 @@ _POD = fields(
         )
     ),
     serviceAccountName=TEXT,
+    securityContext=fields(fsGroup=WHOLE),
 )
 _POD_FAILURE = fields(
     "action",

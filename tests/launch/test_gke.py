@@ -13,6 +13,7 @@ from medjax.compiling.topologies import LOCAL, SHAPES, known_topologies
 from medjax.errors import UserError
 from tests.launch.arguments import PLAIN, nasty
 from tests.launch.published import JOBSET, unknown_options
+from tests.pages import REPOSITORY
 
 KINDS = {
     "one host": ("--topology=v6e:2x4",),
@@ -114,6 +115,13 @@ def test_a_shared_memory_and_time_to_save(kind):
     assert found["terminationGracePeriodSeconds"] >= 300
     volumes = {one["name"] for one in found["volumes"]}
     assert volumes == {one["name"] for one in found["containers"][0]["volumeMounts"]}
+
+
+def test_the_user_of_the_image_may_write_to_mounted_folders():
+    text = (REPOSITORY / "launch" / "Dockerfile").read_text()
+    group = int(re.search(r"useradd .*--uid=(\d+)", text)[1])
+    assert pod(spec(*KINDS["a GPU"]))["securityContext"] == {"fsGroup": group}
+    assert "securityContext" not in pod(spec(*KINDS["one host"]))
 
 
 def follows(jobset, code=None, taken=False):

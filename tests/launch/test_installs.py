@@ -1,7 +1,7 @@
 """The written installs on TPUs and GPUs: pip must be able to resolve them.
 
-jax[tpu] requires the libtpu that it was released with. `medjax preflight` compiles with a
-newer one on machines without a TPU. Therefore constraints.txt has neither.
+jax[tpu] requires the libtpu that it was released with. On machines without a TPU,
+`medjax preflight` compiles with a newer one. Therefore constraints.txt has neither.
 """
 
 import importlib.metadata

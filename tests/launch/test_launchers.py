@@ -127,6 +127,13 @@ def test_a_job_of_slurm_returns_to_the_queue_only_after_it_stopped(
     assert requeued == ([["scontrol", "requeue", "7"]] if again else [])
 
 
+def test_the_dry_run_of_slurm_shows_the_script(capsys):
+    assert words_of("slurm", PLAIN, "--dry_run") == 0
+    out = capsys.readouterr().out.splitlines()
+    for line in slurm.SCRIPT.read_text().splitlines():
+        assert f"# {line}".rstrip() in out
+
+
 def test_a_launch_that_is_interrupted_shows_no_traceback(monkeypatch, capsys):
     def interrupted(*words, **options):
         raise KeyboardInterrupt

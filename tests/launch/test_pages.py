@@ -42,6 +42,16 @@ def test_each_launcher_has_an_example_on_the_page_and_in_its_help():
     assert {words[0] for words in EXAMPLES} == LAUNCHERS.keys()
 
 
+def test_a_page_promises_buckets_only_if_medjax_can_write_to_them():
+    pyproject = (REPOSITORY / "pyproject.toml").read_text()
+    able = re.search(r"^gcs = ", pyproject, re.MULTILINE) is not None
+    assert ("cannot write to a bucket yet" in PAGE.read_text()) != able
+    assert ("cannot write to `gs://` yet" in README.read_text()) != able
+    for file in ("Dockerfile", "skypilot.py"):
+        installs = re.findall(r"\.\[.*?\]", (README.parent / file).read_text())
+        assert all("gcs" in one for one in installs) or not able
+
+
 def test_flags_that_the_documentation_allows_exist():
     links = (DOCS / "_ext" / "medjax_docs" / "links.py").read_text()
     allowed = re.search(r"_OTHERS = frozenset\((.*?)\n\)", links, re.DOTALL)[1]
