@@ -32,8 +32,8 @@ if [ "$(docker inspect --format='{{.State.Running}}' "$name" 2>/dev/null)" != tr
   docker rm --force "$name" >/dev/null 2>&1
   # The network of the host, so that the processes of several hosts meet. The data workers
   # hand over batches in shared memory.
-  docker run --detach --pull=always --name="$name" --network=host --ipc=host --stop-timeout="$grace" \
-    --volume=/mnt:/mnt "${devices[@]}" "$image" train "$@" >/dev/null || exit 1
+  docker run --detach --pull=always --name="$name" --network=host --ipc=host \
+    --stop-timeout="$grace" --volume=/mnt:/mnt "${devices[@]}" "$image" train "$@" >/dev/null || exit 1
 fi
 
 docker logs --follow --tail=200 "$name"
