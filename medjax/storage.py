@@ -15,6 +15,7 @@ TensorBoard, tokenizers), but into folders made here.
 """
 
 import contextlib
+import errno
 import fnmatch
 import json
 import logging
@@ -31,6 +32,8 @@ from medjax.errors import UserError
 logger = logging.getLogger(__name__)
 
 AnyPath = str | os.PathLike[str]
+# What a file system without locks answers.
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 P = TypeVar("P", bound=PurePath)
 
 
@@ -225,6 +228,8 @@ def files_below(folder: P) -> Iterator[P]:
 def lock(path: PurePath) -> Iterator[None]:
     """Hold the lock for writing `path`. It is released when the process ends, too.
 
+    A file system without locks, such as Google Drive's, gives only a warning.
+
     Raises:
         Locked: If another process has the lock.
     """
@@ -232,13 +237,18 @@ def lock(path: PurePath) -> Iterator[None]:
     import filelock
 
     file = _hidden(path, "lock")
-    held = filelock.FileLock(os.fspath(file), timeout=0)
+    # A lock that is only a file would outlive a machine that disappears.
+    held = filelock.FileLock(os.fspath(file), timeout=0, fallback_to_soft=False)
     try:
         held.acquire()
     except filelock.Timeout as error:
         raise Locked(
             f"{path}: another process is writing it. Wait until that process ends"
         ) from error
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+        logger.warning("%s has no locks: let only one process write there", path.parent)
     try:
         yield
     finally:

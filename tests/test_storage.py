@@ -1,6 +1,7 @@
 """Files and folders are never half written, whenever the writer dies."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -207,3 +208,19 @@ def test_json_as_asked(tmp_path):
     storage.write_json(tmp_path / "x", {"b": 1, "a": 2}, indent=None, sort_keys=True)
     assert (tmp_path / "x").read_text() == '{"a": 2, "b": 1}\n'
     assert json.loads((tmp_path / "x").read_text()) == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_without_locks_a_warning_asks_for_one_writer(
+    code, tmp_path, monkeypatch, caplog
+):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for _ in range(2):
+        with storage.replacing_folder(tmp_path / "x") as folder:
+            fill(folder, NEW)
+    assert content_of(tmp_path / "x") == NEW
+    assert "has no locks: let only one process" in caplog.text
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
