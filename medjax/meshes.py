@@ -63,12 +63,16 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Return a mesh of `devices` with the sizes in `config`.
 
+    With several TPU slices, only ``data`` crosses from one to another, because the
+    network between slices is slow.
+
     Args:
         config: Size of each axis.
         devices: Devices to use. None means all devices.
 
     Raises:
-        UserError: If the product of the sizes is not the number of devices.
+        UserError: If the product of the sizes is not the number of devices, or if
+            fsdp × tensor does not divide a slice.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.tensor]
@@ -86,11 +90,27 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"tensor={config.tensor} does not fit {len(devices)} devices. Set "
             "config.mesh.data=-1, and fsdp × tensor to a divisor of that number"
         )
+    slices = _slices(devices)
+    if len(devices) // len(slices) % rest:
+        raise UserError(
+            f"config.mesh: fsdp={config.fsdp} × tensor={config.tensor} does not divide "
+            f"the {len(devices) // len(slices)} devices of a slice. Only data may "
+            "cross from one slice to another"
+        )
+    # jax arranges the devices of a slice by its wires.
+    each = (sizes[0] // len(slices), *sizes[1:])
+    parts = [jax.make_mesh(each, AXES, devices=one).devices for one in slices]
     # Auto and not jax's new default Explicit, so that the compiler chooses layouts
     # inside the step.
-    return jax.make_mesh(
-        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    return Mesh(np.concatenate(parts), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+    """Return the devices of each TPU slice; all of them if there are no slices."""
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    return [slices[number] for number in sorted(slices)]
 
 
 def batch_shards(mesh: Mesh) -> int:

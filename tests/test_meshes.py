@@ -30,6 +30,28 @@ def test_sizes_that_do_not_fit_are_refused(config):
         make_mesh(MeshConfig(*config), jax.devices()[:8])
 
 
+@pytest.fixture
+def two_slices(monkeypatch):
+    """Let the odd devices be one slice, and the even ones another."""
+    device = type(jax.devices()[0])
+    number = property(lambda self: self.id % 2)
+    monkeypatch.setattr(device, "slice_index", number, raising=False)
+
+
+@pytest.mark.parametrize("config", [(-1, 2, 1), (-1, 2, 2), (2, 1, 4), (8, 1, 1)])
+def test_only_data_crosses_from_one_slice_to_another(two_slices, config):
+    mesh = make_mesh(MeshConfig(*config), jax.devices()[:8])
+    slices = [[d.slice_index for d in row.flat] for row in mesh.devices]
+    assert all(len(set(row)) == 1 for row in slices)
+    assert [row[0] for row in slices] == sorted(row[0] for row in slices)
+    assert mesh.devices.size == 8
+
+
+def test_what_does_not_fit_a_slice_is_refused(two_slices):
+    with pytest.raises(UserError, match="fsdp=8 × tensor=1 does not divide the 4"):
+        make_mesh(MeshConfig(1, 8, 1), jax.devices()[:8])
+
+
 def test_rules_split_what_the_mesh_divides():
     mesh = make_mesh(MeshConfig(1, 4, 2), jax.devices()[:8])
     assert param_spec("unet/attn1/to_q/kernel", (320, 320), mesh) == P("fsdp", "tensor")
