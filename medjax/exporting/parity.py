@@ -13,21 +13,27 @@ from medjax import meshes, storage
 from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.diffusion.schedulers import own_sampler
 from medjax.errors import UserError
-from medjax.exporting.formats import FORMATS, Export
+from medjax.exporting.formats import FORMATS, Export, Exported
+from medjax.exporting.image_parity import (
+    image_error,
+    largest_error,
+    measure_image_parity,
+)
 from medjax.pretrained import Network, StableDiffusion
-from medjax.pretrained.parity import measure_parity, sample_by_torch
+from medjax.pretrained.parity import LIBRARIES, measure_parity, sample_by_torch
+from medjax.pretrained.torch_images import load_image_pipeline, load_modeling
 from medjax.runs.open_run import Run
 from medjax.sampling.generate import generate
 from medjax.tasks.drawing import Request
 
 logger = logging.getLogger(__name__)
 
+MOST = 1e-4
+"""Largest relative error of a network whose weights are stored in float32."""
 _PROMPT, _STEPS = "chest x-ray", 20
 
 
-def write_parity(
-    run: Run, model: Network | StableDiffusion, folder: Path, export: Export
-) -> None:
+def write_parity(run: Run, model: Exported, folder: Path, export: Export) -> None:
     """Write ``parity.json``, with the difference of each network from PyTorch's.
 
     Args:
@@ -37,13 +43,11 @@ def write_parity(
         export: Format and dtype of the export.
 
     Raises:
-        UserError: If PyTorch cannot load the export.
+        UserError: If PyTorch cannot load the export, or if a network differs although
+            its weights are stored exactly.
     """
     logger.info("comparing the export with PyTorch (skip with --noparity)")
-    with _told_of_torch():
-        report = measure_parity(folder, model)
-    if FORMATS[export.format].whole:
-        report["image"] = _image_parity(run, folder)
+    report = _measured(run, model, folder, export)
     report = {"stored": export.dtype, **report}
     storage.write_json(folder / "parity.json", report, sort_keys=True)
     for name, measured in report["networks"].items():
@@ -52,6 +56,30 @@ def write_parity(
         )
     if "psnr_db" in report.get("image", {}):
         logger.info("image: PSNR to PyTorch %.0f dB", report["image"]["psnr_db"])
+    name, error = largest_error(report["networks"])
+    if export.dtype == "float32" and not error <= MOST:
+        raise UserError(
+            f"the export's {name} differs from the run's: its relative error in "
+            f"PyTorch is {error:.1e}. Expected at most {MOST:g}. Use --noparity to "
+            "write it without this check"
+        )
+
+
+def _measured(
+    run: Run, model: Exported, folder: Path, export: Export
+) -> dict[str, Any]:
+    """Return the report, without the stored dtype."""
+    with _told_of_torch():
+        if isinstance(model, Network | StableDiffusion):
+            report = measure_parity(folder, model)
+        elif export.format == "pytorch":
+            return measure_image_parity(model, load_modeling(folder), ("torch",))
+        else:
+            theirs = load_image_pipeline(folder)
+            return measure_image_parity(model, theirs, LIBRARIES[:2])
+    if FORMATS[export.format].whole:
+        report["image"] = _image_parity(run, folder)
+    return report
 
 
 @contextlib.contextmanager
@@ -61,8 +89,8 @@ def _told_of_torch() -> Iterator[None]:
         yield
     except Exception as error:
         raise UserError(
-            f"PyTorch cannot load the export: {error}. Use --noparity to write it "
-            "without this check"
+            f"PyTorch cannot load the export: {' '.join(str(error).split()):.500}. Use "
+            "--noparity to write it without this check"
         ) from error
 
 
@@ -99,11 +127,8 @@ def _image_parity(run: Run, folder: Path) -> dict[str, Any]:
             sampling.steps,
             sampling.guidance_scale,
         )
-    # Scale from [-1, 1] to [0, 1].
-    apart = (ours.astype(np.float64) - theirs) / 2
     return {
-        "psnr_db": float(-10 * np.log10(max(np.mean(apart**2), 1e-12))),
-        "max_abs": float(np.abs(apart).max()),
+        **image_error(ours, theirs),
         "what": f"{pixels}² pixels, {sampler}, {_STEPS} steps, guidance "
         f"{sampling.guidance_scale}; in [0, 1]",
     }

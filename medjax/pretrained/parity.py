@@ -20,7 +20,7 @@ from medjax.pretrained import layout
 from medjax.pretrained.flax_pipelines import quiet
 from medjax.pretrained.networks import Network, StableDiffusion
 
-_LIBRARIES = ("torch", "diffusers", "transformers")
+LIBRARIES = ("torch", "diffusers", "transformers")
 _TIMESTEPS = (1, 900)
 # Side of the feature maps in the middle of the U-Net.
 _SIDE = 2
@@ -29,9 +29,9 @@ Inputs = Mapping[str, Any]
 Error = dict[str, float]
 
 
-def missing_libraries() -> list[str]:
-    """Return the names of missing libraries that `measure_parity` requires."""
-    return [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
+def missing_libraries(names: Sequence[str] = LIBRARIES) -> list[str]:
+    """Return those of these libraries that are missing."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def measure_parity(
@@ -69,7 +69,7 @@ def measure_parity(
     return {
         "networks": networks,
         "inputs": f"random: latents {latents}, images {images}; float32",
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
 
 
@@ -222,9 +222,19 @@ def _to_torch(array: Any) -> Any:
 
 
 def _error(ours: Sequence[Any], theirs: Sequence[Any]) -> Error:
+    """Return the errors of arrays, against tensors with channels first."""
+    return output_error(
+        [_to_torch(array).numpy() for array in ours],
+        [tensor.numpy() for tensor in theirs],
+    )
+
+
+def output_error(
+    ours: Sequence[Float[np.ndarray, "..."]], theirs: Sequence[Float[np.ndarray, "..."]]
+) -> Error:
     """Return the errors over all outputs of a network together."""
-    expected = np.concatenate([tensor.numpy().ravel() for tensor in theirs])
-    got = np.concatenate([_to_torch(array).numpy().ravel() for array in ours])
+    expected = np.concatenate([array.ravel() for array in theirs])
+    got = np.concatenate([array.ravel() for array in ours])
     difference = got.astype(np.float64) - expected
     return {
         "max_abs": float(np.abs(difference).max()),

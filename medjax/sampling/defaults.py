@@ -4,15 +4,30 @@ import dataclasses
 from typing import Any
 
 from medjax.data.controls import Preparation
+from medjax.pretrained import StableDiffusion
 from medjax.runs.open_run import Run, has_stored_controls
+from medjax.tasks import TASKS
 
 ABOUT = "medjax.json"
 """File of an export with the settings that only `medjax.sample` reads."""
 
 
 def sampling_defaults(run: Run) -> dict[str, Any]:
-    """Return the content of `ABOUT`: the run's image size, preparation and guidance."""
+    """Return the content of `ABOUT`: the run's image size, preparation and guidance.
+
+    Models without captions also have classes and a sampler, which their files lack.
+    """
     data = run.config.data
+    if not isinstance(run.model, StableDiffusion):
+        sampling = run.config.eval.sampling()
+        return {
+            "image_size": data.image_size,
+            "classes": TASKS[run.config.task].classes(data),
+            "guidance_scale": sampling.guidance_scale,
+            "sampler": sampling.sampler,
+            "steps": sampling.steps,
+            "eta": sampling.eta,
+        }
     preparation = Preparation.of_training(data, has_stored_controls(run))
     return {
         "image_size": data.image_size,
