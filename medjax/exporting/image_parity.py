@@ -25,8 +25,6 @@ _SEED, _GUIDANCE, _COUNT = 0, 2.0, 2
 # Side of the feature maps of the coarsest level.
 _SIDE = 4
 
-Array = Float[np.ndarray, "b h w c"]
-
 
 def measure_image_parity(
     model: TrainedImageDiffusion | TrainedAutoencoder,

@@ -17,7 +17,8 @@ from medjax.pretrained import layout
 from medjax.pretrained.flax_pipelines import quiet
 from medjax.pretrained.modeling_format import CODE
 
-Array = Float[np.ndarray, "b h w c"]
+# Number, height, width and channels; sizes of several arrays may differ.
+Array = Float[np.ndarray, "_ _ _ _"]
 
 
 @dataclasses.dataclass(frozen=True)
