@@ -71,11 +71,11 @@ def ours(run, given):
         trained = trained_autoencoder(run)
 
         @jax.jit
-        def both_ways(images):
-            latents = encode_mean(trained.module, trained.weights, images)
-            return decode(trained.module, trained.weights, latents)
+        def both_ways(weights, images):
+            latents = encode_mean(trained.module, weights, images)
+            return decode(trained.module, weights, latents)
 
-        return np.asarray(both_ways(given[None])[0])
+        return np.asarray(both_ways(trained.weights, given[None])[0])
     classes = run.model.task.unet.num_classes
     scale = GUIDANCE if classes else 1.0
     sampling = SamplingConfig("ddim", STEPS, guidance_scale=scale)
@@ -178,7 +178,7 @@ def swap(file):
     write_tensors(file, tensors)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_lower_precision_is_stored_and_measured(runs, tmp_path):
     half = export(runs / "brain", tmp_path / "x", dtype="bfloat16")
     stored = stored_tensors(half / "model.safetensors").values()
@@ -321,7 +321,7 @@ def test_bytes_and_images_are_each_others_inverse():
         np.testing.assert_array_equal(to_pixels(images), pixels)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_parity_fails_for_another_model(runs, tmp_path):
     from medjax.pretrained.torch_images import load_modeling
 
