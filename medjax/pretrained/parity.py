@@ -236,7 +236,9 @@ def output_error(
     expected = np.concatenate([array.ravel() for array in theirs])
     got = np.concatenate([array.ravel() for array in ours])
     difference = got.astype(np.float64) - expected
+    # An untrained layer of zeros has no norm.
+    norm = np.linalg.norm(expected) or 1.0
     return {
         "max_abs": float(np.abs(difference).max()),
-        "relative_l2": float(np.linalg.norm(difference) / np.linalg.norm(expected)),
+        "relative_l2": float(np.linalg.norm(difference) / norm),
     }
