@@ -2,7 +2,7 @@ r"""Measure which operations take the time of a training step on the CPU.
 
 medjax and torch take turns with the steps of `bench.step`, under their own profilers.
 
-    python -m bench.breakdown                             ten minutes, 13 GiB
+    python -m bench.breakdown                             twenty minutes, 13 GiB
     python -m bench.breakdown --network=tiny --size=64    a minute, to try it out
 """
 

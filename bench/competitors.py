@@ -106,6 +106,13 @@ def medjax_optimizer(params: Any) -> Any:
 class LatentsGiven:
     """`medjax.tasks.Task` without a loss, for batches of latents and embeddings."""
 
+    def check(self, size: int, sampling: Any) -> None:
+        """Accept every size, because the latents are given."""
+
+    def sample(self, *_: Any) -> Any:
+        """Raise NotImplementedError, because a benchmark of steps samples no images."""
+        raise NotImplementedError
+
     def follow(self, statistics: Any, observed: Any, key: Any) -> Any:
         """Return the statistics unchanged; they are empty."""
         del observed, key

@@ -1,4 +1,4 @@
-"""Compare training steps by the compiler's own figures, for chips that are not there.
+"""Compare training steps by the figures of the TPU's compiler, without a TPU.
 
     python -m bench.compiler --topology=v6e:1 --size=512 --batch=8
 

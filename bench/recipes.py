@@ -22,14 +22,14 @@ from medjax.runs.config import RunConfig, parse
 
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
 ABOUT = """
-Compiled by the TPU's own compiler, up to its generation of code, for chips that are not
-there. All figures are of one chip; GB are 10⁹ bytes.
+Compiled by the TPU's own compiler without a TPU, up to its generation of code. All
+figures are for one chip; GB are 10⁹ bytes.
 
 * **traffic**: what the operations of the compiled program read and write. Arrays that
   stay in the memory on the chip count, too.
 * **memory**: weights, optimizer, batch, activations and gradients.
-* **at the peak**: the longest of operations, traffic and traffic between chips, each at
-  the peak of the chip. It is an estimate of the best case. Nothing was run.
+* **at the peak**: the largest of compute time, memory time and communication time, each
+  at the chip's peak. It is an estimate of the best case. Nothing was run.
 """
 # Stable Diffusion 1.5 with latents given: those of the recipe's cache.
 TASKS = ("cxr_lora", "cxr_text_to_image")

@@ -1,6 +1,6 @@
 r"""Latent diffusion of brain MRI, in the latents of a VQ-VAE.
 
-    medjax prepare --dataset=adni --source=ADNI --out=DATA
+    medjax prepare --dataset=adni --source=AD_NC --out=DATA
     medjax train --config=brain_ldm --workdir=DIR \
         --config.data.root=DATA
 
@@ -25,8 +25,8 @@ Variants:
   phantoms. Their class is the size of the ventricles, which is correct in 98% of 200
   sampled images.
 
-Hardware: the recommended recipe is meant for one device of 24 GB. We have not run it to
-the end, so no expected result is known.
+Hardware: by the TPU's compiler, a step needs 4.1 GB. We have not run the recommended
+recipe to the end, so no expected result is known.
 
 Data: ADNI, for research, under its data use agreement.
 """

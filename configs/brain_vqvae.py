@@ -1,6 +1,6 @@
 r"""VQ-VAE on brain MRI: the autoencoder that `brain_ldm.py` uses.
 
-    medjax prepare --dataset=adni --source=ADNI --out=DATA
+    medjax prepare --dataset=adni --source=AD_NC --out=DATA
     medjax train --config=brain_vqvae --workdir=DIR \
         --config.data.root=DATA
 
@@ -19,8 +19,8 @@ Variants:
   Trained on 192 real slices of 12 subjects, without skulls, it reaches 30.4 dB (SSIM
   0.92) on 32 slices of two other subjects.
 
-Hardware: the recommended recipe is meant for one device of 24 GB. We have not run it to
-the end, so no expected result is known.
+Hardware: by the TPU's compiler, a step needs 5.7 GB. We have not run the recommended
+recipe to the end, so no expected result is known.
 
 Data: ADNI, for research, under its data use agreement.
 """

@@ -17,8 +17,9 @@ Variants:
 * ``demo``: train the decoder of phantom-SD, on phantoms with a finding that it has not
   seen.
 
-Hardware: the recommended recipe splits its batch of 8 images into microbatches of 2. We
-have not run it, so no expected result is known.
+Hardware: the recommended recipe splits its batch of 8 images into microbatches of 2. By
+the TPU's compiler, a step needs 22.2 GB. We have not run it, so no expected result is
+known.
 
 Data: NIH ChestX-ray14 (Wang et al., CVPR 2017), free to use with attribution to the NIH
 Clinical Center. Weights: CreativeML Open RAIL-M.

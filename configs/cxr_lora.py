@@ -31,8 +31,8 @@ Variants:
   word. The adapters teach it both, in two folds of about seven minutes on two slow
   cores. In 200 images sampled from held-out captions, a pneumothorax is visible in
   95% and 90% (one number per fold) if the caption names it (3% before training), and in
-  10% and 14% if not (9% before). The side is not learned. Many look like dark,
-  blurred apices of both lungs.
+  10% and 14% if not (9% before). The adapters do not learn the side. In many images,
+  both apices are dark and blurred.
 
 These bugs of the published system are not reproduced. All weights were unfrozen after
 the adapters were added. One model was trained through all folds, and the last model was

@@ -21,9 +21,9 @@ Variants:
 * ``demo``: minutes on two CPU cores, with phantoms instead of photos, and a tiny random
   Stable Diffusion whose U-Net trains too.
 
-Hardware: memory is that of `cxr_controlnet`. The recommended recipe takes its batch of
-16 images at once. We have not run it to the end, so no expected result is known. The
-published system trained at 3.1 images/s on a 16 GB GPU.
+Hardware: as `cxr_controlnet`, but the recommended recipe does not split its batch of 16
+images, so its step needs more memory. We have not run it to the end, so no expected
+result is known. The published system trained at 3.1 images/s on a 16 GB GPU.
 
 Data: Stanford Dogs (Khosla et al., 2011), for research; its photos are from ImageNet.
 Weights: CreativeML Open RAIL-M.

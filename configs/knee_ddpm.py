@@ -20,8 +20,9 @@ Variants:
   stayed in training mode in validation and sampling.
 * ``demo``: minutes on two CPU cores, at 64², with knee phantoms.
 
-Hardware: the recommended recipe is meant for one device of 24 GB. We have not run it to
-the end, so no expected result is known. The published system took 20 s per image.
+Hardware: by the TPU's compiler, a step needs 8.3 GB. We have not run the recommended
+recipe to the end, so no expected result is known. The published system took 20 s per
+image.
 
 Data: OAI AKOA (Osteoarthritis Initiative), for research, under the NIH's terms of use.
 """

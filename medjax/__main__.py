@@ -10,7 +10,7 @@ from medjax.errors import nearest
 USAGE_EXIT_CODE = 2
 COMMANDS = {
     "prepare": "Prepare a folder of images for training: write a TFDS data set.",
-    "preflight": "Ask the compiler whether a run fits hardware, and at what speed.",
+    "preflight": "Ask the compiler whether a run fits the hardware, and at what speed.",
     "train": "Train a model.",
     "cross-validate": "Cross-validate a config: train and score one run per fold.",
     "sample": "Sample images from a run or from any Stable Diffusion.",

@@ -29,7 +29,7 @@ def blank_weights() -> Iterator[None]:
 
 
 def wants_blank() -> bool:
-    """Tell whether weights are to be blank here."""
+    """Return whether the caller is inside `blank_weights`."""
     return _WANTED.get()
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -37,7 +37,8 @@ _HELP = frozenset(("--help", "-help", "-h", "--helpshort", "-helpshort"))
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Parse the flags of ``sys.argv``, call ``main(argv)`` and exit.
 
-    ``--help`` prints the docstring of `main`'s module and its flags instead.
+    ``--help`` prints the docstring of `main`'s module and its flags instead, and with
+    ``--config`` the keys of this config.
 
     Args:
         main: Main function of the command. It reads its flags. `argv` holds only the
@@ -60,10 +61,10 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if _HELP & set(sys.argv[1:]):
-        print(_usage(main), end="")
-        sys.exit(0)
     try:
+        if _HELP & set(sys.argv[1:]):
+            print(_usage(main), end="")
+            sys.exit(0)
         sys.exit(app.run(start, flags_parser=parse_flags))
     except (Exception, KeyboardInterrupt) as error:
         code, line = _ending(error)
@@ -88,13 +89,14 @@ def define_config() -> None:
         "config",
         None,
         "config: a file, or the name of one packaged with medjax, with :variant if it "
-        "has variants; --config.SECTION.KEY=VALUE sets one of its keys",
+        "has variants; --config.SECTION.KEY=VALUE sets one of its keys, and "
+        "--config=CONFIG --help lists them",
     )
     flags.mark_flag_as_required("config")
 
 
 def _usage(main: Callable[[Sequence[str]], None]) -> str:
-    """Return the help of a command: its module's docstring, and its flags."""
+    """Return the help of a command: its docstring, flags, and keys of its config."""
     from absl import flags
 
     about = inspect.getdoc(sys.modules[main.__module__]) or ""
@@ -103,17 +105,49 @@ def _usage(main: Callable[[Sequence[str]], None]) -> str:
     by_module = flags.FLAGS.flags_by_module_dict()
     *config, debug = by_module[__name__]
     listed = [*config, *by_module.get(own, []), debug]
-    return "\n".join([about, "\nFlags:", *map(_flag_usage, listed), ""])
+    usage = [about, "\nFlags:", *map(_flag_usage, listed)]
+    return "\n".join([*usage, *_keys_usage(), ""])
+
+
+def _keys_usage() -> Iterator[str]:
+    """Yield the help of each key of the config in ``--config``, with its value.
+
+    Raises:
+        UserError: If the config cannot be read.
+    """
+    from medjax.flag_parsing import requested_config
+
+    config = requested_config(sys.argv)
+    if config is None:
+        return
+    from medjax import trees
+    from medjax.runs.config import parse
+    from medjax.runs.config_keys import config_keys
+
+    yield "\nKeys of this config, with the values that it sets:"
+    described = {key.name: key.text for key in config_keys(parse(config).task)}
+    for path, value in trees.flatten(config.to_dict()).items():
+        key = path.replace("/", ".")
+        if key in described:
+            yield _indented(f"--config.{key}={value!r}", described[key])
 
 
 def _flag_usage(flag: "flags.Flag") -> str:
     """Return the lines of help for one flag."""
+    from medjax.flag_parsing import is_required
+
     value = _VALUES.get(flag.flag_type(), "VALUE")
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={value}"
     said = (flag.default_as_str or "").strip("'")
     default = f" (default: {said})" if said else ""
-    text = textwrap.fill(f"{flag.help}{default}", 84, break_on_hyphens=False)
-    return f"  {name}\n{textwrap.indent(text, '      ')}"
+    note = " (required)" if is_required(flag) else default
+    return _indented(name, f"{flag.help}{note}")
+
+
+def _indented(name: str, text: str) -> str:
+    """Return a name, and its description on indented lines."""
+    filled = textwrap.fill(text, 84, break_on_hyphens=False)
+    return f"  {name}\n{textwrap.indent(filled, '      ')}".rstrip()
 
 
 def _ending(error: BaseException) -> tuple[int | None, str]:

@@ -55,7 +55,7 @@ def check_least(section: Any, **least: float) -> None:
         least: Minimum of each field, by name.
 
     Raises:
-        UserError: If a field is too small. Starts with its name.
+        UserError: If a field is too small. The message starts with the field's name.
     """
     for name, bound in least.items():
         value = getattr(section, name)

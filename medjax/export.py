@@ -164,8 +164,8 @@ def _target(to: str | Path, overwrite: bool) -> Path:
         )
     if target == Path.cwd() or target in Path.cwd().parents or target.is_mount():
         raise UserError(
-            f"--to={to}: is the current folder, one above it, or a mounted disk. Use "
-            "another folder"
+            f"--to={to}: is the current folder, a folder above it, or a mounted disk. "
+            "Use another folder"
         )
     storage.recover(target)
     content = [one.name for one in storage.listed(target)]

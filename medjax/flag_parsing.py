@@ -50,6 +50,31 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     return extra
 
 
+def is_required(flag: Any) -> bool:
+    """Return whether a command fails without this flag of absl."""
+    return any("must have a value" in one.message for one in flag.validators)
+
+
+def requested_config(argv: Sequence[str]) -> Any:
+    """Return the config that ``--config`` names, without changes by other flags.
+
+    Args:
+        argv: Name of the program, and its arguments.
+
+    Returns:
+        The config. None means that the command has no such flag, or got none.
+
+    Raises:
+        UserError: If the config cannot be read.
+    """
+    from absl import flags
+
+    if "config" not in flags.FLAGS:
+        return None
+    file, _ = _resolved("config", argv)
+    return None if file is None else load_config("config", file)
+
+
 def _parsed(argv: Sequence[str]) -> list[str]:
     """Let absl parse the flags; exit with 0, not 1, after absl's --help."""
     from absl import flags
@@ -105,7 +130,8 @@ def _refuse_empty() -> None:
 
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
-        if flag.present and flag.value == "" != flag.default:
+        # The value of an empty list flag is [].
+        if flag.present and flag.value in ("", []) and flag.value != flag.default:
             raise UserError(
                 f"--{name}= is empty. Expected a value: {flag.help.rstrip('.')}"
             )

@@ -50,17 +50,17 @@ class Hosts:
         if missing and len(missing) < len(given):
             raise UserError(
                 f"{' and '.join(missing)} missing: several hosts require all of "
-                f"{', '.join(given)}; one host, SLURM or TPUs require none of them"
+                f"{', '.join(given)}; one host, SLURM, Open MPI and TPUs require none"
             )
         if count is not None and number is not None and not 0 <= number < count:
             raise UserError(
-                f"--process_id={number} of --num_processes={count}: Expected 0 to "
+                f"--process_id={number} of --num_processes={count}: expected 0 to "
                 f"{count - 1}"
             )
         address = self.coordinator_address
         if address is not None and not address.rpartition(":")[2].isdigit():
             raise UserError(
-                f"--coordinator_address={address}: Expected HOST:PORT, such as "
+                f"--coordinator_address={address}: expected HOST:PORT, such as "
                 "10.0.0.1:1234"
             )
 

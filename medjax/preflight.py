@@ -1,19 +1,19 @@
-r"""Ask the compiler whether a run fits hardware, and at what speed.
+r"""Ask the compiler whether a run fits the hardware, and at what speed.
 
     medjax preflight --config=cxr_controlnet --topology=v6e:1
     medjax preflight --config=cxr_lora --topology=v5e:2x4 --max_batch \
         --price_per_hour=1.2
     medjax preflight --config=knee_ddpm:demo --topology=local --json
 
-Nothing of the hardware has to be there: a TPU's own compiler, in the package libtpu
-(licensed under the Google Cloud Platform Terms of Service), compiles the very programs
-that ``medjax train`` runs: its step, its validation and its sampler. No weights are
-read or downloaded. Figures are of one chip. Times and images/s are estimates: what the
-chip's peaks allow at best. Any key of the config can be set, as for ``medjax train``.
+The hardware is not needed. A TPU's own compiler (package libtpu, under the Google Cloud
+Platform Terms of Service) compiles the programs that medjax train runs: step,
+validation and sampler. No weights are read or downloaded. Figures are for one chip.
+Times and images/s are best-case estimates from the chip's peaks. Any key of the config
+can be set, as for medjax train.
 
 A full-size step takes one to three minutes on two cores, because the TPU's compiler is
-stopped before it generates code. Figures are kept in ``~/.cache/medjax/preflight``, by
-the program's hash.
+stopped before it generates code. Figures are kept in ~/.cache/medjax/preflight, by the
+program's hash.
 """
 
 import json

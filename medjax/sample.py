@@ -22,19 +22,17 @@ seed gives the same images for any batch size or devices. --seed=-1 uses a rando
 """
 
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
 from medjax import cli, texts
 from medjax.errors import UserError
-
-if TYPE_CHECKING:
-    from medjax.data.controls import Size
 
 # The name is explicit, because this module may run as "__main__".
 _LOGGER = logging.getLogger("medjax.sample")
@@ -64,10 +62,10 @@ def _prompts(prompt: str, file: str | None) -> list[str]:
     return prompts
 
 
-def _size(text: str | None) -> "Size | None":
+def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
+    match = re.fullmatch(r"([1-9]\d*)(?:[x×]([1-9]\d*))?", text)
     if match is None:
         raise UserError(f"--size={text}: expected pixels, e.g. 512 or 512x768")
     return int(match[1]), int(match[2] or match[1])
@@ -189,6 +187,7 @@ def _define_image_flags() -> None:
 
 def _define_sampler_flags() -> None:
     number = flags.DEFINE_float
+    fraction = functools.partial(number, lower_bound=0, upper_bound=1)
     flags.DEFINE_string(
         "sampler",
         None,
@@ -207,18 +206,19 @@ def _define_sampler_flags() -> None:
         None,
         "weight of the caption; 1 means no guidance; by default that of the run's own "
         "samples, or 7.5 if unknown",
+        lower_bound=1,
     )
-    number("guidance_rescale", 0, "how far to undo guidance's extra contrast, 0 to 1")
-    number(
+    fraction("guidance_rescale", 0, "how far to undo guidance's extra contrast, 0 to 1")
+    fraction(
         "eta",
         None,
         "fresh noise in DDIM's steps, 0 to 1; by default 0, or, for a run without "
         "captions, that of the run's own samples",
     )
-    number("conditioning_scale", 1, "weight of the ControlNet")
-    number("control_start", 0, "fraction of the steps before the ControlNet acts")
-    number("control_end", 1, "fraction of the steps after which it stops acting")
-    number("strength", 1, "below 1: start from --image and change it this much")
+    number("conditioning_scale", 1, "weight of the ControlNet", lower_bound=0)
+    fraction("control_start", 0, "fraction of the steps before the ControlNet acts")
+    fraction("control_end", 1, "fraction of the steps after which it stops acting")
+    fraction("strength", 1, "below 1: start from --image and change it this much")
 
 
 def main(_: Sequence[str]) -> None:
@@ -252,7 +252,8 @@ def main(_: Sequence[str]) -> None:
     SamplingConfig(**given)
     keep_compiled()
     source = load_source(
-        **only("workdir", "step", "weights", "base", "pretrained", "controlnet")
+        **only("workdir", "step", "weights", "base", "pretrained", "controlnet"),
+        control_given=asked["image"] is not None or asked["edges"] is not None,
     )
     if asked["data"] is not None and source.data is not None:
         there = dataclasses.replace(source.data, root=asked["data"])

@@ -9,7 +9,8 @@ can be set on the command line:
         --config.data.root=PREPARED --config.optim.learning_rate=2e-5 \
         --config.data.batch_size=16 --config.train.gradient_accumulation_steps=4
 
-The same command resumes from the newest checkpoint in DIR.
+medjax train --config=cxr_controlnet --help lists the keys of this config, with their
+values. The same command resumes from the newest checkpoint in DIR.
 
 On several hosts, start the same command on each host, with DIR on a shared disk. Under
 SLURM or Open MPI and on TPU pods, the hosts find each other. Elsewhere:

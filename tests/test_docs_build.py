@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from medjax.runs import config_keys
 from tests.pages import DOCS, REPOSITORY
 
 pytest.importorskip("sphinx")
@@ -81,7 +82,7 @@ def test_each_key_and_flag_is_described(extension):
 
 
 def test_a_key_without_a_description_is_named(extension, monkeypatch):
-    from medjax_docs import configs, docstrings
+    from medjax_docs import configs
 
     @dataclasses.dataclass
     class Section:
@@ -95,9 +96,10 @@ def test_a_key_without_a_description_is_named(extension, monkeypatch):
         known: int = 1
         unknown: int = 2
 
-    assert docstrings.described_in(Section, "known")[1] == "Described,\non two lines."
-    found = tuple(configs._keys_of(Section, "config.data", "controlnet"))
-    monkeypatch.setattr(configs, "keys", lambda: found)
+    found = tuple(config_keys.keys_of(Section, "data"))
+    assert found[0].text == "Described,\non two lines."
+    monkeypatch.setattr(configs, "config_keys", lambda task: found)
+    monkeypatch.setattr(configs, "keys", configs.keys.__wrapped__)
     assert configs.write()[1] == ["config.data.unknown has no description"]
 
 

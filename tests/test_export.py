@@ -159,7 +159,7 @@ def drawn_by_the_card(folder: Path, side: int) -> np.ndarray:
     return np.asarray(Image.open(folder.parent / "image.png"))
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_cards_code_draws_an_image(not_compared, tmp_path):
     drawn = drawn_by_the_card(shutil.copytree(not_compared, tmp_path / "x"), 64)
     assert drawn.shape == (64, 64, 3) and drawn.std() > 5
@@ -298,8 +298,13 @@ export(sys.argv[1], sys.argv[2], overwrite=True, parity=False)
 """
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("SIGKILL", marks=pytest.mark.ci),
+        pytest.param("SIGINT", marks=pytest.mark.release),
+    ],
+)
 def test_an_export_cut_short_leaves_what_was_there(demo, not_compared, tmp_path, name):
     workdir, _ = demo
     target = tmp_path / "x"
@@ -320,7 +325,7 @@ def test_an_export_cut_short_leaves_what_was_there(demo, not_compared, tmp_path,
         assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_full_disk_is_one_line_and_leaves_nothing(demo, tmp_path):
     limit = ("sh", "-c", 'ulimit -f 100 && exec "$@"', "sh")
     line = one_line(

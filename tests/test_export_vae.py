@@ -37,6 +37,7 @@ def exported(tmp_path_factory):
     return saved, export(folder / "run", folder / "fitted")
 
 
+@pytest.mark.ci
 def test_it_has_the_runs_weights_and_a_card(exported):
     saved, folder = exported
     assert_same(load_autoencoder(folder).params, saved.params["network"])

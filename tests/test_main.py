@@ -1,6 +1,7 @@
 """`medjax COMMAND`, `python -m medjax COMMAND`, and the names in `import medjax`."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,9 @@ import pytest
 
 import medjax
 from medjax import __main__ as program
+from medjax import trees
+from medjax.config_files import load_config
+from tests import in_process
 
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = ("jax", "flax", "transformers", "tensorflow_datasets", "cv2", "matplotlib")
@@ -114,6 +118,22 @@ def test_help_of_a_command_shows_its_docstring_and_loads_little(command):
     assert "--[no]debug" in done.stdout
 
 
+def test_help_with_a_config_lists_its_keys_and_values(tmp_path):
+    named = "cxr_controlnet:demo"
+    done = in_process.typed(["train", f"--config={named}", "--help"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    listed = dict(re.findall(r"\n  --config\.(\S+?)=(.*)\n      \S", done.stdout))
+    config = load_config("config", named)
+    values = trees.flatten(config.to_dict())
+    del values["task"]
+    assert listed == {k.replace("/", "."): repr(v) for k, v in values.items()}
+    assert re.search(r"--workdir=VALUE\n      .*\(required\)\n", done.stdout)
+    wrong = in_process.typed(["train", "--config=cxr_controlnt", "--help"], tmp_path)
+    assert wrong.returncode == program.USAGE_EXIT_CODE
+    assert "did you mean 'cxr_controlnet'?" in wrong.stderr
+
+
+@pytest.mark.ci
 def test_the_installed_program_the_package_and_the_module_answer_alike(tmp_path):
     """The installed program calls what the entry point names."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

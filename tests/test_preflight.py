@@ -65,6 +65,7 @@ def compiler(monkeypatch, tmp_path):
     return asked
 
 
+@pytest.mark.ci
 def test_json_has_every_field_and_the_search_ends_at_what_fits(compiler):
     done = in_process.medjax("preflight", *SMALL, "--json", "--max_batch")
     assert done.returncode == 0, done.stderr
@@ -84,6 +85,7 @@ def test_json_has_every_field_and_the_search_ends_at_what_fits(compiler):
     assert said["largest_batch"] == 6
 
 
+@pytest.mark.ci
 def test_the_largest_batch_is_verified(compiler):
     done = in_process.medjax(
         "preflight", *SMALL, "--json", "--max_batch", "--config.data.batch_size=4"

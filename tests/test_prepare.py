@@ -119,6 +119,8 @@ def test_the_report_says_what_happened(source, tmp_path):
     assert "image images/3_1.png: not a readable image" in said
     assert "quarantine: 1 damaged and left out" in said
     assert "images found: 47" in said
+    few = report["splits"]["validation"]["examples"]
+    assert f"only {few} images in validation" in said
 
 
 def test_a_split_that_is_all_unreadable_is_absent(source, tmp_path):
@@ -247,7 +249,7 @@ def test_what_a_killed_run_leaves_is_no_data_set(source, tmp_path):
     out = tmp_path / "out"
     prepare("folder", source, out, group_column="patient")
     (out / "folder").rename(out / ".incomplete")
-    with pytest.raises(UserError, match="an interrupted python -m medjax.prepare"):
+    with pytest.raises(UserError, match="an interrupted medjax prepare"):
         open_dataset(DataConfig(root=str(out)), "train")
     prepare("folder", source, out, group_column="patient")
     assert not (out / ".incomplete").exists()

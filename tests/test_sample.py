@@ -14,6 +14,8 @@ from medjax.data.phantoms import PhantomsConfig
 from medjax.data.pipeline import open_dataset
 from medjax.diffusion.schedulers import SAMPLERS
 from medjax.errors import UserError
+from medjax.runs import open_run
+from medjax.sampling import source
 from tests import in_process
 from tests.commands import medjax, one_line
 from tests.saved_runs import save_run
@@ -60,6 +62,8 @@ def test_a_run_draws_what_it_is_asked(place):
     assert about["seed"] == 3
     assert about["number"] == 1
     assert about["canny"] == [50, 120]
+    assert (about["canny_sigma"], about["canny_backend"]) == (1, "opencv")
+    assert about["resize"] == "center_crop"
     assert about["source"] == "run, step 2, ema weights"
     assert str(place) not in json.dumps(about)
     # The same command writes the same image to another file.
@@ -88,7 +92,7 @@ def test_a_folder_draws_a_line_a_prompt(place):
         assert json.loads(image.text["medjax"])["prompt"] == "cardiomegaly"
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_full_disk_is_told_in_one_line(place):
     limited = ("sh", "-c", 'ulimit -f 1 && exec "$@"', "sh")
     typed = (f"--pretrained={place}/sd", f"--out={place}/full", "--steps=1")
@@ -113,6 +117,24 @@ def control(
         controlled,
         strength,
     )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"workdir": "run"}, {"pretrained": "sd", "controlnet": "any"}],
+)
+def test_a_missing_control_is_refused_before_weights_are_read(
+    place, model, monkeypatch
+):
+    def reads(*_):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(open_run, "read_trees", reads)
+    monkeypatch.setattr(source, "load_stable_diffusion", reads)
+    flags = [f"--{name}={place / value}" for name, value in model.items()]
+    done = in_process.medjax("sample", *flags, f"--out={place}/none")
+    assert "error: the ControlNet requires a control: set --edges" in done.stderr
+    assert not (place / "none").exists()
 
 
 def test_edges_are_found_in_the_resized_image(place):

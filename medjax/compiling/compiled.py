@@ -44,16 +44,16 @@ class Figures:
 
     Attributes:
         flops: FLOPs, with each loop's iterations; None if the program does not fit.
-        hbm_bytes: Memory traffic, likewise.
+        hbm_bytes: Bytes of memory traffic, with each loop's iterations.
         link_bytes: Bytes sent to other chips, by kind of collective; None if the
             compiled program cannot be read.
         argument_bytes: Arguments in memory, as the chip pads them.
-        output_bytes: Results that are not arguments updated in place.
-        temporary_bytes: The most that is alive between: activations, gradients.
+        output_bytes: Bytes of results, without arguments updated in place.
+        temporary_bytes: Peak bytes of temporaries: activations, gradients.
         kernels: Calls of Pallas kernels in a TPU program, as of fused attention.
         needed_bytes: All memory that the program needs, if it does not fit; None if it
             compiles.
-        compile_seconds: How long the compiler took.
+        compile_seconds: Time of the compilation, in seconds.
     """
 
     flops: float | None
@@ -144,7 +144,7 @@ def _compile(
 
 
 def _lower(traced: Any, topology: Topology) -> Any:
-    """Lower a traced program; a TPU that is not there has to be named."""
+    """Lower a traced program. The platform is named, because the TPU may be missing."""
     if topology.platform == "tpu":
         return traced.lower(lowering_platforms=("tpu",))
     return traced.lower()

@@ -13,11 +13,11 @@ from medjax.errors import UserError
 
 
 def call_in_process(function: Callable[..., Any], *given: Any) -> Any:
-    """Return a function's result; its threads that still run end with the process.
+    """Return a function's result, computed in a new process that ends with its threads.
 
     Args:
         function: A function of a module, which a new process can import.
-        given: Its arguments, which can be pickled, as its result.
+        given: Arguments. They and the result must be picklable.
 
     Raises:
         UserError: As the function does, or if the process was killed.

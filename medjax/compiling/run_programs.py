@@ -138,7 +138,7 @@ def _built(config: RunConfig, source: Source, key: jax.Array) -> BuiltTask:
 
 
 def _autoencoder(config: RunConfig) -> TrainedAutoencoder | None:
-    """Return the autoencoder that a run stands on: a trained one, or one to be trained.
+    """Return the autoencoder that a run uses: trained, or blank if it trains first.
 
     Raises:
         UserError: If it is not found.

@@ -1,4 +1,4 @@
-"""Chips to compile for: those of a TPU topology that is not there, or this machine's.
+"""Chips to compile for: those of a TPU topology, without a TPU, or this machine's.
 
     v5e:2x4   eight v5e chips        v6e:1   one chip
     v5p:2x2x1 four v5p chips         local   the devices of this machine

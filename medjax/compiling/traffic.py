@@ -48,7 +48,7 @@ class Traffic:
 
     @property
     def loops(self) -> float:
-        """How many times the compiler's count the whole is."""
+        """Ratio of `hbm` to `once`; 1 if `once` is 0."""
         return self.hbm / self.once if self.once else 1.0
 
 

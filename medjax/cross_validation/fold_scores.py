@@ -21,7 +21,8 @@ from medjax.evaluation.similarity import Mask, likeness
 from medjax.pretrained.efficientnet import efficientnet_features
 from medjax.runs.checksums import CHECKSUMS
 from medjax.runs.config import RunConfig
-from medjax.runs.open_run import Run, best_step, load_run
+from medjax.runs.find_checkpoint import best_step
+from medjax.runs.open_run import Run, load_run
 from medjax.runs.sections import BestConfig
 from medjax.sampling.generate import generate
 from medjax.tasks import TASKS

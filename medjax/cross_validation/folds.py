@@ -46,7 +46,7 @@ def cross_validate(
     _check(config)
     if saved_steps(workdir / "checkpoints"):
         raise UserError(
-            f"--workdir={workdir}: contains a run of medjax.train, not folds. Use "
+            f"--workdir={workdir}: contains a run of medjax train, not folds. Use "
             "another folder"
         )
     test, groups = _test_split(config, images)

@@ -127,7 +127,7 @@ def _page(
     best = choose(scores, key=lambda one: one.best)
     export = (
         f"Fold {best.fold} is the best by {config.best.metric}. To export it:\n\n"
-        f"    python -m medjax.export --workdir={workdir}/fold-{best.fold} "
+        f"    medjax export --workdir={workdir}/fold-{best.fold} "
         f"--step={best.step} --to=DIR"
     )
     return "\n".join(["# Cross-validation", "", about, "", *lines, "", export, ""])

@@ -13,7 +13,7 @@ class DataConfig:
     """Where examples come from and how they are prepared.
 
     Attributes:
-        root: Folder of a data set that `medjax.prepare` wrote. "" means phantoms.
+        root: Folder of a data set that `medjax prepare` wrote. "" means phantoms.
         phantoms: Kind of phantoms, if `root` is "". None if `root` names a data set.
         image_size: Height and width of the images, in pixels, at least 8.
         batch_size: Number of examples in the global batch of one step, at least 1.
@@ -53,8 +53,8 @@ class DataConfig:
             object.__setattr__(self, "phantoms", None)
         elif self.phantoms is None:
             raise UserError(
-                "root is '' and phantoms is None. Expected a folder for root, or "
-                "settings of phantoms"
+                "root='' and phantoms=None: no data. Expected a prepared folder in "
+                "root, or settings of phantoms"
             )
         if self.cache is not None and (not self.cache or "://" in self.cache):
             raise UserError(

@@ -18,6 +18,12 @@ from medjax.errors import UserError
 
 Size = tuple[int, int]
 
+CONTROL_MISSING = (
+    "the ControlNet requires a control: set --edges=FILE or, for one trained on edges, "
+    "--image=FILE, to use the edges of that image"
+)
+"""Error without --image and --edges."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
@@ -56,7 +62,7 @@ class Control:
         size: Height and width of the samples, in pixels.
         conditioning_image: Control, in [0, 1]. None means no control.
         image: Image to start from, in [-1, 1]. None means noise.
-        settings: File names and thresholds, to be recorded with the samples.
+        settings: File names and preparation, to be recorded with the samples.
     """
 
     size: Size
@@ -96,6 +102,8 @@ def read_control(
             "the ControlNet was trained on stored controls, not on edges; set "
             "--edges=FILE to such a control"
         )
+    if controlled and image_file is None and edges_file is None:
+        raise UserError(CONTROL_MISSING)
     _check_needed(image_file, edges_file, controlled, strength)
     edges = None if edges_file is None else read_image(edges_file)
     if edges is None or preparation.stored:
@@ -114,8 +122,12 @@ def read_control(
             # Edges are found before padding, because padding adds an edge.
             edges = _padded(_edges(content, preparation), size)
             settings["canny"] = [preparation.low, preparation.high]
+            settings["canny_sigma"] = preparation.sigma
+            settings["canny_backend"] = preparation.backend
     if edges_file is not None:
         settings["edges"] = Path(edges_file).name
+    if image_file is not None or (edges_file is not None and preparation.stored):
+        settings["resize"] = preparation.resize
     return Control(
         size,
         None if edges is None else edges.astype(np.float32) / 255,
@@ -146,11 +158,6 @@ def _check_needed(
     controlled: bool,
     strength: float,
 ) -> None:
-    if controlled and image_file is None and edges_file is None:
-        raise UserError(
-            "the ControlNet requires a control: set --image=FILE, to use its edges, or "
-            "--edges=FILE"
-        )
     if edges_file is not None and not controlled:
         raise UserError(
             "--edges requires a ControlNet: set --workdir=RUN or --controlnet=…"

@@ -72,7 +72,8 @@ def fingerprint(root: str | Path) -> str:
 
     It covers the metadata of TFDS (names, features, sizes) and the digest of all
     records, which `medjax.prepare` stores. If that is missing, it covers the files. So
-    a copy has the same fingerprint; other images, captions or labels have another.
+    a copy has the same fingerprint, and a data set with other images, captions or
+    labels has a different one.
 
     Raises:
         UserError: If the data set is missing or damaged.
@@ -145,7 +146,7 @@ class PreparedSource:
             raise UserError(
                 f"{self.folder}: examples have no 'image', only "
                 f"{', '.join(self.metadata.features)}; prepare the data with "
-                "python -m medjax.prepare"
+                "medjax prepare"
             )
         for shard, count in self._shards:
             _check_shard(shard, count)

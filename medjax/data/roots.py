@@ -62,7 +62,7 @@ def _not_prepared(folder: Path) -> str:
     if not content:
         return f"is empty; {_prepare('IMAGES', folder)}"
     if any(name.startswith(".incomplete") for name in content):
-        return "has a part of an interrupted python -m medjax.prepare; run that again"
+        return "has a part of an interrupted medjax prepare; run that again"
     # The search stops at the first image, because folders may be large.
     if any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*")):
         return f"holds images that are not prepared; {_prepare(folder, 'PREPARED')}"
@@ -72,6 +72,6 @@ def _not_prepared(folder: Path) -> str:
 
 def _prepare(source: str | Path, out: str | Path) -> str:
     return (
-        f"make a data set with python -m medjax.prepare --dataset=folder "
+        f"make a data set with medjax prepare --dataset=folder "
         f"--source={source} --out={out}"
     )

@@ -38,16 +38,20 @@ class ObjectiveConfig:
     """Prediction target of the network, and the weights of its errors.
 
     Attributes:
-        prediction_type: epsilon, v_prediction or sample. None means the base model's.
-        loss: mse, l1 or smooth_l1: d of eq. 1.
-        min_snr_gamma: γ of eq. 2, usually 5. None means equal weights. A
-            schedule that ends without signal accepts it with v_prediction only.
+        prediction_type: Output of the network: epsilon (the noise), v_prediction (the
+            velocity) or sample (the clean image or latents). None means the prediction
+            type of the base model.
+        loss: Distance d(x) between output and target: mse (x²), l1 (|x|) or smooth_l1
+            (x²/2 up to |x| = 1, then |x| − 1/2).
+        min_snr_gamma: Limit γ of the min-SNR weights, above 0, usually 5. The weight of
+            a timestep is min(SNR, γ) / SNR for epsilon. None means equal weights. A
+            schedule that ends without signal requires v_prediction here.
         noise_offset: Standard deviation of noise that is constant over each channel of
             an example, at least 0. It lets a model reach very dark and very bright
             images. 0 adds no such noise.
-        timestep_bias_multiplier: Sampling frequency of each of the noisiest timesteps,
-            relative to the others, above 0. A condition takes effect at these
-            timesteps, for example the position of fluid. 1 samples all alike.
+        timestep_bias_multiplier: How many times as often each of the noisiest timesteps
+            is drawn as each other timestep, above 0. At these timesteps, a condition
+            takes effect, for example the position of fluid. 1 draws all equally often.
         timestep_bias_portion: Share of timesteps that count as noisiest, in (0, 1).
     """
 

@@ -11,17 +11,19 @@ class SamplingConfig:
     """Settings of sampling.
 
     Attributes:
-        sampler: One of `medjax.diffusion.schedulers.SAMPLERS`.
+        sampler: Name of the sampler, such as ``ddim`` or ``dpmpp_2m``; see the
+            reference of samplers.
         steps: Number of sampler steps, at least 1.
         guidance_scale: Weight of the caption, at least 1. 1 means no guidance.
         guidance_rescale: How far to undo the effect of guidance on contrast, in [0, 1].
         eta: Amount of fresh noise in the steps of DDIM, in [0, 1].
-        conditioning_scale: Weight of the ControlNet.
+        conditioning_scale: Factor of the ControlNet's outputs, at least 0. The network
+            was trained with 1.
         control_start: Fraction of the steps before the ControlNet acts, in [0, 1].
         control_end: Fraction of the steps after which it stops, in [0, 1], above
             `control_start`.
-        strength: Fraction of the steps to take, in (0, 1]. Below 1, sampling begins
-            from the images of the batch with noise.
+        strength: Fraction of the steps to take, in (0, 1]. 1 starts from noise. Below
+            1, sampling starts from given images with noise added.
     """
 
     sampler: str = "ddim"
@@ -41,7 +43,7 @@ class SamplingConfig:
             UserError: If a value is outside. The message starts with its name.
         """
         find_sampler(self.sampler)
-        check_least(self, steps=1, guidance_scale=1)
+        check_least(self, steps=1, guidance_scale=1, conditioning_scale=0)
         for name in ("guidance_rescale", "eta", "control_start", "control_end"):
             check_fraction(self, name)
         if self.control_start >= self.control_end:

@@ -63,7 +63,10 @@ class ChestMeasure:
 
     @property
     def pneumothorax(self) -> Int[np.ndarray, " b"]:
-        """Sides with air outside the lung, likewise."""
+        """Sides with air outside the lung: 0 for none, 1 left, 2 right, 3 both.
+
+        A side counts if its width is over half the smallest width in phantoms.
+        """
         limit = _SMALLEST_PNEUMOTHORAX_CM / 2
         return _sides(self.pneumothorax_left_cm, self.pneumothorax_right_cm, limit)
 

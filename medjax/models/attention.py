@@ -24,7 +24,7 @@ class Attention(nn.Module):
 
     Attributes:
         heads: Number of heads; divides the channels.
-        dtype: Of the projections.
+        dtype: Dtype of the projections.
         form: How attention is computed; see `attention_forms`.
     """
 
@@ -62,8 +62,8 @@ class SelfAttention2D(nn.Module):
     Attributes:
         heads: Number of heads; divides the channels.
         norm_groups: Groups of the norm before.
-        epsilon: Of that norm.
-        dtype: Of the computation.
+        epsilon: Number that the norm adds to the variance.
+        dtype: Dtype of the computation.
         form: How attention is computed; see `attention_forms`.
     """
 
@@ -131,7 +131,7 @@ class Transformer2D(nn.Module):
             convolutions (SD1.x): the same numbers from kernels of other shapes.
         norm_groups: Groups of the norm before.
         remat: What each block keeps for its gradient; see `models.remat`.
-        dtype: Of the computation.
+        dtype: Dtype of the computation.
         form: How attention is computed; see `attention_forms`.
     """
 

@@ -66,7 +66,7 @@ class KernelCall:
 
     @property
     def cost(self) -> tuple[int, int]:
-        """FLOPs, and bytes read again, of all calls (eqs. 1 and 2)."""
+        """FLOPs of all calls, and bytes that they read again (eqs. 1 and 2)."""
         queries, queries_dq, keys = blocks(
             self.q_len, self.kv_len, self.head_dim, self.itemsize
         )

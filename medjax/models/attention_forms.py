@@ -73,9 +73,9 @@ def attend(
     """Return the attention of each head (eq. 1), with the softmax in float32.
 
     Args:
-        query: Of n tokens.
-        key: Of l tokens.
-        value: Of the same tokens as `key`.
+        query: Queries of n tokens.
+        key: Keys of l tokens.
+        value: Values of the same tokens as `key`.
         form: How to compute it. All but "auto" are for a platform where
             `check_form` accepts them.
         causal: Whether token i attends to the tokens up to i only.

@@ -62,10 +62,10 @@ def fused(
     """Return ``softmax(Q Kᵀ / √d) V`` of each head, on one device.
 
     Args:
-        query: Any number of them.
-        key: As many as `fits` says.
-        value: One a key.
-        interpret: Whether to run on the CPU, step by step, to test the numbers.
+        query: Queries; any n.
+        key: Keys; `fits` limits l.
+        value: Values, one per key.
+        interpret: Whether to emulate the kernel on the CPU, for tests.
     """
     n, length = query.shape[1], key.shape[1]
     both = with_forward_mode(

@@ -64,7 +64,7 @@ def padded(length: int) -> int:
 def blocks(
     q_len: int, kv_len: int, head_dim: int, itemsize: int
 ) -> tuple[int, int, int]:
-    """Return how many are taken at a time: queries, queries for their gradient, keys.
+    """Return block sizes: of queries, of queries in their gradient, and of keys.
 
     Args:
         q_len: Queries, padded.

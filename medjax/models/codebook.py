@@ -66,7 +66,8 @@ def usage(share: Float[Array, " k"]) -> dict[str, Float[Array, ""]]:
     """Return the perplexity (eq. 2) of shares that sum to 1, and the fraction above 0.
 
     Returns:
-        ``perplexity``, from 1 to k, and ``codebook_usage``, a fraction of k.
+        ``perplexity``, from 1 to k, and ``codebook_usage``, the fraction of the
+        entries in use, in [0, 1].
     """
     logs = jnp.where(share > 0, jnp.log(jnp.where(share > 0, share, 1.0)), 0.0)
     return {

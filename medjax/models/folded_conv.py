@@ -43,7 +43,7 @@ def folded_conv(
     Args:
         x: Folded image.
         kernel: Kernel for the image that is not folded.
-        bias: Likewise.
+        bias: Bias of the convolution.
     """
     places = _places(1)
     # Rows and columns of the kernel: folded offset, phase read and phase written.
@@ -66,7 +66,7 @@ def unfolding_conv(
     Args:
         x: Folded image.
         kernel: Kernel for the image that is not folded.
-        bias: Likewise.
+        bias: Bias of the convolution.
     """
     places = _places(2)[..., 0]
     large = jnp.einsum(

@@ -106,7 +106,7 @@ def read_json(file: Path) -> dict[str, Any]:
             if (folder / "pytorch_lora_weights.safetensors").is_file():
                 raise UserError(
                     f"{folder} contains only adapters (LoRA). Expected a whole model; "
-                    "medjax.export --format=pipeline writes one from a run and its base"
+                    "medjax export --format=pipeline writes one from a run and its base"
                 )
         raise UserError(
             f"{file} is missing. Expected a folder in the diffusers layout, as written "

@@ -129,7 +129,7 @@ def _read_legacy(opened: io.BufferedIOBase, file: Path) -> tuple[Any, Places]:
             places[key] = (opened.tell(), count * dtypes[key].itemsize)
             opened.seek(places[key][1], os.SEEK_CUR)
     except (KeyError, OSError, TypeError, ValueError, struct.error) as error:
-        raise UserError(f"{file} is damaged or incomplete") from error
+        raise UserError(f"{file} is damaged or incomplete. Copy it again") from error
     return content, places
 
 
@@ -159,5 +159,7 @@ def _located(
     # Repeated elements would let a small file claim any amount of memory.
     repeated = math.prod(tensor.shape) * tensor.dtype.itemsize > located.size
     if repeated or skipped + located.size > available:
-        raise UserError(f"{file} is damaged or incomplete at {name!r:.200}")
+        raise UserError(
+            f"{file} is damaged or incomplete at {name!r:.200}. Copy it again"
+        )
     return located

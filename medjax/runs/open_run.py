@@ -6,28 +6,26 @@ the run may still be training.
 
 import dataclasses
 import logging
-import math
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 from ml_collections import ConfigDict
 
-from medjax import storage, trees
+from medjax import trees
 from medjax.data.config import ControlDataConfig
 from medjax.data.pipeline import dataset_identity, dataset_metadata
 from medjax.data.prepared import Metadata
 from medjax.errors import UserError, nearest
 from medjax.pretrained import StableDiffusion
-from medjax.runs.checksums import SMALL, damage, saved_steps
 from medjax.runs.config import RunConfig, completed, parse
+from medjax.runs.find_checkpoint import find_checkpoint
 from medjax.runs.read_checkpoint import (
     read_about,
     read_metrics,
     read_trees,
     state_layout,
 )
-from medjax.runs.sections import BestConfig
 from medjax.tasks import TASKS
 from medjax.tasks.drawing import DrawingModel
 from medjax.tasks.interface import Checkpoint
@@ -93,6 +91,7 @@ def load_run(
     step: int | str | None = None,
     weights: str = "auto",
     base: str | None = None,
+    check: Callable[[RunConfig], None] | None = None,
 ) -> Run:
     """Load one checkpoint of a run.
 
@@ -104,6 +103,8 @@ def load_run(
             "auto" for the average if the run has one.
         base: Current location of the base model (a folder, hub id or file) or of the
             autoencoder's run. None means the location in training.
+        check: Function called with the run's config before any weights are loaded. It
+            may raise UserError. None checks nothing.
 
     Raises:
         UserError: If the run, the checkpoint, its weights or its base model are
@@ -114,11 +115,13 @@ def load_run(
             f"--weights={weights}: expected one of {', '.join(get_args(Weights))}"
             + nearest(weights, get_args(Weights))
         )
-    folder = _checkpoint(workdir, _number(workdir, step))
-    layout = state_layout(folder)
-    kind = _kind(layout, weights)
+    folder = find_checkpoint(workdir, step)
     about = read_about(folder)
     config, inputs = parse(ConfigDict(completed(about["config"]))), about["inputs"]
+    if check is not None:
+        check(config)
+    layout = state_layout(folder)
+    kind = _kind(layout, weights)
     wanted = {_TREES[kind], "statistics"}
     state = read_trees(folder, {n: t for n, t in layout.items() if n in wanted})
     params, statistics = state[_TREES[kind]], state.get("statistics", {})
@@ -168,31 +171,6 @@ def load_done(workdir: str | Path) -> Run:
     return run if run.config.best.patience is None else load_run(workdir, "best")
 
 
-def best_step(workdir: str | Path, best: BestConfig) -> tuple[int, float]:
-    """Return the step of a run's best checkpoint and its value of `best.metric`.
-
-    Raises:
-        UserError: If no checkpoint has a finite value of this metric.
-    """
-    home = Path(workdir).expanduser().absolute() / "checkpoints"
-    measured: dict[int, float] = {}
-    for step in saved_steps(home):
-        if reason := damage(home / str(step), SMALL):
-            logger.warning("ignoring checkpoint %d: %s", step, reason)
-            continue
-        measured[step] = read_metrics(home / str(step)).get(best.metric, math.nan)
-    finite = {step: value for step, value in measured.items() if math.isfinite(value)}
-    if not finite:
-        raise UserError(
-            f"--workdir={workdir}: no checkpoint has the metric {best.metric}. Only "
-            "checkpoints at steps with a validation can have it: see "
-            "train.checkpoint_every, eval.every and eval.sample_every in the config"
-        )
-    choose = min if best.mode == "min" else max
-    step = choose(finite, key=lambda step: finite[step])
-    return step, finite[step]
-
-
 def trained_autoencoder(run: Run) -> TrainedAutoencoder:
     """Return the autoencoder that a run trained.
 
@@ -238,55 +216,6 @@ def dataset_at_hand(run: Run) -> Metadata | None:
     except UserError:
         pass  # The data were moved or are damaged. An export does not need them.
     return None
-
-
-def _number(workdir: str | Path, step: int | str | None) -> int | None:
-    """Return the step of the requested checkpoint; None means the newest."""
-    if step == "best":
-        about = read_about(_checkpoint(workdir, None))
-        best = parse(ConfigDict(completed(about["config"]))).best
-        number, value = best_step(workdir, best)
-        logger.info("best checkpoint: step %d, %s %.4g", number, best.metric, value)
-        return number
-    if isinstance(step, str):
-        if not step.isdecimal():
-            raise UserError(
-                f"--step={step}: expected the step of a checkpoint, or best"
-            )
-        return int(step)
-    return step
-
-
-def _checkpoint(workdir: str | Path, step: int | None) -> Path:
-    """Return the folder of the checkpoint of `step`; None means the newest intact."""
-    home = Path(workdir).expanduser().absolute() / "checkpoints"
-    if not home.parent.is_dir():
-        raise UserError(f"--workdir={workdir}: no such folder")
-    steps = saved_steps(home)
-    if not steps:
-        folds = [one.name for one in storage.listed(home.parent, "fold-*")]
-        raise UserError(
-            f"--workdir={workdir}: no checkpoint found. Expected the folder of a run "
-            "of medjax train that has saved one"
-            + (
-                f". Its folds have some: --workdir={workdir}/{folds[0]}"
-                if folds
-                else ""
-            )
-        )
-    if step is not None and step not in steps:
-        raise UserError(
-            f"--workdir={workdir}: no checkpoint of step {step}. Existing steps: "
-            f"{steps}"
-        )
-    reasons = []
-    for number in reversed(steps) if step is None else [step]:
-        reason = damage(home / str(number))
-        if reason is None:
-            return home / str(number)
-        reasons.append(f"{number}: {reason}")
-        logger.warning("checkpoint %s is damaged: %s", home / str(number), reason)
-    raise UserError(f"--workdir={workdir}: damaged checkpoints: {'; '.join(reasons)}")
 
 
 def _kind(names: Container[str], weights: str) -> str:

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from medjax.data.config import DataConfig
-from medjax.data.controls import Preparation, Size
+from medjax.data.config import ControlDataConfig, DataConfig
+from medjax.data.controls import CONTROL_MISSING, Preparation, Size
 from medjax.diffusion.schedule import Schedule
 from medjax.errors import UserError
 from medjax.pretrained import (
@@ -21,6 +21,7 @@ from medjax.pretrained.sources import (
     local_place,
     read_json,
 )
+from medjax.runs.config import RunConfig
 from medjax.runs.open_run import has_stored_controls, load_run
 from medjax.sampling.defaults import ABOUT
 from medjax.tasks import TASKS
@@ -80,6 +81,7 @@ def load_source(
     base: str | None = None,
     pretrained: str | None = None,
     controlnet: str | None = None,
+    control_given: bool = True,
 ) -> Source:
     """Load the model to sample from: `workdir` or `pretrained`.
 
@@ -92,9 +94,12 @@ def load_source(
         pretrained: Stable Diffusion: a folder, hub id or original file.
         controlnet: ControlNet for `pretrained`: a folder, hub id or file. None means
             the one in `pretrained`, if any.
+        control_given: Whether sampling has a control. Without one, a run with a
+            ControlNet and `controlnet` are refused before any weights are loaded.
 
     Raises:
-        UserError: If not exactly one of the two is given, or if it cannot be loaded.
+        UserError: If not exactly one of the two is given, if it cannot be loaded, if
+            it does not generate images, or if its control is missing.
     """
     if (workdir is None) == (pretrained is None):
         raise UserError(
@@ -113,6 +118,8 @@ def load_source(
                 "--pretrained"
             )
         _check_captioned(pretrained)
+        if controlnet is not None and not control_given:
+            raise UserError(CONTROL_MISSING)
         sd = load_stable_diffusion(pretrained, controlnet=controlnet is None)
         if controlnet is not None:
             sd = dataclasses.replace(sd, controlnet=load_controlnet(controlnet))
@@ -121,16 +128,35 @@ def load_source(
         return _published(sd, name, pretrained, controlnet)
     if controlnet is not None:
         raise UserError(
-            "--controlnet requires --pretrained. A run uses its own ControlNet"
+            "--controlnet requires --pretrained, because a run uses its own "
+            "ControlNet. Remove --controlnet, or use --pretrained instead of --workdir"
         )
     assert workdir is not None
-    run = load_run(workdir, step, weights, base)
+    return _trained(workdir, step, weights, base, control_given)
+
+
+def _trained(
+    workdir: str,
+    step: int | str | None,
+    weights: str,
+    base: str | None,
+    control_given: bool,
+) -> Source:
+    """Return a source from a run; its settings are those of the run's own samples."""
+
+    def check(config: RunConfig) -> None:
+        if config.eval.sampling() is None or TASKS[config.task].autoencoder:
+            raise UserError(
+                f"--workdir={workdir}: runs of task {config.task} do not generate "
+                "images. Expected a run of a diffusion model, which may use this run"
+            )
+        if isinstance(config.data, ControlDataConfig) and not control_given:
+            raise UserError(CONTROL_MISSING)
+
+    run = load_run(workdir, step, weights, base, check)
     data, drawn = run.config.data, run.config.eval.sampling()
-    if drawn is None or isinstance(run.model, TrainedAutoencoder):
-        raise UserError(
-            f"--workdir={workdir}: runs of task {run.config.task} do not generate "
-            "images. Expected a run of a diffusion model, which may use this run"
-        )
+    assert drawn is not None
+    assert not isinstance(run.model, TrainedAutoencoder)
     source = Source(
         run.model,
         f"{Path(workdir).resolve().name}, step {run.step}, {run.weights} weights",

@@ -81,7 +81,10 @@ class AutoencoderKLConfig:
         if self.channels not in (1, 3):
             raise UserError(f"channels={self.channels}: expected 1 or 3")
         if self.decoder_only and self.pretrained is None:
-            raise UserError("decoder_only=True: requires an encoder. Set pretrained")
+            raise UserError(
+                "decoder_only=True: requires a trained encoder. Set pretrained, or "
+                "decoder_only=False"
+            )
         for name in _OF_SHAPE if self.pretrained is not None else ():
             value = getattr(self, name)
             if value != getattr(AutoencoderKLConfig, name):

@@ -43,8 +43,8 @@ class SamplingEvalConfig(EvalConfig):
     """Settings of validation for tasks that sample images.
 
     Attributes:
-        sampler: Name of the sampler, a key of `medjax.diffusion.schedulers.SAMPLERS`,
-            such as ddim, ddpm, pndm or dpmpp_2m.
+        sampler: Name of the sampler, such as ddim, ddpm, pndm or dpmpp_2m; the
+            reference lists all.
         sampler_steps: Number of steps of the sampler, at least 1.
         sampler_eta: Amount η of new noise in each step of DDIM, in [0, 1]. 0 means no
             new noise, which all other samplers require.

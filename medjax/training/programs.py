@@ -1,7 +1,7 @@
 """The programs that a run compiles: its step, its validation and its sampler.
 
 `set_up` and the evaluators run them. `medjax preflight` compiles the same ones for
-chips that are not there.
+a TPU that is not at hand.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ def make_step(
     Args:
         config: The run's.
         built: Its task.
-        mesh: Where arrays are.
+        mesh: Devices.
         earlier: Numbers of steps that the run was planned for before.
     """
     plan = config.train
@@ -60,7 +60,7 @@ def make_validation(task: Task, mesh: Mesh) -> Sums:
 
     Args:
         task: Gives the loss.
-        mesh: Where arrays are.
+        mesh: Devices.
     """
 
     def sums_of_batch(
@@ -84,7 +84,7 @@ def make_sampler(task: Task, sampling: SamplingConfig | None, mesh: Mesh) -> Sam
     Args:
         task: Draws the images.
         sampling: How; None for tasks that draw none.
-        mesh: Where arrays are.
+        mesh: Devices.
     """
 
     def samples_of_batch(
@@ -96,20 +96,20 @@ def make_sampler(task: Task, sampling: SamplingConfig | None, mesh: Mesh) -> Sam
 
 
 def microbatch(config: RunConfig) -> DataConfig:
-    """Return the data config of one microbatch: that many fit where training does."""
+    """Return the data config of one microbatch, which fits the memory of training."""
     size = config.data.batch_size // config.train.gradient_accumulation_steps
     return dataclasses.replace(config.data, batch_size=size)
 
 
 def samples_at_once(images: int, batch_size: int, mesh: Mesh) -> int:
-    """Return how many images are sampled at a time.
+    """Return how many images to sample at once.
 
-    Not more than training takes; filled up, so that the devices divide them.
+    At most a microbatch, rounded up to a multiple of the devices.
 
     Args:
-        images: All that are sampled.
+        images: Number of images to sample.
         batch_size: Examples of a microbatch.
-        mesh: Where arrays are.
+        mesh: Devices.
     """
     shards = meshes.batch_shards(mesh)
     return min(batch_size, -(-images // shards) * shards)

@@ -23,7 +23,7 @@ class StepWork:
     """The work of one step on one device.
 
     Attributes:
-        flops: FLOPs of the compiled step.
+        flops: FLOPs of one step on one device; on a GPU, of the traced program.
         chip: The device's peak figures.
     """
 
@@ -31,7 +31,7 @@ class StepWork:
     chip: Chip
 
     def speed(self, seconds_per_step: float) -> dict[str, float]:
-        """Return ``tflops_per_device`` and ``mfu`` (eq. 1), a part of 1."""
+        """Return ``tflops_per_device`` and ``mfu`` (eq. 1), in [0, 1]."""
         tflops = self.flops / seconds_per_step / 1e12
         return {"tflops_per_device": tflops, "mfu": tflops / self.chip.tflops}
 

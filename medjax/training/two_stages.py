@@ -79,7 +79,7 @@ def _refuse_folds(workdir: str | Path) -> None:
         raise UserError(
             f"--workdir={workdir}: contains a cross-validation ({', '.join(folds)}). "
             "Give this run another folder, or resume the cross-validation with "
-            "medjax.cross_validate"
+            "medjax cross-validate"
         )
 
 

@@ -47,7 +47,7 @@ def test_losses_that_differ_are_refused():
             step.check_losses({"medjax": 1.0, "torch": other}, TINY, accelerated=False)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
     flags = "--network=tiny --size=32 --dtype=float32 --competitors=torch"
     flags += " --steps=2 --repeats=1"

@@ -88,6 +88,7 @@ def killed(number):
     os.kill(os.getpid(), number)
 
 
+@pytest.mark.ci
 def test_another_process_gives_its_result_or_its_error():
     assert call_in_process(divmod, 17, 5) == (3, 2)
     with pytest.raises(UserError, match=r"^v9: unknown$"):

@@ -22,10 +22,11 @@ from medjax.data.pipeline import open_dataset
 from medjax.errors import Stopped, UserError
 from medjax.evaluation import chest
 from medjax.evaluation.chest_reader import fit_reader
-from medjax.runs import open_run
+from medjax.runs import find_checkpoint
 from medjax.runs.checksums import write_checksums
 from medjax.runs.config import make_config, parse
-from medjax.runs.open_run import best_step, load_run
+from medjax.runs.find_checkpoint import best_step
+from medjax.runs.open_run import load_run
 from medjax.runs.sections import BestConfig
 from medjax.training.two_stages import train_stages
 from tests.commands import REPOSITORY
@@ -103,7 +104,7 @@ def test_folds_and_a_run_do_not_share_a_folder(stubs, tmp_path):
         cross_validate(parse(small()), tmp_path / "run", images=3)
     for fold in range(2):
         (tmp_path / "folds" / f"fold-{fold}").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"\(fold-0, fold-1\).*medjax.cross_validate"):
+    with pytest.raises(UserError, match=r"\(fold-0, fold-1\).*medjax cross-validate"):
         train_stages(parse(small()), tmp_path / "folds")
     assert not trained
 
@@ -150,7 +151,9 @@ def test_the_best_checkpoint_is_that_of_the_best_measure(
         (tmp_path / "checkpoints" / str(number) / "file").touch()
         if number in kept:
             write_checksums(tmp_path / "checkpoints" / str(number))
-    monkeypatch.setattr(open_run, "read_metrics", lambda folder: kept[int(folder.name)])
+    monkeypatch.setattr(
+        find_checkpoint, "read_metrics", lambda folder: kept[int(folder.name)]
+    )
     if step is None:
         with pytest.raises(UserError, match="no checkpoint has the metric val/mse"):
             best_step(tmp_path, BestConfig(metric))

@@ -21,6 +21,7 @@ def ids(fold, split):
     return [source[i]["id"] for i in range(len(source))]
 
 
+@pytest.mark.ci
 def test_each_record_is_held_out_once_and_learnt_from_else():
     held_out = [ids(fold, "validation") for fold in range(3)]
     plain = dataclasses.replace(PHANTOMS, folds=0)

@@ -109,7 +109,13 @@ def test_a_last_validation_batch_weighs_the_rows_of_each_host(tokenizer):
         assert_same(part, chosen)
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.release), 2])
+@pytest.mark.parametrize(
+    "workers",
+    [
+        pytest.param(1, marks=pytest.mark.release),
+        pytest.param(2, marks=pytest.mark.ci),
+    ],
+)
 def test_worker_processes_change_nothing(tokenizer, workers):
     # Phantoms, because a worker can only unpickle what it can import.
     config = dataclasses.replace(CONFIG, phantoms=PhantomsConfig(count=5))
@@ -271,7 +277,7 @@ def test_the_kind_of_phantoms_decides_what_they_are():
         ({"canny_low": (3.0, 300.0)}, "canny_low reaches 300, but canny_high reaches"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"workers": -1}, "workers is -1, expected at least 0"),
-        ({"phantoms": None}, "root is '' and phantoms is None. Expected a folder"),
+        ({"phantoms": None}, "root='' and phantoms=None: no data. Expected a prep"),
     ],
 )
 def test_impossible_configs_are_refused(change, message):

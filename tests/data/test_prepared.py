@@ -137,6 +137,7 @@ def test_a_damaged_image_is_named(tmp_path, tokenizer, monkeypatch, workers):
         next(batches)
 
 
+@pytest.mark.ci
 def test_a_damaged_file_is_named(root, tokenizer):
     (shard,) = root.rglob("*train*")
     content = bytearray(shard.read_bytes())

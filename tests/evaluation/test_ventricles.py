@@ -33,6 +33,7 @@ def noisy(gray):
     return gray + np.random.default_rng(0).normal(0, 0.05, gray.shape)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "change", [np.asarray, blurred, noisy, lambda gray: noisy(blurred(gray))]
 )

@@ -1,6 +1,7 @@
 """Model cards state true facts, and their code runs."""
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from medjax.pretrained.tiny import tiny_stable_diffusion
 from medjax.runs.config import parse
 from medjax.runs.open_run import Run
 
-# What its weights are does not matter to a card.
-SD = tiny_stable_diffusion()
 PIPELINE = Export("chests", "pipeline", "float16")
+# A card does not depend on the weights.
+SD = functools.cache(tiny_stable_diffusion)
 
 
 def run(variant="", base="", dataset="", **changes) -> Run:
@@ -36,7 +37,7 @@ def run(variant="", base="", dataset="", **changes) -> Run:
         phantoms=PhantomsConfig(findings=tuple(config.data.phantoms.findings))
     )
     return Run(
-        model=SD,
+        model=SD(),
         config=parse(config),
         step=700,
         weights="ema",

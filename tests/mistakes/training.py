@@ -185,19 +185,19 @@ MISTAKES = [
     train(
         "no data",
         "--config.data.root={dir}/none",
-        says=("config.data.root={dir}/none: no such folder", "medjax.prepare"),
+        says=("config.data.root={dir}/none: no such folder", "medjax prepare"),
         apart=True,
     ),
     train(
         "empty folder of data",
         "--config.data.root={dir}/empty",
-        says=("{dir}/empty: is empty", "medjax.prepare"),
+        says=("{dir}/empty: is empty", "medjax prepare"),
         setup=lambda folder: (folder / "empty").mkdir(),
     ),
     train(
         "data that are not prepared",
         "--config.data.root={raw}",
-        says=("not prepared", "medjax.prepare --dataset=folder --source={raw} --out="),
+        says=("not prepared", "medjax prepare --dataset=folder --source={raw} --out="),
     ),
     train(
         "missing file of prepared data",

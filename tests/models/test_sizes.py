@@ -18,7 +18,7 @@ CLIP_LARGE = {
 @pytest.mark.parametrize(
     ("module", "count"),
     [
-        (UNet2DCondition(), 859_520_964),
+        pytest.param(UNet2DCondition(), 859_520_964, marks=pytest.mark.ci),
         (ControlNet(), 361_279_120),
         (AutoencoderKL(), 83_653_863),
         (CLIPText.from_config(CLIP_LARGE), 123_060_480),

@@ -10,6 +10,7 @@ from medjax.models import codebook
 from medjax.models.vq_vae import VQVAE, nearest_codes, straight_through
 
 
+@pytest.mark.ci
 def test_the_published_network_has_its_size():
     params = VQVAE().init_params(jax.random.key(0))
     assert trees.count(params) + 8192 * 4 == 21_994_479

@@ -41,14 +41,8 @@ def ours(sd, inputs):
     return {"text_embeddings": text, "model_output": apply(sd.unet, *latents, text)}
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [
-        pytest.param("", marks=pytest.mark.ci),
-        pytest.param("unet", marks=pytest.mark.release),
-        pytest.param("text_encoder", marks=pytest.mark.release),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("variant", ["", "unet", "text_encoder"])
 def test_adapters_and_what_they_merge_into_are_torchs(variant, tmp_path):
     asked = [PYTHON, "-c", "import importlib.metadata as m; m.version('peft')"]
     if subprocess.run(asked, capture_output=True, check=False).returncode:

@@ -227,6 +227,7 @@ def test_a_name_stays_on_one_line_and_short(tmp_path):
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
+@pytest.mark.ci
 def test_bombs_take_neither_time_nor_memory(tmp_path):
     deep = b")" + b"\x85" * 10**5
     wide = b")" + b"2\x86" * 200

@@ -82,6 +82,7 @@ def test_trees_are_bit_identical(folders, expected, form, dtype):
     assert both.schedule.config == expected.schedule.config
 
 
+@pytest.mark.ci
 def test_auto_takes_the_pipelines_where_there_are_no_safetensors(folders, expected):
     loaded = load_stable_diffusion(folders / "bin")
     assert_same(loaded.unet.params, expected.unet.params)
@@ -89,6 +90,7 @@ def test_auto_takes_the_pipelines_where_there_are_no_safetensors(folders, expect
         load_stable_diffusion(folders / "bin", route="safetensors")
 
 
+@pytest.mark.ci
 def test_flaxs_own_files_are_read_without_torch(folders, expected, tmp_path):
     flax_pipeline, params = diffusers.FlaxStableDiffusionPipeline.from_pretrained(
         folders / "bin",

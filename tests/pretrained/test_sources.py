@@ -68,6 +68,7 @@ def files(folder):
     return {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
 
 
+@pytest.mark.ci
 def test_only_what_is_needed_is_downloaded(saved, hub):
     _, cache, calls = hub
     loaded = load_stable_diffusion(ID)

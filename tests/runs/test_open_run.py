@@ -11,7 +11,7 @@ from medjax import trees
 from medjax.errors import UserError
 from medjax.pretrained import load_controlnet, save_controlnet, save_stable_diffusion
 from medjax.pretrained.tiny import tiny_stable_diffusion
-from medjax.runs import open_run
+from medjax.runs import find_checkpoint
 from medjax.runs.open_run import load_run
 from medjax.tasks.base_model import trained_schedule
 from tests.commands import files
@@ -66,7 +66,9 @@ def test_weights_and_step_are_those_asked_for(world, monkeypatch):
     assert first.step == 1 and first.metrics == {"val/loss": 1.0}
     assert load_run(workdir, step="best").step == load_run(workdir, step="3").step == 3
     kept = {"1": 0.2, "3": 0.3}
-    monkeypatch.setattr(open_run, "read_metrics", lambda f: {"val/loss": kept[f.name]})
+    monkeypatch.setattr(
+        find_checkpoint, "read_metrics", lambda f: {"val/loss": kept[f.name]}
+    )
     assert load_run(workdir, step="best").step == 1
     with pytest.raises(UserError, match="--step=frist: expected the step of a"):
         load_run(workdir, step="frist")

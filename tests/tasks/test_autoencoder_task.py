@@ -237,7 +237,7 @@ def test_a_published_autoencoder_is_tuned_whole_or_in_its_decoder(tmp_path):
         (
             AutoencoderKLConfig,
             {"decoder_only": True},
-            "decoder_only=True: requires an enc",
+            "decoder_only=True: requires a trained enc",
         ),
         (
             AutoencoderKLConfig,

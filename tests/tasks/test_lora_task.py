@@ -30,15 +30,9 @@ def losses(task, params, frozen, train=True):
     return np.asarray(loss(params, frozen, batch()))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "train"),
-    [
-        pytest.param("float32", False, marks=pytest.mark.ci),
-        pytest.param("bfloat16", True, marks=pytest.mark.release),
-        pytest.param("float32", True, marks=pytest.mark.release),
-        pytest.param("bfloat16", False, marks=pytest.mark.release),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.usefixtures("optimized")
 def test_at_first_the_base_is_what_it_was(train, dtype):
     task, params, frozen = made()
@@ -58,6 +52,7 @@ def test_at_first_the_base_is_what_it_was(train, dtype):
     )
 
 
+@pytest.mark.ci
 def test_only_adapters_and_named_layers_train(reference):
     _, state, frozen = reference
     _, params, before = made()
@@ -91,7 +86,7 @@ def test_merged_they_give_the_same_and_without_they_do_not(reference):
     assert np.abs(without / with_adapters - 1).max() > 1e-3
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_each_networks_dropout_is_heard_in_training_alone():
     task, params, frozen = made()
     # Not zero, as B is before training.

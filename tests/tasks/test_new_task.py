@@ -30,6 +30,7 @@ def run(tmp_path, monkeypatch):
     return tmp_path / "run", train_stages(parse(config), tmp_path / "run")
 
 
+@pytest.mark.ci
 def test_a_new_task_trains_and_samples_and_is_refused_export(run, tmp_path):
     folder, state = run
     color = state.params["mean"]["color"]

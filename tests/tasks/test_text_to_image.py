@@ -174,6 +174,7 @@ def test_every_weight_differs_after_training(trained):
     assert not still
 
 
+@pytest.mark.ci
 def test_likeness_is_of_pairs_and_of_sets():
     real = np.random.default_rng(0).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
     config = TextToImageEvalConfig()

@@ -125,6 +125,7 @@ def test_what_is_encoded_is_decoded_to_the_same():
     )
 
 
+@pytest.mark.ci
 def test_validation_reads_running_averages_and_training_renews_them():
     assembly = scratch.unconditional(scratch.CONV)
     batch, keys = scratch.batch(), example_keys(scratch.KEY, 0, 4)
@@ -200,6 +201,7 @@ def test_samples_are_a_pure_function_of_their_key(kind):
     assert jnp.abs(frames[0] - frames[1]).max() > 0.01
 
 
+@pytest.mark.ci
 def test_guidance_leads_away_from_no_class(monkeypatch):
     assembly = scratch.unconditional(classes=("a", "b"))
     nets = trees.merge(assembly.params, assembly.statistics)

@@ -27,10 +27,10 @@ def small(steps=2, accumulation=1):
 def test_it_goes_on_as_if_it_had_not_stopped(tmp_path, caplog):
     whole = train(small(3), tmp_path / "whole")
     train(small(2), tmp_path / "parts")
-    assert "learning_rate at step" not in caplog.text
     parts = train(small(3), tmp_path / "parts")
-    # The warning names the changes, although a constant rate does not change.
-    assert "train.steps is 3, was 2: learning_rate at step 3 is" in caplog.text
+    assert "with a changed config: config.train.steps is 3, was 2" in caplog.text
+    # A constant rate does not change with the number of steps.
+    assert "learning_rate at step" not in caplog.text
     for path, leaf in trees.flatten(whole.statistics).items():
         np.testing.assert_array_equal(trees.flatten(parts.statistics)[path], leaf)
     run = load_run(tmp_path / "parts")

@@ -76,6 +76,7 @@ def uninterrupted(whole):
     return whole("controlnet")
 
 
+@pytest.mark.ci
 def test_a_set_up_that_fails_closes_the_checkpoints(
     small_config, tmp_path, monkeypatch
 ):
@@ -91,6 +92,7 @@ def test_a_set_up_that_fails_closes_the_checkpoints(
     assert len(closed) == 1
 
 
+@pytest.mark.ci
 def test_the_workdir_holds_what_scripts_rely_on(uninterrupted):
     workdir, _ = uninterrupted
     config = json.loads((workdir / "config.json").read_text())
@@ -136,12 +138,13 @@ def test_a_run_that_stops_and_resumes_is_bit_for_bit_the_same(
             np.testing.assert_array_equal(got[path], leaf, err_msg=path)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(
     ("task", "kind", "step"),
     [
-        pytest.param("unconditional", ValidationLoss, 2, marks=pytest.mark.ci),
-        pytest.param("controlnet", ValidationLoss, 2, marks=pytest.mark.release),
-        pytest.param("controlnet", SamplePages, 4, marks=pytest.mark.release),
+        ("unconditional", ValidationLoss, 2),
+        ("controlnet", ValidationLoss, 2),
+        ("controlnet", SamplePages, 4),
     ],
 )
 def test_an_evaluation_that_a_signal_ends_is_made_up_for(

@@ -13,7 +13,7 @@ from configs import brain_ldm
 from medjax import trees
 from medjax.data.phantoms import PhantomsConfig
 from medjax.errors import Stopped, UserError
-from medjax.runs import open_run
+from medjax.runs import find_checkpoint, open_run
 from medjax.runs.config import parse
 from medjax.runs.open_run import AUTOENCODER, load_run
 from medjax.training import two_stages
@@ -189,7 +189,9 @@ def test_one_that_is_not_trained_to_its_end_is_not_stood_on(
 def test_one_that_gets_no_better_is_stood_on(tmp_path, monkeypatch):
     """It ends before its last planned step, and its best step may be an earlier one."""
     # As if its loss had risen.
-    monkeypatch.setattr(open_run, "read_metrics", lambda f: {"val/loss": float(f.name)})
+    monkeypatch.setattr(
+        find_checkpoint, "read_metrics", lambda f: {"val/loss": float(f.name)}
+    )
     config = small(tmp_path)
     impatient = (
         "    config.train.steps = 9\n"

@@ -86,17 +86,13 @@ def _is_ours(name: str) -> bool:
 
 
 def _flag(flag: flags.Flag) -> Flag:
-    required = any(
-        "must have a value" in str(getattr(validator, "message", ""))
-        for validator in flag.validators
-    )
     default = flag.default_as_str
     return Flag(
         flag.name,
         flag.flag_type(),
         default.strip("'") if default else default,
         "" if flag.help in (None, _NO_HELP) else flag.help,
-        required,
+        is_required(flag),
     )
 
 

@@ -6,14 +6,16 @@ import functools
 import importlib.util
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
+from medjax import trees
 from medjax.config_files import packaged_folder, packaged_names
-from medjax.runs.config import RunConfig, make_config
+from medjax.runs.config import make_config
+from medjax.runs.config_keys import config_keys
 from medjax.tasks import TASKS
-from medjax_docs.docstrings import default_of, described_in, summary
+from medjax_docs.docstrings import summary
 from medjax_docs.texts import Written, code, describe, table
 
 
@@ -43,11 +45,18 @@ def keys() -> tuple[Key, ...]:
     """Return the keys of all tasks; one key stands once for each default it has."""
     found: dict[tuple[str, str, str, type], Key] = {}
     for task in TASKS:
-        for section, cls in _sections(task).items():
-            for key in _keys_of(cls, f"config.{section}", task):
-                where = (key.name, key.type, key.default, key.owner)
-                tasks = (*found[where].tasks, task) if where in found else (task,)
-                found[where] = dataclasses.replace(key, tasks=tasks)
+        for one in config_keys(task):
+            key = Key(
+                f"config.{one.name}",
+                (task,),
+                _type(one.type),
+                code(one.default),
+                one.owner,
+                one.text,
+            )
+            where = (key.name, key.type, key.default, key.owner)
+            tasks = (*found[where].tasks, task) if where in found else (task,)
+            found[where] = dataclasses.replace(key, tasks=tasks)
     return tuple(found.values())
 
 
@@ -55,32 +64,6 @@ def keys() -> tuple[Key, ...]:
 def key_names() -> frozenset[str]:
     """Return the names of all keys."""
     return frozenset(key.name for key in keys())
-
-
-def _sections(task: str) -> dict[str, type]:
-    """Return the class of each section of a task's config."""
-    own, common = TASKS[task].sections, get_type_hints(RunConfig)
-    classes = {name: own.get(name, cls) for name, cls in common.items()}
-    return {n: cls for n, cls in classes.items() if dataclasses.is_dataclass(cls)}
-
-
-def _keys_of(cls: type, where: str, task: str) -> Iterator[Key]:
-    hints = get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        inner = _without_none(hints[field.name])
-        name = f"{where}.{field.name}"
-        if dataclasses.is_dataclass(inner):
-            yield from _keys_of(inner, name, task)
-            continue
-        owner, text = described_in(cls, field.name)
-        kind, default = _type(hints[field.name]), code(default_of(field))
-        yield Key(name, (task,), kind, default, owner, text)
-
-
-def _without_none(hint: Any) -> Any:
-    rest = [one for one in typing.get_args(hint) if one is not types.NoneType]
-    optional = types.NoneType in typing.get_args(hint)
-    return rest[0] if optional and len(rest) == 1 else hint
 
 
 def _type(hint: Any) -> str:
@@ -185,17 +168,9 @@ def _tree(module: Any) -> ast.Module:
 
 def _changes(config: Any) -> list[str]:
     """Return a line for each key that a recipe sets to another value than its task."""
-    default = dict(_flat(make_config(config.task).to_dict(), "config"))
+    default = trees.flatten(make_config(config.task).to_dict())
     return [
-        f"{key} = {value!r}"
-        for key, value in _flat(config.to_dict(), "config")
-        if default.get(key, ...) != value
+        f"config.{path.replace('/', '.')} = {value!r}"
+        for path, value in trees.flatten(config.to_dict()).items()
+        if default.get(path, ...) != value
     ]
-
-
-def _flat(section: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{where}.{key}")
-        else:
-            yield f"{where}.{key}", value

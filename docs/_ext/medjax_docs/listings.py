@@ -48,7 +48,11 @@ def write_exit_codes() -> Written:
             str(cli.STOPPED_EXIT_CODE),
             "Stopped by a signal. The same command resumes the run.",
         ),
-        (str(cli.INTERRUPTED_EXIT_CODE), "Ctrl-C before training began."),
-        ("1", "An error in medjax itself, with its traceback."),
+        (
+            str(cli.INTERRUPTED_EXIT_CODE),
+            "Ctrl-C where nothing can be resumed, for example before training began.",
+        ),
+        ("1", "An error in medjax itself, with its traceback; or another host failed."),
+        ("134", "jax ended the process, because another host disappeared."),
     ]
     return "\n".join(table(("code", "meaning"), rows)), []

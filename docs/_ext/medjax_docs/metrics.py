@@ -1,6 +1,5 @@
 """Write the table of metrics; the page has to describe each metric, and no other."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +8,6 @@ from sphinx.util import logging
 
 from medjax.runs.sections import BestConfig
 from medjax.tasks import TASKS
-from medjax_docs.docstrings import summary
 from medjax_docs.texts import Written, table
 
 _LOGGER = logging.getLogger(__name__)
@@ -28,9 +26,7 @@ def write() -> Written:
         for name, (better, tasks, asked) in rows.items()
     ]
     head = ("metric", "tasks", "better", "measured")
-    said = [f"- `{task}`: {_said(row)}" for task, row in TASKS.items() if _said(row)]
-    after = ["", "In the words of the functions that measure sample pages:", "", *said]
-    return "\n".join([*table(head, cells), *after]), []
+    return "\n".join(table(head, cells)), []
 
 
 def check_described(app: Sphinx, env: Any) -> None:
@@ -55,9 +51,3 @@ def _metrics() -> Iterator[tuple[str, str, str]]:
 def _better(name: str) -> str:
     mode = BestConfig(metric=name).mode
     return {"min": "lower", "max": "higher"}[mode]
-
-
-def _said(row: Any) -> str:
-    """Return the summary of the function that measures a page; "" if none does."""
-    default = {f.name: f.default for f in dataclasses.fields(row)}["measure"]
-    return "" if row.measure is default else summary(row.measure)

@@ -1,1 +1,1 @@
-"""Data sets that `python -m medjax.prepare` supports. Each surveys a source folder."""
+"""Data sets that `medjax prepare` supports. Each surveys a source folder."""

@@ -50,7 +50,7 @@ def with_classes(survey: Survey, folder: Path) -> Survey:
         raise UserError(
             f"--classes_from_folders: the folders in {top} are {', '.join(names)}, "
             "which are splits, not classes; set the source to one of them, such as "
-            f"--source={top / names[0]}, because medjax.prepare makes the splits"
+            f"--source={top / names[0]}, because medjax prepare makes the splits"
         )
     return dataclasses.replace(
         survey,

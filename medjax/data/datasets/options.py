@@ -1,4 +1,4 @@
-"""List the data sets that `python -m medjax.prepare` supports, and their options."""
+"""List the data sets that `medjax prepare` supports, and their options."""
 
 from typing import Any
 

@@ -14,6 +14,8 @@ REPORT = "report.json"
 _KINDS = {"quarantine": "damaged and left out", "skipped": "left out"}
 # How many items of each kind the summary names, and the longest line about each.
 _NAMED, _WIDEST = 10, 300
+# Metrics of fewer validation images are called uncertain.
+_FEW = 32
 # How many labels it counts: all of NIH's, but not every breed of dogs.
 _LABELS, _WIDEST_LABEL = 20, 32
 
@@ -70,6 +72,13 @@ def summary(report: Mapping[str, Any], out: str | Path) -> str:
             f"  no {group} in {' and '.join(absent)}; without validation, training "
             "measures nothing on unseen images; use larger shares (--split_percent) "
             "or more data"
+        )
+    validation = report["splits"].get("validation", {"examples": 0})["examples"]
+    if 0 < validation < _FEW:
+        lines.append(
+            f"  only {validation} images in validation, so its metrics will be "
+            "uncertain; use larger shares (--split_percent), more data, or "
+            "medjax cross-validate"
         )
     examples, captions = (
         sum(split[what] for split in report["splits"].values())

@@ -19,8 +19,8 @@ class PhantomsConfig:
         count: Number of phantoms in the training split, at least 1. Validation and test
             have an eighth as many each.
         kind: Body part that phantoms show: "chest", "knee" or "brain".
-        findings: Findings that chests may have. Other findings are left out of the
-            chests that have them by default.
+        findings: Findings that chests may show. A chest that would have another finding
+            is drawn without it.
         finding_share: Share of chests with each of these findings, in [0, 1].
     """
 

@@ -133,6 +133,7 @@ def test_leaving_a_finding_out_changes_only_those_that_had_it(left_out):
         assert (rest == drawn) == (left_out not in drawn.labels)
 
 
+@pytest.mark.ci
 def test_a_source_without_a_finding_is_the_same_where_it_was_not_drawn():
     every = PhantomSource("train", 16, 30)
     some = PhantomSource("train", 16, 30, findings=WITHOUT_PNEUMOTHORAX)
