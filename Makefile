@@ -58,9 +58,9 @@ phantom-sd: $(STAMP)  ## train the demo's Stable Diffusion again: three hours on
 
 test: $(STAMP)  ## test every module and guarantee once: minutes on two cores
 	$(BIN)/python -m pytest -n $(JOBS) -m "not ci and not release" \
-		--memory-limit=4 $(PYTEST_ARGS)
+		--memory-limit=3 $(PYTEST_ARGS)
 
-test-all: $(STAMP)  ## run all tests before a release: hours; SHARD=2/6 for a part
+test-all: $(STAMP)  ## run all tests before a release: hours; SHARD=2/7 for a part
 	$(BIN)/python .ci/test_all.py --jobs=$(JOBS) $(if $(SHARD),--shard=$(SHARD))
 
 bench: $(STAMP)  ## compare with other programs: over an hour on an idle machine; see bench/README.md

@@ -1,7 +1,7 @@
 """Run all tests, in shards, and write a page of the results.
 
     make test-all             run the shards that have not passed at this commit
-    make test-all SHARD=2/6   run this shard, at most 60 minutes on two cores
+    make test-all SHARD=2/7   run this shard, at most 60 minutes on two cores
 
 The results of a shard are kept in .test-all/COMMIT. So an interrupted run continues
 with the missing shards. The page is bench/results/test-all.md.
@@ -44,6 +44,7 @@ NEWEST_TORCH = (
     "tests/parity/test_newest_torch.py",
     "tests/parity/test_newest_lora.py",
 )
+WHOLE_DEMOS = ("tests/bench/test_whole_demos.py",)
 PACKAGES = "jax flax optax orbax-checkpoint transformers torch diffusers".split()
 # Exit codes of pytest: all passed; some failed. After others, results are incomplete.
 RAN = (0, 1)
@@ -67,11 +68,14 @@ class Shard:
 SHARDS = (
     *(
         Shard(
-            f"all tests, part {part} of {PARTS}", ".venv", (f"--shard={part}/{PARTS}",)
+            f"all tests, part {part} of {PARTS}",
+            ".venv",
+            (f"--shard={part}/{PARTS}", *(f"--ignore={file}" for file in WHOLE_DEMOS)),
         )
         for part in range(1, PARTS + 1)
     ),
     Shard("exports in the newest PyTorch diffusers", ".venv", NEWEST_TORCH),
+    Shard("demos trained to their end", ".venv", WHOLE_DEMOS),
     Shard("newest Python, no torch, no diffusers", ".venv-newest", PORTABLE),
 )
 

@@ -6,6 +6,7 @@ that can no longer fail makes a test fail.
 """
 
 import ast
+import functools
 import graphlib
 import sys
 from collections.abc import Callable, Iterator
@@ -77,6 +78,11 @@ WRITING = {
 WRITING_LIBRARIES = ("shutil", "tempfile", "filelock", "etils")
 
 MOST_LINES, MOST_OF_A_FUNCTION = 300, 80
+
+
+@functools.cache
+def package() -> Tree:
+    return read(PACKAGE)
 
 
 def unit(name: str) -> str:
@@ -375,7 +381,7 @@ EXAMPLES = [(rule, files) for rule, trees in BROKEN.items() for files in trees]
 
 @pytest.mark.parametrize("rule", BROKEN, ids=lambda rule: rule.__name__)
 def test_the_package_keeps_the_rule(rule: Callable[[Tree], Iterator[str]]):
-    tree = read(PACKAGE)
+    tree = package()
     assert "errors" in tree
     assert list(rule(tree)) == []
 

@@ -125,6 +125,7 @@ def test_all_hear_of_a_vote_at_the_same_call():
     ] * 2
 
 
+@pytest.mark.ci
 def test_tasks_of_slurm_meet_without_being_told():
     arguments = ["-m", "tests.one_host", "--act=agree", "--host_timeout=60"]
     # jax computes the port from the number of the job.
@@ -141,6 +142,7 @@ def test_tasks_of_slurm_meet_without_being_told():
         assert json.loads(out.splitlines()[-1]) == [0, 0, 0, 1, 2, 0]
 
 
+@pytest.mark.ci
 def test_each_host_reads_the_rows_of_its_devices():
     done = act("place")
     assert [code for code, _, _ in done] == [0, 0], done
@@ -190,6 +192,7 @@ def test_hosts_that_would_train_something_else_are_named():
         assert "second" in line
 
 
+@pytest.mark.ci
 def test_a_mistake_on_one_host_ends_the_others_with_its_words():
     begin = time.monotonic()
     (first, _, told), (second, _, own) = act("fail")
@@ -238,6 +241,7 @@ def test_a_host_that_never_comes_is_an_error_in_time():
     assert f"waiting for 2 processes at {address}, at most 3 s" in err
 
 
+@pytest.mark.ci
 def test_a_port_that_is_taken_is_one_line():
     with socket.socket() as taken:
         taken.bind(("", 0))

@@ -101,6 +101,7 @@ def test_a_pipeline_has_the_runs_weights(demo, tmp_path, weights, dtype):
     assert sd.schedule.prediction_type == "sample"
 
 
+@pytest.mark.ci
 def test_pytorch_loads_it_with_nothing_missing_or_left_over(demo, exported):
     torch = pytest.importorskip("torch", reason="torch absent")
     diffusers = pytest.importorskip("diffusers", reason="diffusers absent")
@@ -197,6 +198,7 @@ def test_parity_sees_what_is_stored(demo, tmp_path):
     assert 1e-4 < rounded < 0.05 < other
 
 
+@pytest.mark.ci
 def test_a_controlnet_alone_and_in_one_file(locked, tmp_path):
     workdir, saved = locked
     wanted = saved.ema_params["controlnet"]

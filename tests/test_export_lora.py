@@ -151,6 +151,7 @@ def test_what_is_no_kernel_is_told_and_what_did_not_move_is_left_out():
     assert list(both.layers) == ["conv"] and both.rest == ("conv/bias",)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("format", [None, "lora", "kohya"])
 def test_a_trained_bias_goes_out_merged_alone(format, tmp_path):
     config = get_config("unet")

@@ -33,6 +33,7 @@ def test_pipelines_that_differ_are_refused(pipelines, monkeypatch):
         bench_input.check_equal(pipelines)
 
 
+@pytest.mark.ci
 def test_all_are_timed_over_several_epochs(pipelines):
     rows = bench_input.measure(pipelines, repeats=2, seconds=0.01)
     assert [row["pipeline"] for row in rows] == ["medjax", "medjax, cached", "torch"]

@@ -107,7 +107,14 @@ def test_smoothing_passes_over_what_is_not_finite():
     assert np.isnan(smooth(np.full(3, np.nan))).all()
 
 
-@pytest.mark.parametrize("steps", [1, 50, pytest.param(400, marks=pytest.mark.release)])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        50,
+        pytest.param(1, marks=pytest.mark.ci),
+        pytest.param(400, marks=pytest.mark.release),
+    ],
+)
 def test_a_page_is_drawn_also_of_a_short_run(tmp_path, steps):
     pytest.importorskip("matplotlib")
     save_curves(write_run(tmp_path / "run", steps), tmp_path / "made" / "curves.png")

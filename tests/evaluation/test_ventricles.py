@@ -42,7 +42,7 @@ def test_classes_are_told_apart_at_64_pixels(change):
     assert ((measure(change(gray)) > VENTRICLE_MIDPOINT) == large).mean() >= 0.98
 
 
-@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("size", [64, pytest.param(128, marks=pytest.mark.ci)])
 def test_what_is_measured_is_the_parameter(size):
     gray, shares, _ = held_out(size, 40)
     found = measure(gray)

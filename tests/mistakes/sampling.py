@@ -103,7 +103,12 @@ MISTAKES = [
         says=("requires a --guidance_scale above 1",),
         setup=plain,
     ),
-    sample("guidance", RUN, "--guidance_scale=0", says=("guidance_scale is 0.0",)),
+    sample(
+        "guidance",
+        RUN,
+        "--guidance_scale=0",
+        says=("--guidance_scale=0: Expected a number of at least 1",),
+    ),
     sample(
         "seed",
         RUN,

@@ -45,18 +45,36 @@ UNETS = {
         "sample_size": 16,
     },
 }
+# As many levels as the published ones, with the blocks that diffusers chooses.
+for _kind, _heads in (("sd1", 4), ("sd2", (2, 4, 8, 8))):
+    UNETS[f"{_kind}-deep"] = {
+        **{k: v for k, v in UNETS[_kind].items() if k not in LEVELS},
+        "block_out_channels": (32, 64, 64, 64),
+        "attention_head_dim": _heads,
+        "layers_per_block": 2,
+        "sample_size": 16,
+    }
 # Height and width of the latents for each: square, not square, not divisible by 2.
-SIZES = {"sd1": (8, 8), "sd2": (8, 4), "odd": (13, 9)}
+SIZES = {
+    "sd1": (8, 8),
+    "sd2": (8, 4),
+    "odd": (13, 9),
+    "sd1-deep": (16, 16),
+    "sd2-deep": (16, 8),
+}
 VAES = {
     "sd1": {"block_out_channels": (16, 32), "norm_num_groups": 16},
     "sd2": {"block_out_channels": (32, 64), "norm_num_groups": 32},
     "odd": {"block_out_channels": (12, 24, 24), "norm_num_groups": 6},
+    "sd1-deep": {"block_out_channels": (16, 32, 32, 32), "norm_num_groups": 16},
 }
+VAES["sd2-deep"] = VAES["sd2"]
 TEXTS = {
     "sd1": {"hidden_size": 48, "num_attention_heads": 4, "hidden_act": "quick_gelu"},
     "sd2": {"hidden_size": 80, "num_attention_heads": 5, "hidden_act": "gelu"},
     "odd": {"hidden_size": 40, "num_attention_heads": 2, "hidden_act": "quick_gelu"},
 }
+TEXTS |= {f"{kind}-deep": TEXTS[kind] for kind in ("sd1", "sd2")}
 
 
 def draw(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

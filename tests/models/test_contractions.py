@@ -58,9 +58,9 @@ def test_dense(lead, dtype):
     [
         (1, 3, 1, 1),
         (5, 3, 1, 1),
-        (15, 3, 1, 1),
+        pytest.param(15, 3, 1, 1, marks=pytest.mark.ci),
         (17, 3, 1, 1),
-        (65, 3, 1, 1),
+        pytest.param(65, 3, 1, 1, marks=pytest.mark.ci),
         (5, 1, 1, 0),
         (5, 3, 2, 1),
     ],
@@ -118,7 +118,9 @@ def test_attention_sums_its_gradients_over_many_queries_in_float32():
         assert error(a, true) < 2 * error(b, true)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.ci)]
+)
 def test_split_attention(dtype):
     mesh = meshes.make_mesh(meshes.MeshConfig(2, 2, 2))
     operands = [drawn(4, 512, 2, 8, dtype=dtype, seed=seed) for seed in range(3)]

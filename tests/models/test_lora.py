@@ -109,6 +109,7 @@ def test_dropout_drops_its_fraction_and_keeps_the_mean():
     assert len(np.unique(dropped, axis=0)) == 200
 
 
+@pytest.mark.ci
 def test_adapters_reach_layers_whose_activations_are_computed_again():
     x, text = normal(2, 5, 8), normal(2, 3, 6, seed=1)
     block = TransformerBlock(2, name="block")

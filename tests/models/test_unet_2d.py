@@ -21,7 +21,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("levels", [(1,), ()])
+@pytest.mark.parametrize("levels", [(1,), pytest.param((), marks=pytest.mark.ci)])
 def test_unet_2d_is_that_of_diffusers(levels):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")

@@ -22,6 +22,8 @@ TIMESTEPS = [3, 801]
         "sd2",
         pytest.param("sd1", marks=pytest.mark.ci),
         pytest.param("odd", marks=pytest.mark.ci),
+        pytest.param("sd1-deep", marks=pytest.mark.release),
+        pytest.param("sd2-deep", marks=pytest.mark.release),
     ],
 )
 def pair(request, tmp_path_factory):

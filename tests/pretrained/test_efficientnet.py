@@ -17,6 +17,7 @@ def images(renders):
     return np.stack(renders)[..., None].astype(np.float32) / 127.5 - 1
 
 
+@pytest.mark.ci
 def test_gray_is_the_same_as_rgb_and_one_image_as_many():
     gray = images([render(draw_parameters(0, i), 64) for i in range(3)])
     features = efficientnet_features(gray)

@@ -122,6 +122,7 @@ def test_a_controlnet_by_both_routes(tmp_path, safe):
     assert_same(loaded.params, expected.params)
 
 
+@pytest.mark.ci
 def test_bfloat16_files_by_both_routes(tmp_path):
     before = networks.draw(diffusers.ControlNetModel(**UNET), 1).to(torch.bfloat16)
     before.save_pretrained(tmp_path)

@@ -154,6 +154,7 @@ def test_a_controlnet_alone_is_that_of_the_whole(prefix, ending, tmp_path):
     assert net.module.conditioning_embedding_out_channels == (4, 8, 8, 16)
 
 
+@pytest.mark.ci
 def test_what_is_loaded_can_be_saved_and_loaded(beside):
     weights = original.drawn(original.whole(original.SD1), np.float16)
     sd = load_stable_diffusion(write(beside / "x.safetensors", weights))

@@ -27,8 +27,17 @@ def loaded(kind, folder) -> Network:
     return load_controlnet(write(folder / "first.safetensors", drawn(kind)))
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sd2"])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("sd1", "float16"),
+        ("sd2", "float32"),
+        pytest.param("sd1", "float32", marks=pytest.mark.ci),
+        pytest.param("sd2", "float16", marks=pytest.mark.ci),
+        pytest.param("sd1", "bfloat16", marks=pytest.mark.ci),
+        pytest.param("sd2", "bfloat16", marks=pytest.mark.ci),
+    ],
+)
 def test_the_file_has_the_originals_names_and_values(kind, dtype, tmp_path):
     file = tmp_path / "control_x.safetensors"
     save_controlnet_file(loaded(kind, tmp_path), file, jnp.dtype(dtype))

@@ -266,6 +266,7 @@ os._exit(1)
 """
 
 
+@pytest.mark.ci
 def test_a_save_cut_short_leaves_the_one_before(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     base = {"source": "s", "fingerprint": "f"}

@@ -105,6 +105,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_left(world, tmp_path, caplog):
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["1", "3"]
 
 
+@pytest.mark.ci
 def test_a_part_of_the_unet_is_put_among_the_rest(tmp_path):
     changes = {"model__train_unet": False, "model__sd_locked": False}
     saved = save_run(tmp_path, **changes, model__dtype="bfloat16")
@@ -155,6 +156,7 @@ def test_what_the_controlnet_started_from_gives_its_configuration_alone(tmp_path
         load_run(workdir)
 
 
+@pytest.mark.ci
 def test_a_base_is_known_by_its_weights_wherever_it_lies(tmp_path):
     workdir, home = tmp_path / "run", tmp_path / "base"
     save_stable_diffusion(tiny_stable_diffusion(), home)

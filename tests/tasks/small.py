@@ -26,6 +26,12 @@ UNET = {
     "attention_head_dim": 2,
     "cross_attention_dim": 8,
 }
+# With a change of resolution: a convolution of stride 2, and one after an enlargement.
+TWO_LEVELS = UNET | {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
 VAE = {"block_out_channels": (4, 8), "norm_num_groups": 2, "layers_per_block": 1}
 TEXT = {
     "vocab_size": 50,
@@ -42,24 +48,30 @@ SCHEDULE = {
 }
 
 
-def make(seed=0, **diffusion):
-    """Return the task, and the weights of all its networks."""
+def make(seed=0, unet=UNET, **diffusion):
+    """Return the task, and the weights of all its networks.
+
+    Args:
+        seed: Of all weights.
+        unet: Config of the U-Net.
+        diffusion: Of the objective.
+    """
     model = LatentDiffusion(
-        unet=UNet2DCondition.from_config(UNET),
-        controlnet=ControlNet.from_config(config_from_unet(UNET, 2)),
+        unet=UNet2DCondition.from_config(unet),
+        controlnet=ControlNet.from_config(config_from_unet(unet, 2)),
         vae=AutoencoderKL.from_config(VAE),
         text_encoder=CLIPText.from_config(TEXT),
         schedule=make_schedule(SCHEDULE),
         null_text_ids=np.zeros(77, np.int32),
     )
     keys = jax.random.split(jax.random.key(seed), 4)
-    unet = model.unet.init_params(keys[0])
+    unet_params = model.unet.init_params(keys[0])
     # Not zero convolutions, for their gradient alone would be tested.
     controlnet = jax.tree.map(
-        lambda x: x + 0.02, model.controlnet.init_from_unet(unet, keys[1])
+        lambda x: x + 0.02, model.controlnet.init_from_unet(unet_params, keys[1])
     )
     weights = {
-        "unet": unet,
+        "unet": unet_params,
         "controlnet": controlnet,
         "vae": model.vae.init_params(keys[2]),
         "text_encoder": model.text_encoder.init_params(keys[3]),

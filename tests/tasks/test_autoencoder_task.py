@@ -72,6 +72,7 @@ def test_what_is_decoded_is_the_codebooks():
     np.testing.assert_allclose(got, np.clip(expected, -1, 1), atol=1e-5)
 
 
+@pytest.mark.ci
 def test_a_page_has_the_reconstructions_and_their_likeness():
     assembly = scratch.vq_vae()
     weights = assembly.params | assembly.statistics
@@ -113,6 +114,7 @@ def test_the_loss_is_the_sum_of_its_parts(learning):
     )
 
 
+@pytest.mark.ci
 def test_each_part_of_the_loss_moves_what_it_should():
     """By hand: codes go to latents, latents to codes, and images through codes."""
     assembly = scratch.vq_vae(codebook_learning="gradient", commitment_weight=0.3)

@@ -35,6 +35,7 @@ def keys_of(step):
     return example_keys(jax.random.key(0), step, BATCH)
 
 
+@pytest.mark.ci
 def test_an_examples_loss_depends_on_it_and_its_key_alone(world):
     task, params, frozen = world
     batch, others = small.batch(BATCH), small.batch(BATCH, seed=5)

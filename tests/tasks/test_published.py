@@ -12,6 +12,7 @@ from medjax.tasks.interface import TaskInputs
 from medjax.tasks.latent_scaling import TrainedAutoencoder
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("module", "count"),
     [

@@ -34,6 +34,7 @@ def loss(assembly, batch, keys, train=False):
     return compiled(assembly.task, train)(assembly.params, frozen, batch, keys)
 
 
+@pytest.mark.ci
 def test_an_examples_loss_depends_on_it_and_its_key_alone():
     assembly = scratch.unconditional(classes=("a", "b"))
     batch, keys = scratch.batch(labels=True), example_keys(scratch.KEY, 3, 4)

@@ -128,6 +128,7 @@ def test_latents_that_were_damaged_are_computed_again(world, caplog):
         caplog.clear()
 
 
+@pytest.mark.ci
 def test_another_fold_has_latents_of_its_own(world):
     _, _, cache, _ = world
     folds = [dataclasses.replace(DATA, folds=2, fold=fold) for fold in (0, 1)]
@@ -145,12 +146,14 @@ def test_padded_images_are_refused_before_anything_is_loaded(recipe):
         parse(config)
 
 
+@pytest.mark.ci
 def test_images_are_not_cached_for_latents_that_are(tmp_path, caplog):
     cached_examples_of("cxr_text_to_image", tmp_path, cache=str(tmp_path / "images"))
     assert not (tmp_path / "images").exists()
     assert "is not used, because config.model.cache_latents" in caplog.text
 
 
+@pytest.mark.ci
 def test_weights_of_another_precision_have_latents_of_their_own(world):
     assembly, _, cache, _ = world
     mesh = meshes.make_mesh(meshes.MeshConfig(data=2), jax.devices()[:2])
@@ -175,7 +178,7 @@ class StopAfter(StopRequest):
         pass
 
 
-@pytest.mark.parametrize("torn", [0, 3])
+@pytest.mark.parametrize("torn", [0, pytest.param(3, marks=pytest.mark.ci)])
 def test_it_stops_between_two_batches_and_goes_on_from_there(world, torn):
     _, source, cache, folder = world
     inputs = {"base": {"source": "", "fingerprint": f"torn by {torn}"}}

@@ -7,7 +7,7 @@ import pytest
 from medjax import meshes
 from medjax.errors import UserError
 from medjax.training.step import check_batch_size
-from tests.tasks import scratch
+from tests.tasks import scratch, small
 from tests.tasks.adapted import run_adapted
 from tests.training.two_steps import assert_same, run_controlnet
 
@@ -33,6 +33,13 @@ def test_any_mesh_equals_one_device_and_really_splits(controlnet, mesh, accumula
     leaf = got[1].params["controlnet"]["mid_block"]["resnets_0"]["conv1"]["kernel"]
     parts = mesh[1] * mesh[2]
     assert leaf.addressable_shards[0].data.size == leaf.size // parts
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("mesh", [(1, 4, 2), (2, 2, 2)])
+def test_a_mesh_is_one_device_also_where_the_resolution_changes(mesh):
+    shape = {"unet": small.TWO_LEVELS, "side": 16}
+    assert_same(run_controlnet(mesh, **shape), run_controlnet(**shape))
 
 
 @pytest.mark.release

@@ -1,6 +1,7 @@
 """One command trains an autoencoder and then a diffusion model of its latents."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -294,9 +295,12 @@ def test_what_was_trained_draws(trained):
     # The run's own eta applies only to this sampler.
     assert (told("0000.png")["eta"], told("0005.gif")["eta"]) == (0.5, 0)
     pytest.importorskip("umap")
-    for number in range(2):
-        unsized = (*common[:-1], "--mode=umap", "--num=3", "--seed=5")
-        done = in_process.medjax("sample", *unsized)
+    unsized = (*common[:-1], "--mode=umap", "--num=3", "--seed=5")
+    four = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}
+    for number, start in enumerate(
+        (in_process.medjax, functools.partial(medjax, env=four))
+    ):
+        done = start("sample", *unsized)
         assert done.returncode == 0, done.stderr
         measures = json.loads((out / f"umap-{number:04d}.json").read_text())
         assert measures["classifier_accuracy_chance"] == 0.5

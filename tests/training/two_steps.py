@@ -42,10 +42,10 @@ def run(made, batches, mesh_sizes=(1, 1, 1), accumulation=1, ema_decay=None):
     return np.array(history), state, frozen
 
 
-def run_controlnet(mesh_sizes=(1, 1, 1), accumulation=1):
-    """Train a locked ControlNet, with an average."""
-    task, weights = small.make()
-    batches = [small.batch(8, seed=i) for i in range(2)]
+def run_controlnet(mesh_sizes=(1, 1, 1), accumulation=1, unet=small.UNET, side=8):
+    """Train a locked ControlNet, with an average, on images of `side` pixels."""
+    task, weights = small.make(unet=unet)
+    batches = [small.batch(8, side, seed=i) for i in range(2)]
     made = (task, *small.split(weights))
     return run(made, batches, mesh_sizes, accumulation, ema_decay=0.9)
 

@@ -13,6 +13,7 @@ from unittest import mock
 from absl import flags
 
 from medjax.__main__ import COMMANDS, main
+from medjax.flag_parsing import is_required
 from medjax_docs.texts import Written, describe
 
 # What absl shows of a flag without a help text.

@@ -69,6 +69,7 @@ def test_captions_and_groups_stay_beside_labels(tmp_path):
     assert (beagle.text, beagle.group, beagle.labels) == ("a beagle", "7", ("beagle",))
 
 
+@pytest.mark.ci
 def test_real_dogs_are_labelled_by_breed(shared_data, tmp_path):
     source = shared_data / "dogs"
     report = prepare("folder", source, tmp_path / "out", classes_from_folders=True)
