@@ -18,9 +18,10 @@ weights for diffusers' load_lora_weights, one file for web UIs, lora_RUN.safeten
 autoencoder_kl becomes an AutoencoderKL; --config.model.vae=DIR uses it in the Stable
 Diffusion of another run.
 
-A run of unconditional becomes a DDIMPipeline if diffusers has its network. All others,
-and runs of vq_vae, become weights with one file of PyTorch, modeling.py, that requires
-neither medjax nor diffusers (--format=pytorch).
+A run of unconditional on pixels, with the architecture unet_2d and without classes,
+becomes a DDIMPipeline or DDPMPipeline. Other runs of unconditional, and runs of vq_vae,
+become weights and modeling.py (--format=pytorch). This file of PyTorch loads the
+weights. It requires neither medjax nor diffusers.
 
 DIR appears only when all files are written. The run may still be training.
 """
@@ -37,17 +38,13 @@ from medjax.errors import UserError, nearest
 
 # The name is explicit, because this module may run as "__main__".
 _LOGGER = logging.getLogger("medjax.export")
-_FORMATS = (
-    *("pipeline", "controlnet", "single_file", "vae", "pytorch", "lora", "kohya"),
-)
+_FORMATS = ("pipeline", "controlnet", "single_file", "vae", "pytorch", "lora", "kohya")
 # Formats that PyTorch does not load as a folder, and the name of their file.
 _FILES = {
     "single_file": "control_{run}.safetensors",
     "lora": "pytorch_lora_weights.safetensors",
     "kohya": "lora_{run}.safetensors",
 }
-# Libraries that compare these formats; the others require all of them.
-_LIBRARIES = {"pytorch": ("torch",)}
 _DTYPES = ("float32", "float16", "bfloat16")
 # Files of an export. A folder that contains any other file is never replaced.
 _OWN = (
@@ -120,8 +117,8 @@ def export(
     what = Export(push_to or target.name, kind, dtype, file)
     compares = _parity(parity, kind)
     if parity is None and not compares and kind not in _FILES:
-        needed = " or ".join(_LIBRARIES.get(kind, ("torch", "diffusers")))
-        _LOGGER.info("not compared with PyTorch: %s is not installed", needed)
+        missing = ", ".join(_missing(kind))
+        _LOGGER.info("not compared with PyTorch. Not installed: %s", missing)
     with storage.replacing_folder(target) as folder:
         write_export(run, folder, what, compares)
     _LOGGER.info("step %d (%s weights) is in %s", run.step, run.weights, target)
@@ -141,9 +138,7 @@ def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _parity(asked: bool | None, format: str | None) -> bool:
     """Return whether to compare with PyTorch."""
-    from medjax.pretrained.parity import LIBRARIES, missing_libraries
-
-    missing = missing_libraries(_LIBRARIES.get(format or "", LIBRARIES))
+    missing = _missing(format)
     if asked and format in _FILES:
         raise UserError(f"--parity: PyTorch loads only folders, not --format={format}")
     if asked and missing:
@@ -151,6 +146,13 @@ def _parity(asked: bool | None, format: str | None) -> bool:
             f"--parity requires {', '.join(missing)}. Install it, or use --noparity"
         )
     return not missing and format not in _FILES if asked is None else asked
+
+
+def _missing(format: str | None) -> list[str]:
+    """Return the missing libraries that the comparison with PyTorch requires."""
+    from medjax.pretrained.parity import LIBRARIES, missing_libraries
+
+    return missing_libraries(("torch",) if format == "pytorch" else LIBRARIES)
 
 
 def _target(to: str | Path, overwrite: bool) -> Path:

@@ -169,7 +169,7 @@ def test_a_trained_bias_goes_out_merged_alone(format, tmp_path):
 def test_parity_of_a_file_is_refused_with_and_without_torch(
     missing, format, adapted, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("medjax.pretrained.parity.missing_libraries", lambda: missing)
+    monkeypatch.setattr("medjax.pretrained.parity.missing_libraries", lambda _: missing)
     with pytest.raises(UserError, match="--parity: .*not --format=lora"):
         export(adapted[0], tmp_path / "x", format=format, parity=True)
 

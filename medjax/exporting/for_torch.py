@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from medjax.diffusion.sampling_config import SamplingConfig
-from medjax.diffusion.schedulers import scheduler_config
+from medjax.diffusion.schedulers import find_sampler, scheduler_config
 from medjax.models.unet_2d import UNet2D
 from medjax.pretrained.modeling_format import (
     TorchNetwork,
@@ -23,7 +23,8 @@ from medjax.runs.open_run import Run
 from medjax.tasks.image_diffusion import TrainedImageDiffusion
 from medjax.tasks.latent_scaling import TrainedAutoencoder
 
-# Keys of a schedule that ``modeling.py`` reads.
+# Keys of a schedule that ``modeling.py`` reads. Its timestep spacing is always
+# trailing, as in `medjax.tasks.unconditional`.
 _SCHEDULE = (
     *("num_train_timesteps", "beta_schedule", "beta_start", "beta_end"),
     "rescale_betas_zero_snr",
@@ -42,10 +43,7 @@ def torch_sampling(sampling: SamplingConfig) -> SamplingConfig:
 
 def pipeline_class(sampling: SamplingConfig) -> str:
     """Return the class of a pipeline that samples with these settings."""
-    return pipeline_of(_PIPELINE_SCHEDULERS[torch_sampling(sampling).sampler])
-
-
-_PIPELINE_SCHEDULERS = {"ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}
+    return pipeline_of(find_sampler(torch_sampling(sampling).sampler).scheduler)
 
 
 def save_pixels_pipeline(
@@ -89,6 +87,7 @@ def save_pytorch(
 def _diffusion(model: TrainedImageDiffusion, classes: tuple[str, ...]) -> TorchNetwork:
     nets, task = model.nets, model.task
     unet = unet_for_torch(task.unet, nets["unet"], nets.get("batch_stats", {}))
+    assert model.schedule.config["timestep_spacing"] == "trailing"
     parts = {"unet": unet}
     if task.autoencoder is not None:
         weights = nets["autoencoder"]
@@ -99,6 +98,7 @@ def _diffusion(model: TrainedImageDiffusion, classes: tuple[str, ...]) -> TorchN
         **{name: part.config for name, part in parts.items()},
         **_moments(nets.get("latents", {})),
         "classes": classes,
+        "label_dropout": task.diffusion.label_dropout,
         "prediction_type": model.schedule.prediction_type,
         "schedule": {key: model.schedule.config[key] for key in _SCHEDULE},
     }
@@ -109,7 +109,11 @@ def _diffusion(model: TrainedImageDiffusion, classes: tuple[str, ...]) -> TorchN
 
 
 def _moments(latents: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Return mean and deviation of latents, which a lower precision would change."""
+    """Return mean and deviation of the latents; [] for pixels.
+
+    They are part of the configuration, because the dtype of the weights would round
+    them.
+    """
     return {
         name: np.asarray(latents.get(name, [])).tolist()
         for name in ("mean", "deviation")

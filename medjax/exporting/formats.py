@@ -52,13 +52,13 @@ class Format:
     """Functions and properties of an export format.
 
     Attributes:
-        save: Function that writes a run's weights to an empty folder. It returns the
-            weights that PyTorch should load.
+        save: Function that writes a run's weights to an empty folder. It returns these
+            weights, for the comparison with PyTorch.
         check: Function that raises UserError if the format cannot store all the weights
             that a run trained.
         draws: Whether the format contains a model that samples images. If so, sampling
             defaults are written too.
-        whole: Whether PyTorch can sample from the export alone.
+        whole: Whether the export is a pipeline of diffusers.
     """
 
     save: Callable[[Run, Path, Export], Exported]

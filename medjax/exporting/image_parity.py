@@ -1,7 +1,6 @@
-"""Compare an export without captions with PyTorch: each network, and one image."""
+"""Compare a model without captions with PyTorch: each network, and one image."""
 
 import importlib.metadata
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -39,8 +38,9 @@ def measure_image_parity(
         libraries: Names of the libraries whose versions are recorded.
 
     Returns:
-        ``networks``, ``versions`` and ``inputs``, see
-        `medjax.pretrained.parity.measure_parity`; of a diffusion model also ``image``.
+        ``networks``, ``versions`` and ``inputs``, as from
+        `medjax.pretrained.parity.measure_parity`. A diffusion model also has ``image``,
+        as from `compare_image`.
     """
     rng = np.random.default_rng(1)
     report: dict[str, Any] = {"networks": {}}
@@ -118,10 +118,11 @@ def compare_image(
     Args:
         model: The model in memory.
         theirs: The export, loaded by PyTorch.
-        size: Height and width in pixels. None means small.
+        size: Height and width in pixels. None means the smallest size at which the
+            coarsest feature maps have `_SIDE` × `_SIDE` values.
 
     Returns:
-        ``psnr_db``, ``max_abs`` and ``what``, all of images in [0, 1].
+        The errors of `image_error`, and ``what``: how the image was sampled.
     """
     task = model.task
     size = size or _SIDE * task.unet.downsampling * (
@@ -144,19 +145,14 @@ def compare_image(
 def image_error(
     ours: Float[np.ndarray, "H W c"], theirs: Float[np.ndarray, "H W c"]
 ) -> dict[str, float]:
-    """Return PSNR and largest difference, in [0, 1], of images in [-1, 1]."""
+    """Return the errors of an image, scaled from [-1, 1] to [0, 1].
+
+    Returns:
+        ``psnr_db``: the peak signal-to-noise ratio, at most 120 dB. ``max_abs``: the
+        largest error of a value.
+    """
     apart = (ours.astype(np.float64) - theirs) / 2
     return {
         "psnr_db": float(-10 * np.log10(max(np.mean(apart**2), 1e-12))),
         "max_abs": float(np.abs(apart).max()),
     }
-
-
-def largest_error(networks: Mapping[str, Mapping[str, float]]) -> tuple[str, float]:
-    """Return the name and the relative error of the network that differs most."""
-    name = max(networks, key=lambda name: _finite(networks[name]["relative_l2"]))
-    return name, networks[name]["relative_l2"]
-
-
-def _finite(error: float) -> float:
-    return error if np.isfinite(error) else np.inf

@@ -30,7 +30,7 @@ Error = dict[str, float]
 
 
 def missing_libraries(names: Sequence[str] = LIBRARIES) -> list[str]:
-    """Return those of these libraries that are missing."""
+    """Return the names of the libraries that are not installed."""
     return [name for name in names if importlib.util.find_spec(name) is None]
 
 
@@ -232,11 +232,15 @@ def _error(ours: Sequence[Any], theirs: Sequence[Any]) -> Error:
 def output_error(
     ours: Sequence[Float[np.ndarray, "..."]], theirs: Sequence[Float[np.ndarray, "..."]]
 ) -> Error:
-    """Return the errors over all outputs of a network together."""
+    """Return the errors over all outputs of a network together.
+
+    Returns:
+        ``max_abs`` and ``relative_l2``, see `measure_parity`.
+    """
     expected = np.concatenate([array.ravel() for array in theirs])
     got = np.concatenate([array.ravel() for array in ours])
     difference = got.astype(np.float64) - expected
-    # An untrained layer of zeros has no norm.
+    # The norm is 0 if the last layer is still zero, as in an untrained ControlNet.
     norm = np.linalg.norm(expected) or 1.0
     return {
         "max_abs": float(np.abs(difference).max()),

@@ -23,7 +23,7 @@ Array = Float[np.ndarray, "_ _ _ _"]
 
 @dataclasses.dataclass(frozen=True)
 class TorchImages:
-    """The functions of a model, by PyTorch.
+    """The functions of a model that PyTorch loaded.
 
     Attributes:
         unet: Function from noisy images, timesteps and the numbers of classes (or None)
@@ -47,24 +47,28 @@ def load_modeling(folder: Path) -> TorchImages:
     """Load an export by its own ``modeling.py``."""
     import torch
 
-    # Not imported, because Python would write its compiled form into the export.
+    # An import would write the folder `__pycache__` into the export.
     module: Any = types.ModuleType("modeling")
     exec(compile(texts.read_text(folder / CODE), CODE, "exec"), vars(module))
     model = module.load(folder)
-    whole = "unet" in dict(model.named_children())
-    autoencoder = model.autoencoder if whole else model
+    diffusion = hasattr(model, "unet")
+    autoencoder = model.autoencoder if diffusion else model
 
     def sample(
-        seed: int, size: tuple[int, int], label: int | None, steps: int, scale: float
+        seed: int,
+        size: tuple[int, int],
+        label: int | None,
+        steps: int,
+        guidance_scale: float,
     ) -> tuple[Array, Array]:
         noise = model.noise(1, *size, torch.Generator().manual_seed(seed))
         labels = None if label is None else [model.classes[label]]
-        image = model.sample(noise, labels, steps=steps, guidance_scale=scale)
+        image = model.sample(noise, labels, steps, guidance_scale)
         return _from_torch(noise), _from_torch(image)
 
     return TorchImages(
-        _run(model.unet) if whole else None,
-        sample if whole else None,
+        _run(model.unet) if diffusion else None,
+        sample if diffusion else None,
         None if autoencoder is None else _run(autoencoder.encode),
         None if autoencoder is None else _run(autoencoder.decode),
     )
@@ -80,9 +84,13 @@ def load_image_pipeline(folder: Path) -> TorchImages:
         scheduler = DDIMScheduler.from_pretrained(folder / layout.SCHEDULER)
 
     def sample(
-        seed: int, size: tuple[int, int], label: None, steps: int, scale: float
+        seed: int,
+        size: tuple[int, int],
+        label: None,
+        steps: int,
+        guidance_scale: float,
     ) -> tuple[Array, Array]:
-        del label, scale
+        del label, guidance_scale
         unet.register_to_config(sample_size=size)
         with quiet():
             pipeline: Any = DDIMPipeline(unet, scheduler)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +36,23 @@ def make_alphas_cumprod(
     return alphas_cumprod.float().double()
 
 
+def spaced_timesteps(total: int, steps: int) -> list[int]:
+    """Return evenly spaced, falling timesteps. The first is T − 1.
+
+    Args:
+        total: Number T of timesteps of the schedule.
+        steps: Number of timesteps to return.
+
+    Raises:
+        ValueError: If `steps` is not from 1 to T.
+    """
+    if not 1 <= steps <= total:
+        raise ValueError(f"steps={steps}: expected 1 to {total}")
+    spaced = np.arange(total, 0, -total / steps).round().astype(int) - 1
+    # Rounding in `arange` can add a timestep below 0.
+    return [int(t) for t in spaced if t >= 0]
+
+
 class ImageDiffusion(nn.Module):
     """A diffusion model of images, or of the latents of an autoencoder.
 
@@ -44,6 +62,8 @@ class ImageDiffusion(nn.Module):
         mean: Mean of each channel of the latents; [] for pixels.
         deviation: Standard deviation of each channel of the latents.
         classes: Names of the classes; may be empty.
+        label_dropout: Fraction of the training images that had no class. At 0, the
+            model can neither sample without classes nor use guidance.
         prediction_type: Whether the U-Net predicts ``epsilon`` (the noise),
             ``v_prediction`` or ``sample`` (the clean images).
         schedule: Arguments of `make_alphas_cumprod`.
@@ -56,28 +76,39 @@ class ImageDiffusion(nn.Module):
         mean: Sequence[float],
         deviation: Sequence[float],
         classes: Sequence[str],
+        label_dropout: float,
         prediction_type: str,
         schedule: dict[str, Any],
     ) -> None:
         super().__init__()
         self.unet, self.autoencoder = unet, autoencoder
-        self.mean, self.deviation = mean, deviation
-        self.classes, self.prediction_type = list(classes), prediction_type
+        self._moments = mean, deviation
+        self.classes, self.label_dropout = list(classes), label_dropout
+        self.prediction_type = prediction_type
         self.alphas_cumprod = make_alphas_cumprod(**schedule).tolist()
 
     def noise(
         self, number: int, height: int, width: int, generator: torch.Generator
     ) -> Tensor:
-        """Return noise to start from, for images of this size in pixels.
+        """Return noise (b c h w) to start from.
+
+        Args:
+            number: Number of images.
+            height: Height of the images in pixels.
+            width: Width of the images in pixels.
+            generator: Source of the noise, which is on the generator's device.
 
         Raises:
             ValueError: If the networks cannot halve the size often enough.
         """
         side = 1 if self.autoencoder is None else self.autoencoder.downsampling
-        if height % (multiple := side * self.unet.downsampling) or width % multiple:
-            raise ValueError(f"expected height and width in multiples of {multiple}")
+        multiple = side * self.unet.downsampling
+        if height % multiple or width % multiple:
+            raise ValueError(
+                f"height={height}, width={width}: expected multiples of {multiple}"
+            )
         shape = (number, self.unet.channels, height // side, width // side)
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator, device=generator.device)
 
     @torch.no_grad()
     def sample(
@@ -93,18 +124,26 @@ class ImageDiffusion(nn.Module):
         """Return images (b c H W) in [-1, 1].
 
         Args:
-            noise: Standard normal noise, as `noise` returns it.
+            noise: Standard normal noise, as `noise` returns it, on the device of the
+                model.
             labels: Name of each image's class. None means images of no class.
-            steps: Number of steps.
+            steps: Number of steps, from 1 to the number of timesteps.
             guidance_scale: Weight of the class; 1 means no guidance.
             sampler: ``ddim``, or ``ddpm``, which adds fresh noise in each step.
             eta: Amount of fresh noise in the steps of DDIM, from 0 to 1.
-            generator: Source of fresh noise.
+            generator: Source of fresh noise. None means the source of torch.
+
+        Raises:
+            ValueError: If an argument is out of range, or if the model cannot sample
+                with these labels or this guidance.
         """
-        total, z = len(self.alphas_cumprod), noise
-        numbers = self._numbers(labels, noise)
-        spaced = torch.arange(total, 0, -total / steps, dtype=torch.float64).round() - 1
-        timesteps = [int(t) for t in spaced]
+        if sampler not in ("ddim", "ddpm"):
+            raise ValueError(f"sampler={sampler!r}: expected 'ddim' or 'ddpm'")
+        if not 0 <= eta <= (sampler == "ddim"):
+            raise ValueError(f"eta={eta}: expected 0 to 1 with ddim, and 0 with ddpm")
+        numbers, z = self._numbers(labels, noise, guidance_scale), noise
+        total = len(self.alphas_cumprod)
+        timesteps = spaced_timesteps(total, steps)
         following = [t - total // steps for t in timesteps]
         if sampler == "ddpm":
             following = [*timesteps[1:], -1]
@@ -112,9 +151,12 @@ class ImageDiffusion(nn.Module):
             output = self._predict(z, t, numbers, guidance_scale)
             fresh = torch.zeros_like(z)
             if eta or sampler == "ddpm":
-                fresh = torch.randn(z.shape, generator=generator).to(z)
-            step = self._ddpm if sampler == "ddpm" else self._ddim
-            z = step(z, output, t, later, fresh, eta)
+                device = generator.device if generator else z.device
+                fresh = torch.randn(z.shape, generator=generator, device=device).to(z)
+            if sampler == "ddpm":
+                z = self._ddpm(z, output, t, later, fresh)
+            else:
+                z = self._ddim(z, output, t, later, fresh, eta)
         return self.decode(z)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -122,29 +164,40 @@ class ImageDiffusion(nn.Module):
         if self.autoencoder is None:
             return images
         latents = self.autoencoder.encode(images)
-        return (latents - self._channels(self.mean, latents)) / self._channels(
-            self.deviation, latents
-        )
+        mean, deviation = (self._channels(x, latents) for x in self._moments)
+        return (latents - mean) / deviation
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the images in [-1, 1] of z_0."""
         if self.autoencoder is None:
             return z.clamp(-1, 1)
-        latents = z * self._channels(self.deviation, z) + self._channels(self.mean, z)
-        return self.autoencoder.decode(latents).clamp(-1, 1)
+        mean, deviation = (self._channels(x, z) for x in self._moments)
+        return self.autoencoder.decode(z * deviation + mean).clamp(-1, 1)
 
     def _channels(self, values: Sequence[float], like: Tensor) -> Tensor:
+        """Return one number for each channel, to compute with arrays (b c h w)."""
         return torch.tensor(values).to(like)[:, None, None]
 
-    def _numbers(self, labels: Sequence[str] | None, like: Tensor) -> Tensor | None:
-        """Return the numbers of the classes; the last number means no class."""
+    def _numbers(
+        self, labels: Sequence[str] | None, noise: Tensor, guidance_scale: float
+    ) -> Tensor | None:
+        """Return the number of each image's class. The last number means no class."""
+        given, known = labels or (), ", ".join(self.classes) or "none"
+        for label in given:
+            if label not in self.classes:
+                raise ValueError(f"label {label!r}: expected one of {known}")
+        if labels is not None and len(labels) != len(noise):
+            raise ValueError(f"{len(labels)} labels for {len(noise)} images")
         if not self.classes:
             return None
-        if labels is None:
-            numbers = [len(self.classes)] * len(like)
-        else:
-            numbers = [self.classes.index(label) for label in labels]
-        return torch.tensor(numbers, device=like.device)
+        if not self.label_dropout and (labels is None or guidance_scale != 1):
+            raise ValueError(
+                "the model was not trained without classes (label_dropout=0). Expected "
+                f"labels, one of {known} for each image, and guidance_scale=1"
+            )
+        numbers = [self.classes.index(label) for label in given]
+        numbers = numbers or [len(self.classes)] * len(noise)
+        return torch.tensor(numbers, device=noise.device)
 
     def _predict(
         self, z: Tensor, t: int, numbers: Tensor | None, guidance_scale: float
@@ -159,7 +212,7 @@ class ImageDiffusion(nn.Module):
         return without + guidance_scale * (given - without)
 
     def _levels(self, t: int) -> tuple[float, float]:
-        """Return the levels of signal and noise; before timestep 0 is the image."""
+        """Return √ᾱ_t and √(1 − ᾱ_t). A timestep below 0 means the clean image."""
         signal = self.alphas_cumprod[t] if t >= 0 else 1.0
         return math.sqrt(signal), math.sqrt(1 - signal)
 
@@ -187,9 +240,9 @@ class ImageDiffusion(nn.Module):
         return next_alpha * clean + rest * noise + deviation * fresh
 
     def _ddpm(
-        self, z: Tensor, output: Tensor, t: int, later: int, fresh: Tensor, eta: float
+        self, z: Tensor, output: Tensor, t: int, later: int, fresh: Tensor
     ) -> Tensor:
-        """Return z after a step: Ho et al., 2020, eq. 7. `eta` is not used."""
+        """Return z after a step: Ho et al., 2020, eq. 7."""
         (alpha, sigma), (next_alpha, next_sigma) = self._levels(t), self._levels(later)
         clean, _ = self._clean(z, output, t)
         beta = 1 - alpha**2 / next_alpha**2
