@@ -1,20 +1,26 @@
 """Texts of the model cards of models without captions, and the code in them."""
 
+import json
+
 from medjax.diffusion.sampling_config import SamplingConfig
 
+_FORMAT = (
+    "Format: PyTorch. `model.safetensors` contains the weights, `config.json` the "
+    "settings, and `modeling.py` the code."
+)
 WHAT = {
     "pixels_pipeline": (
-        "A diffusion model of pixels, trained to generate images like those in "
-        'section "Data". Format: PyTorch diffusers.'
+        "A diffusion model that generates images like those in section "
+        '"Data". It denoises pixels, without an autoencoder. Format: PyTorch diffusers.'
     ),
     "pytorch": (
-        "A diffusion model, trained to generate images like those in section "
-        '"Data". Format: weights, and one file of PyTorch, `modeling.py`.'
+        "A diffusion model that generates images like those in section "
+        f'"Data". {_FORMAT}'
     ),
     "pytorch_autoencoder": (
         'A VQ-VAE, trained on the data in section "Data". It encodes images to '
-        "latents, replaces them by entries of its codebook, and decodes these to "
-        "images. Format: weights, and one file of PyTorch, `modeling.py`."
+        "latents, replaces the latents by entries of its codebook, and decodes the "
+        f"entries to images. {_FORMAT}"
     ),
 }
 _LOAD = """This code requires torch, safetensors, numpy and Pillow{hub}.
@@ -30,7 +36,9 @@ from modeling import {names}
 
 """
 USE = {
-    "pixels_pipeline": """```python
+    "pixels_pipeline": """This code requires torch and diffusers.
+
+```python
 import torch
 from diffusers import {pipeline}
 
@@ -47,7 +55,7 @@ images = model.sample(noise, {labels}steps={steps}{options})
 Image.fromarray(to_pixels(images)[0]).save("image.png")
 ```
 
-Images are in [-1, 1]; `to_pixels` makes bytes of them.{note}""",
+`sample` returns images in [-1, 1], and `to_pixels` converts them to bytes.{note}""",
     "pytorch_autoencoder": """{load}model = load(folder)
 image = Image.open("image.png").convert("{mode}").resize(({size}, {size}))
 latents = model.encode(from_pixels(np.asarray(image)[None]))
@@ -55,7 +63,8 @@ reconstructions = model.decode(latents)
 Image.fromarray(to_pixels(reconstructions)[0]).save("reconstruction.png")
 ```
 
-`encode` returns latents that are not quantised, and `decode` quantises them.""",
+The code reads your image `image.png`. `encode` returns latents before quantisation, and
+`decode` quantises latents before it decodes them.""",
 }
 _IMPORTS = {
     "pytorch": ("import torch\nfrom PIL import Image", "load, to_pixels"),
@@ -67,7 +76,13 @@ _IMPORTS = {
 
 
 def load_code(key: str, name: str, on_hub: bool) -> str:
-    """Return the lines that import an export's code, for the texts of this key."""
+    """Return the lines that import ``modeling.py``; "" for texts without them.
+
+    Args:
+        key: Key of the texts.
+        name: Folder or hub id of the export.
+        on_hub: Whether `name` is a hub id.
+    """
     if key not in _IMPORTS:
         return ""
     imports, names = _IMPORTS[key]
@@ -90,6 +105,8 @@ def sample_code(
     """
     eta = f", eta={sampling.eta:g}" if sampling.sampler == "ddim" else ""
     options = ""
+    # JSON escapes quotation marks as Python does.
+    label = json.dumps(classes[0], ensure_ascii=False) if classes else ""
     if sampling.sampler == "ddpm":
         options += ', sampler="ddpm"'
     if sampling.eta:
@@ -100,33 +117,33 @@ def sample_code(
         options += ", generator=generator"
     return {
         "eta": eta,
-        "options": options if len(options) < 35 else _wrapped(options),
-        "labels": f'labels=["{classes[0]}"], ' if classes else "",
+        # Without the break, the line would be too long.
+        "options": options.replace(", ", ",\n    ", 1 if len(options) > 34 else 0),
+        "labels": f"labels=[{label}], " if classes else "",
     }
 
 
-def _wrapped(options: str) -> str:
-    return options.replace(", ", ",\n    ", 1)
-
-
 def sample_note(used: str, own: str, classes: tuple[str, ...], dropped: bool) -> str:
-    """Return what a reader of the code must know.
+    """Return sentences about classes and sampler, to stand below the code.
 
     Args:
         used: Sampler of the code.
         own: Sampler of the run's own samples.
         classes: Names of the classes.
         dropped: Whether the model was also trained without classes.
+
+    Returns:
+        The text, which begins with an empty line; "" if nothing applies.
     """
     notes = []
     if classes:
         names = ", ".join(f"`{name}`" for name in classes)
         notes.append(f"Classes: {names}.")
         if dropped:
-            notes.append("Without `labels`, images have no particular class.")
+            notes.append("Without `labels`, the model chooses no particular class.")
     if used != own:
         notes.append(
-            f"The run's own samples use {own}, which this code does not have, so their "
-            "images differ."
+            f"The training run sampled with {own}. This code has no {own} and uses "
+            f"{used}, so its images differ from those of the run."
         )
     return "\n\n" + " ".join(notes) if notes else ""

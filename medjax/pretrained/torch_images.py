@@ -16,6 +16,7 @@ from medjax import texts
 from medjax.pretrained import layout
 from medjax.pretrained.flax_pipelines import quiet
 from medjax.pretrained.modeling_format import CODE
+from medjax.pretrained.parity import as_tensor
 
 # Number, height, width and channels; sizes of several arrays may differ.
 Array = Float[np.ndarray, "_ _ _ _"]
@@ -109,24 +110,15 @@ def load_image_pipeline(folder: Path) -> TorchImages:
 
 
 def _run(function: Callable[..., Any]) -> Callable[..., Array]:
-    """Return a function of NumPy arrays that computes by a function of tensors."""
+    """Return a function of arrays, or None, that calls a function of tensors."""
     import torch
 
     def run(*arrays: Any) -> Array:
         with torch.no_grad():
-            return _from_torch(function(*map(_to_torch, arrays)))
+            tensors = [None if x is None else as_tensor(x) for x in arrays]
+            return _from_torch(function(*tensors))
 
     return run
-
-
-def _to_torch(array: Any) -> Any:
-    import torch
-
-    if array is None:
-        return None
-    axes = (0, 3, 1, 2) if array.ndim == 4 else range(array.ndim)
-    # Copy, because torch warns about jax arrays, which are not writable.
-    return torch.from_numpy(np.array(array.transpose(*axes)))
 
 
 def _from_torch(tensor: Any) -> Array:

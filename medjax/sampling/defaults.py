@@ -9,13 +9,17 @@ from medjax.runs.open_run import Run, has_stored_controls
 from medjax.tasks import TASKS
 
 ABOUT = "medjax.json"
-"""File of an export with the settings that only `medjax.sample` reads."""
+"""File of an export with the run's settings that the weights' own files lack.
+
+`medjax.sample` reads it for models with captions.
+"""
 
 
 def sampling_defaults(run: Run) -> dict[str, Any]:
-    """Return the content of `ABOUT`: the run's image size, preparation and guidance.
+    """Return the content of `ABOUT`.
 
-    Models without captions also have classes and a sampler, which their files lack.
+    It is the run's image size, guidance and preparation of the conditioning image; for
+    a model without captions, it is image size, guidance, classes and sampler.
     """
     data = run.config.data
     if not isinstance(run.model, StableDiffusion):

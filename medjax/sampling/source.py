@@ -14,13 +14,7 @@ from medjax.pretrained import (
     load_stable_diffusion,
 )
 from medjax.pretrained.layout import MODEL_INDEX
-from medjax.pretrained.modeling_format import CODE
-from medjax.pretrained.sources import (
-    local_file,
-    local_folder,
-    local_place,
-    read_json,
-)
+from medjax.pretrained.sources import local_file, local_folder, read_json
 from medjax.runs.config import RunConfig
 from medjax.runs.open_run import has_stored_controls, load_run
 from medjax.sampling.defaults import ABOUT
@@ -117,7 +111,6 @@ def load_source(
                 "--weights requires --workdir. Remove it, or use --workdir instead of "
                 "--pretrained"
             )
-        _check_captioned(pretrained)
         if controlnet is not None and not control_given:
             raise UserError(CONTROL_MISSING)
         sd = load_stable_diffusion(pretrained, controlnet=controlnet is None)
@@ -177,17 +170,6 @@ def _trained(
         eta=drawn.eta,
         guidance_scale=guidance,
     )
-
-
-def _check_captioned(pretrained: str) -> None:
-    """Raise UserError for a folder that holds an export without captions."""
-    folder = local_place(pretrained)
-    about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
-    if "classes" in about or (folder / CODE).is_file():
-        raise UserError(
-            f"--pretrained={pretrained}: is an export without captions, which PyTorch "
-            "samples: see its README.md. To sample with medjax, use --workdir=RUN"
-        )
 
 
 def _published(

@@ -41,7 +41,7 @@ class ResnetBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention of all pixels to each other, with a norm before, added to the input.
+    """Apply a norm and attention of all pixels to each other, and add the input.
 
     Args:
         channels: Number of channels.
@@ -76,9 +76,10 @@ class Resample(nn.Module):
 
     Args:
         channels: Number of channels.
-        up: Whether to double height and width (nearest neighbour), not halve them.
-        padding: Zeros that a halving adds on all sides; 0 adds one row below and one
-            column to the right.
+        up: Whether to double height and width (nearest neighbour), with stride 1.
+            If False, the stride is 2.
+        padding: Number of zeros on each side of the input. If it is 0 and `up` is
+            False, one row of zeros is added at the bottom and one column at the right.
     """
 
     def __init__(self, channels: int, up: bool, padding: int = 1) -> None:
@@ -98,7 +99,7 @@ class Resample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks at one resolution: residual blocks, each before an attention if any.
+    """The blocks at one resolution: residual blocks, some with attention after them.
 
     Args:
         inputs: Number of input channels of each residual block.
@@ -106,7 +107,7 @@ class Level(nn.Module):
         groups: Number of groups of every norm.
         epsilon: Number that norms add to the variance.
         heads: Number of heads of every attention.
-        attentions: Number of attentions.
+        attentions: Number of attentions. The first residual blocks have them.
         embedding: Number of channels of the time embedding; 0 means no embedding.
     """
 

@@ -43,15 +43,15 @@ class ConvBlock(nn.Module):
 
 
 class ConvLevel(nn.Module):
-    """The blocks at one resolution, after the convolution that doubles it, if any.
+    """The blocks at one resolution, and the convolution that doubles it, if any.
 
     Args:
         inputs: Number of channels of the first block's input.
         width: Number of output channels of each block.
         layers: Number of blocks.
         residual: Whether blocks are residual.
-        below: Number of channels of the coarser feature map that is doubled; 0 means
-            none.
+        below: Number of channels of the coarser feature map, whose height and width
+            ``conv`` doubles; 0 means no such map.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
-    """Return cosines and sines (b c) of timesteps (b)."""
+    """Return cosines and sines (b c) of timesteps (b): Ho et al., 2020, appendix B."""
     half = channels // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
     angles = timesteps[:, None].float() * 10000**-exponents

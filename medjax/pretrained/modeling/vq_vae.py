@@ -27,7 +27,7 @@ class VQBlock(nn.Module):
 
 
 class VQAttention(nn.Module):
-    """Attention of all pixels to each other, with a norm before, added to the input."""
+    """Apply a norm and attention of all pixels to each other, and add the input."""
 
     def __init__(self, channels: int, heads: int, groups: int) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class VQLevel(nn.Module):
         width: Number of output channels.
         layers: Number of residual blocks.
         groups: Number of groups of every norm.
-        up: Whether to double height and width before the blocks, not halve them
-            after the blocks.
+        up: Whether ``conv`` doubles height and width before the blocks. If not, it
+            halves them after the blocks.
     """
 
     def __init__(
