@@ -117,6 +117,19 @@ def test_merged_they_are_the_pipeline_that_sampling_uses(adapted, tmp_path):
         assert_same(getattr(loaded, name).params, getattr(run.sd, name).params)
 
 
+@pytest.mark.release
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 0), ("bfloat16", 1e-4)])
+def test_merged_they_have_their_parity(dtype, least, adapted, tmp_path):
+    pytest.importorskip("torch", reason="torch absent")
+    pytest.importorskip("diffusers", reason="diffusers absent")
+    folder = export(
+        adapted[0], tmp_path / "x", format="pipeline", dtype=dtype, parity=True
+    )
+    report = json.loads((folder / "parity.json").read_text())
+    assert least < report["networks"]["unet"]["relative_l2"]
+    assert report["stored"] == dtype
+
+
 @pytest.mark.parametrize(
     ("layer", "fan_in", "rank"),
     [

@@ -18,7 +18,6 @@ from medjax.pretrained import (
     single_file,
 )
 from medjax.pretrained.layout import Part
-from medjax.pretrained.modeling_format import CODE
 from medjax.pretrained.networks import Network, StableDiffusion
 from medjax.pretrained.sources import (
     hub_id,
@@ -28,7 +27,7 @@ from medjax.pretrained.sources import (
     read_json,
 )
 from medjax.pretrained.tokenizer import load_tokenizer
-from medjax.pretrained.unet_2d_format import UNET_CLASS
+from medjax.pretrained.unet_2d_format import check_captioned
 
 T = TypeVar("T")
 
@@ -59,7 +58,7 @@ def load_stable_diffusion(
             model, or if the route is not available.
     """
     dtype = _floating(dtype)
-    _check_captioned(local_place(source))
+    check_captioned(local_place(source))
     if (file := _single_file(source, route)) is not None:
         return single_file.load_stable_diffusion(file, dtype, controlnet)
     if known := _published(published.published_base, source, dtype):
@@ -200,18 +199,6 @@ def _pipeline_controlnet(folder: Path, dtype: np.dtype, route: str) -> Network |
         raise UserError(f"{index}: controlnet is {kind}. Expected {part.torch_class}")
     home = folder / part.folder
     return _networks(home, layout.CONTROLNET, dtype, route)["controlnet"]
-
-
-def _check_captioned(folder: Path) -> None:
-    """Raise UserError if a folder contains a model without captions."""
-    index = folder / layout.MODEL_INDEX
-    unet = read_json(index).get("unet") if index.is_file() else None
-    if unet == ["diffusers", UNET_CLASS] or (folder / CODE).is_file():
-        raise UserError(
-            f"'{folder}' contains a model without captions. Expected a Stable "
-            "Diffusion. To use this model, run the code in its README.md, or use "
-            "medjax sample --workdir=RUN"
-        )
 
 
 def _floating(dtype: Any) -> np.dtype:

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from medjax import storage
+from medjax.errors import UserError
 from medjax.models.unet_2d import UNet2D
 from medjax.pretrained import layout
 from medjax.pretrained.diffusers_format import DIFFUSERS_VERSION
-from medjax.pretrained.modeling_format import TorchNetwork
+from medjax.pretrained.modeling_format import CODE, TorchNetwork
 from medjax.pretrained.safetensors_io import write_tensors
+from medjax.pretrained.sources import read_json
 
 UNET, UNET_CLASS = "unet", "UNet2DModel"
 _SCHEDULER, _PIPELINE = "Scheduler", "Pipeline"
@@ -63,6 +65,22 @@ def save_image_pipeline(
         UNET: ["diffusers", UNET_CLASS],
     }
     storage.write_json(folder / layout.MODEL_INDEX, index, sort_keys=True)
+
+
+def check_captioned(folder: Path) -> None:
+    """Check that a folder does not contain an export of a model without captions.
+
+    Raises:
+        UserError: If it does.
+    """
+    index = folder / layout.MODEL_INDEX
+    unet = read_json(index).get(UNET) if index.is_file() else None
+    if unet == ["diffusers", UNET_CLASS] or (folder / CODE).is_file():
+        raise UserError(
+            f"'{folder}' contains a model without captions. Expected a Stable "
+            "Diffusion. To use this model, run the code in its README.md, or use "
+            "medjax sample --workdir=RUN"
+        )
 
 
 def unet_config(module: UNet2D, image_size: int) -> dict[str, Any]:

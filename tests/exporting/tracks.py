@@ -5,6 +5,8 @@ from medjax.runs.config import make_config
 from tests.saved_runs import save_run
 
 SIZE = 32
+# Default format of each run, by its folder.
+RUNS = {"knee": "pipeline", "brain": "pytorch", "brain/autoencoder": "pytorch"}
 VQ = {
     "block_out_channels": (8, 8, 8),
     "norm_num_groups": 4,
@@ -24,6 +26,11 @@ CONV = {
     "attention_head_dim": 32,
     "norm_num_groups": 32,
 }
+
+
+def export_name(run):
+    """Return the name of a run's export, which begins with the format."""
+    return f"{RUNS[run]}-{run.replace('/', '_')}"
 
 
 def save_vqvae(workdir, **model):

@@ -1,16 +1,38 @@
-"""Sample from exports in a process that cannot import medjax, and save the arrays.
+"""Run exports in processes that cannot import medjax.
 
-Arguments: a folder of exports, of which each name begins with the name of its format.
+As a program, it samples from all exports in a folder, and saves the arrays. The name of
+each export begins with the name of its format.
 """
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
 STEPS, SEED, GUIDANCE = 5, 3, 2.0
+# A module that is None cannot be imported.
+FORBID = "import sys; sys.modules |= dict.fromkeys(('medjax', 'jax', 'flax'))\n"
+
+
+def run_code(code, folder):
+    """Run Python code in a folder, and return the finished process."""
+    return subprocess.run(
+        [sys.executable, "-c", FORBID + code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def sample_all(folder):
+    """Run this file as a program."""
+    words = [sys.executable, __file__, str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def own_code(folder):
@@ -56,8 +78,7 @@ def by_own_code(folder):
 
 
 if __name__ == "__main__":
-    # A module that is None cannot be imported.
-    sys.modules |= dict.fromkeys(("medjax", "jax", "flax"))
+    exec(FORBID)
     for folder in sorted(Path(sys.argv[1]).glob("*-*")):
         run = by_pipeline if folder.name.startswith("pipeline") else by_own_code
         given, made = run(folder)
