@@ -81,6 +81,7 @@ def test_an_export_is_pushed_to_a_private_repository(name, runs, tmp_path, monke
 @pytest.mark.ci
 @pytest.mark.parametrize("name", ["brain", "brain/autoencoder"])
 def test_the_code_of_a_pushed_card_runs(name, runs, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="torch absent")
     fake_hub.install(monkeypatch)
     folder = export(runs / name, tmp_path / "x", parity=False, push_to="me/scans")
     downloads = "import huggingface_hub\nhuggingface_hub.snapshot_download = "
@@ -126,6 +127,8 @@ def test_a_class_with_quotation_marks_is_a_string_of_python():
 @pytest.mark.release
 @pytest.mark.parametrize("format", ["pipeline", "pytorch"])
 def test_the_code_of_ddpm_runs(format, tmp_path):
+    pytest.importorskip("torch", reason="torch absent")
+    pytest.importorskip("diffusers", reason="diffusers absent")
     changes = {"eval__sampler": "ddpm", "eval__sampler_eta": 0.0}
     tracks.save_ddpm(tmp_path / "run", **tracks.UNET, **changes)
     run_card(export(tmp_path / "run", tmp_path / "x", format=format, parity=False))
