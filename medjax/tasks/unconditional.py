@@ -285,7 +285,7 @@ def unconditional_formats(
 ) -> tuple[str, ...]:
     """Return the export formats for the trained weights, the default one first.
 
-    A pipeline of diffusers has pixels, no classes and no batch normalisation.
+    Diffusers has a pipeline only for pixels, without classes and batch normalisation.
     """
     pixels = model.autoencoder is None and not data.classes
     if pixels and model.architecture == "unet_2d":
