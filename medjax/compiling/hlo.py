@@ -26,7 +26,6 @@ _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _END = re.compile(r"^\}(, execution_thread=\"\w+\")?$")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _OPERAND = re.compile(r"%([\w.\-]+)")
-_CONSTANT = re.compile(r"constant\((\d+)\)")
 _KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CALLED = re.compile(
     r"(condition|body|calls|to_apply|branch_computations|called_computations|"

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from medjax.data.datasets.survey import Entry, Skipped, Survey
 from medjax.data.prepared import CONTENT
@@ -28,6 +27,7 @@ from medjax.data.readers import decode_image
 from medjax.data.splits import among, split_of
 from medjax.data.transforms import same_aspect
 from medjax.errors import UserError
+from medjax.logs import ProgressBar
 
 # Images read at a time: enough for the threads, and few enough for the memory.
 _CHUNK = 64
@@ -72,7 +72,7 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
             UserError: If no image can be read, or the disk is full or fails.
         """
         tfds.disable_progress_bar()
-        bar = tqdm(total=len(self.survey.entries), desc="images", unit=" images")
+        bar = ProgressBar("preparing", len(self.survey.entries), "images")
         # TFDS prints two lines about a download that does not happen.
         with bar as self.progress, contextlib.redirect_stdout(io.StringIO()):
             self.download_and_prepare(file_format="array_record")
@@ -115,7 +115,7 @@ class SurveyBuilder(  # type: ignore[call-arg]  # TFDS is untyped.
             for start in range(0, len(entries), _CHUNK):
                 chunk = entries[start : start + _CHUNK]
                 for entry, result in zip(chunk, pool.map(encode, chunk), strict=True):
-                    self.progress.update()
+                    self.progress.update(1)
                     if isinstance(result, Skipped):
                         self.unreadable.append(result)
                     else:
