@@ -31,10 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@# torch first and alone, so that pip takes a CPU build if an index offers one.
 	@$(PIP_INSTALL) -c constraints.txt torch
-	@$(PIP_INSTALL) -c constraints.txt -e ".[flax-pipelines,evaluation,test,dev]"
-	@# The TPU's compiler, for `medjax preflight` and its tests, where it has a wheel.
-	@test "$$(uname -sm)" != "Linux x86_64" \
-		|| $(PIP_INSTALL) --no-deps -c constraints.txt libtpu
+	@$(PIP_INSTALL) -c constraints.txt -e ".[flax-pipelines,evaluation,preflight,dev]"
 	@touch $@
 
 install: $(STAMP)  ## set up .venv with the tested versions
@@ -79,7 +76,7 @@ format: $(STAMP)  ## fix style and format automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(STAMP)  ## check the annotations of medjax/ and bench/
+types: $(STAMP)  ## check the annotations of medjax/, bench/ and launch/
 	$(BIN)/mypy
 
 clean:  ## remove the environments, caches and demo output

@@ -1,5 +1,6 @@
 #!/bin/bash
 # Train on a SLURM cluster: sbatch launch/slurm.sh --config=… --workdir=…
+# `python -m launch.slurm` submits it with other options than these.
 #SBATCH --job-name=medjax
 #SBATCH --nodes=2
 #SBATCH --gpus-per-node=4
@@ -13,10 +14,17 @@
 #SBATCH --open-mode=append
 set -uo pipefail
 
+# At a preemption this shell receives the signal too. It waits for the run, which saves.
+trap : TERM
+
 srun "${PYTHON:-python}" -m medjax.train "$@"
 code=$?
-# Exit code 75 means that a signal stopped the run after a save. The same job resumes it.
+# Exit code 75 means that a signal stopped the run after a save. The same job resumes it,
+# unless SLURM is ending the job, as after scancel.
 if [ "$code" -eq 75 ]; then
-  scontrol requeue "$SLURM_JOB_ID"
+  case $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) in
+    CANCELLED | COMPLETING) ;;
+    *) scontrol requeue "$SLURM_JOB_ID" ;;
+  esac
 fi
 exit "$code"

@@ -15,8 +15,13 @@ _KEY = re.compile(r"(?:--)?(config(?:\.[a-z0-9_]+)+)(?:=.*)?")
 # Files whose name begins with "config.".
 _FILES = (".json", ".py", ".md")
 _FLAG = re.compile(r"--([a-z_]+)(?:=.*)?")
-# Flags of other programs that pages mention.
-_OTHERS = frozenset(("only",))
+# Flags of other programs and of the launchers that pages mention.
+_OTHERS = frozenset(
+    (
+        *("only", "keep", "max_restarts", "mount", "node_pools", "noprivileged"),
+        *("dry_run", "replace", "slices"),
+    )
+)
 
 
 def link_names(app: Sphinx, tree: nodes.document) -> None:

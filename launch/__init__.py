@@ -1,0 +1,1 @@
+"""Start a run on rented or shared machines; see launch/README.md."""
