@@ -18,6 +18,11 @@ weights for diffusers' load_lora_weights, one file for web UIs, lora_RUN.safeten
 autoencoder_kl becomes an AutoencoderKL; --config.model.vae=DIR uses it in the Stable
 Diffusion of another run.
 
+A run of unconditional on pixels, with the architecture unet_2d and without classes,
+becomes a DDIMPipeline or DDPMPipeline. Other runs of unconditional, and runs of vq_vae,
+become weights and modeling.py (--format=pytorch). This file of PyTorch loads the
+weights. It requires neither medjax nor diffusers.
+
 DIR appears only when all files are written. The run may still be training.
 """
 
@@ -33,7 +38,7 @@ from medjax.errors import UserError, nearest
 
 # The name is explicit, because this module may run as "__main__".
 _LOGGER = logging.getLogger("medjax.export")
-_FORMATS = ("pipeline", "controlnet", "single_file", "vae", "lora", "kohya")
+_FORMATS = ("pipeline", "controlnet", "single_file", "vae", "pytorch", "lora", "kohya")
 # Formats that PyTorch does not load as a folder, and the name of their file.
 _FILES = {
     "single_file": "control_{run}.safetensors",
@@ -46,6 +51,8 @@ _OWN = (
     *("README.md", "parity.json", "medjax.json", "model_index.json", "config.json"),
     *("unet", "vae", "text_encoder", "tokenizer", "scheduler", "controlnet"),
     *("diffusion_pytorch_model.safetensors", "control_*.safetensors"),
+    # Python writes the last one where it imports modeling.py.
+    *("model.safetensors", "modeling.py", "__pycache__"),
     *("pytorch_lora_weights.safetensors", "lora_*.safetensors"),
 )
 
@@ -73,8 +80,9 @@ def export(
         weights: ema, raw, or auto. auto means ema if the run kept a moving average.
         base: New location of the run's base. None means that it has not moved.
         dtype: Dtype of the stored weights: float32, float16 or bfloat16.
-        format: pipeline, controlnet, single_file, vae, lora or kohya. None means the
-            whole model of the task, or the adapters alone if the run trained adapters.
+        format: pipeline, controlnet, single_file, vae, pytorch, lora or kohya. None
+            means the whole model of the task, or the adapters alone if the run trained
+            adapters.
         parity: Whether to compare the networks with PyTorch's. None means yes if the
             required libraries are installed and the format is a folder.
         overwrite: Whether an existing export may be replaced.
@@ -109,7 +117,8 @@ def export(
     what = Export(push_to or target.name, kind, dtype, file)
     compares = _parity(parity, kind)
     if parity is None and not compares and kind not in _FILES:
-        _LOGGER.info("not compared with PyTorch: torch or diffusers is not installed")
+        missing = ", ".join(_missing(kind))
+        _LOGGER.info("not compared with PyTorch. Not installed: %s", missing)
     with storage.replacing_folder(target) as folder:
         write_export(run, folder, what, compares)
     _LOGGER.info("step %d (%s weights) is in %s", run.step, run.weights, target)
@@ -129,9 +138,7 @@ def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _parity(asked: bool | None, format: str | None) -> bool:
     """Return whether to compare with PyTorch."""
-    from medjax.pretrained.parity import missing_libraries
-
-    missing = missing_libraries()
+    missing = _missing(format)
     if asked and format in _FILES:
         raise UserError(f"--parity: PyTorch loads only folders, not --format={format}")
     if asked and missing:
@@ -139,6 +146,13 @@ def _parity(asked: bool | None, format: str | None) -> bool:
             f"--parity requires {', '.join(missing)}. Install it, or use --noparity"
         )
     return not missing and format not in _FILES if asked is None else asked
+
+
+def _missing(format: str | None) -> list[str]:
+    """Return the missing libraries that the comparison with PyTorch requires."""
+    from medjax.pretrained.parity import LIBRARIES, missing_libraries
+
+    return missing_libraries(("torch",) if format == "pytorch" else LIBRARIES)
 
 
 def _target(to: str | Path, overwrite: bool) -> Path:
@@ -194,7 +208,7 @@ def define_flags() -> None:
         "parity",
         None,
         "compare the networks with PyTorch's; by default if torch, diffusers and "
-        "transformers are installed",
+        "transformers are installed, or torch alone for --format=pytorch",
     )
     flags.DEFINE_boolean("overwrite", False, "replace the export in --to")
     flags.DEFINE_string(

@@ -10,9 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medjax.arrays import Params
-from medjax.data.pipeline import dataset_identity
+from medjax.data.pipeline import dataset_identity, open_dataset
 from medjax.runs.checkpoints import Checkpoints
 from medjax.runs.config import parse
+from medjax.runs.open_run import AUTOENCODER, load_run, trained_autoencoder
 from medjax.tasks import TASKS
 from medjax.tasks.interface import TaskInputs
 from medjax.training.step import TrainState
@@ -39,7 +40,8 @@ def save_run(
     Args:
         workdir: Folder of the run.
         steps: Steps of the checkpoints. Each has different weights.
-        config: Config of the run. None means that of the demo.
+        config: Config of the run. None means that of the demo. The autoencoder that
+            it needs is the run in the workdir's folder ``autoencoder``.
         changes: Changes to the config, with double underscores for dots:
             ``model__train_unet=False``.
     """
@@ -49,6 +51,10 @@ def save_run(
         config[section][name] = value
     run = parse(config)
     given = TaskInputs(run.model, run.data, run.diffusion, jax.random.key(0))
+    if TASKS[run.task].first_stage(run.model) is not None:
+        done = trained_autoencoder(load_run(workdir / AUTOENCODER))
+        source = open_dataset(run.data, "train")
+        given = dataclasses.replace(given, autoencoder=done, source=source)
     assembly = TASKS[run.task].build(given)
     inputs = {"base": assembly.base, "dataset": dataset_identity(run.data)}
     place = workdir / "checkpoints"
@@ -56,10 +62,12 @@ def save_run(
         for step in steps:
             params = drawn(assembly.params, step)
             kept = run.optim.ema_decay is not None
-            ema = drawn(assembly.params, step + 1000) if kept else None
+            statistics = drawn(assembly.statistics, step)
+            whole = assembly.params | assembly.statistics
+            ema = drawn(whole, step + 1000) if kept else None
             count = jnp.int32(step)
             moments = {"moments": params}
-            state = TrainState(count, jnp.int32(0), params, {}, ema, moments)
+            state = TrainState(count, jnp.int32(0), params, statistics, ema, moments)
             checkpoints.save(step, state, {"val/loss": 1 / step})
             checkpoints.wait()
     return Saved(params, ema, assembly.frozen)

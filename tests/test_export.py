@@ -1,5 +1,6 @@
 """Exports hold the run's weights in folders and files that others load, or fail."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -220,15 +221,46 @@ def test_a_controlnet_alone_and_in_one_file(locked, tmp_path):
     assert_same(load_controlnet(file).params, wanted)
 
 
-@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("dtype", "least", "most"),
+    [
+        pytest.param("float32", 0, 1e-5, marks=pytest.mark.ci),
+        pytest.param("bfloat16", 1e-4, 0.05, marks=pytest.mark.ci),
+        pytest.param("float16", 1e-4, 0.01, marks=pytest.mark.release),
+    ],
+)
 @pytest.mark.usefixtures("optimized")
-def test_a_controlnet_alone_has_its_parity(locked, tmp_path):
+def test_a_controlnet_alone_has_its_parity(dtype, least, most, locked, tmp_path):
+    """The limit of float32 is no limit of lower precisions."""
     pytest.importorskip("torch", reason="torch absent")
     pytest.importorskip("diffusers", reason="diffusers absent")
-    folder = export(locked[0], tmp_path / "x", format="controlnet", parity=True)
+    folder = export(
+        locked[0], tmp_path / "x", format="controlnet", parity=True, dtype=dtype
+    )
     report = json.loads((folder / "parity.json").read_text())
     assert list(report["networks"]) == ["controlnet"]
-    assert report["networks"]["controlnet"]["relative_l2"] < 1e-5
+    assert least < report["networks"]["controlnet"]["relative_l2"] < most
+
+
+@pytest.mark.ci
+def test_a_controlnet_that_differs_in_pytorch_is_refused(locked, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="torch absent")
+    pytest.importorskip("diffusers", reason="diffusers absent")
+    from medjax.exporting import formats
+
+    save = formats.save_controlnet
+
+    def save_changed(network, folder, dtype):
+        kernel = network.params["conv_in"]["kernel"]
+        changed = network.params | {
+            "conv_in": {"kernel": kernel, "bias": 1 + kernel[0, 0, 0]}
+        }
+        save(dataclasses.replace(network, params=changed), folder, dtype)
+
+    monkeypatch.setattr(formats, "save_controlnet", save_changed)
+    with pytest.raises(UserError, match="controlnet differs from the run's: its rela"):
+        export(locked[0], tmp_path / "x", format="controlnet", parity=True)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.ci

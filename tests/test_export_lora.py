@@ -117,6 +117,19 @@ def test_merged_they_are_the_pipeline_that_sampling_uses(adapted, tmp_path):
         assert_same(getattr(loaded, name).params, getattr(run.sd, name).params)
 
 
+@pytest.mark.release
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 0), ("bfloat16", 1e-4)])
+def test_merged_they_have_their_parity(dtype, least, adapted, tmp_path):
+    pytest.importorskip("torch", reason="torch absent")
+    pytest.importorskip("diffusers", reason="diffusers absent")
+    folder = export(
+        adapted[0], tmp_path / "x", format="pipeline", dtype=dtype, parity=True
+    )
+    report = json.loads((folder / "parity.json").read_text())
+    assert least < report["networks"]["unet"]["relative_l2"]
+    assert report["stored"] == dtype
+
+
 @pytest.mark.parametrize(
     ("layer", "fan_in", "rank"),
     [
@@ -169,7 +182,7 @@ def test_a_trained_bias_goes_out_merged_alone(format, tmp_path):
 def test_parity_of_a_file_is_refused_with_and_without_torch(
     missing, format, adapted, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("medjax.pretrained.parity.missing_libraries", lambda: missing)
+    monkeypatch.setattr("medjax.pretrained.parity.missing_libraries", lambda _: missing)
     with pytest.raises(UserError, match="--parity: .*not --format=lora"):
         export(adapted[0], tmp_path / "x", format=format, parity=True)
 

@@ -19,6 +19,8 @@ from medjax.pretrained.sources import hub_id, local_place, public_name
 from medjax.runs.config import RunConfig
 from medjax.runs.open_run import Run, dataset_at_hand, has_stored_controls
 from medjax.tasks import TASKS
+from medjax.tasks.image_diffusion import TrainedImageDiffusion
+from medjax.tasks.latent_scaling import TrainedAutoencoder
 
 UNKNOWN = "unknown"
 # The hub's licence identifiers of common base models.
@@ -65,6 +67,8 @@ class CardFacts:
         average: Whether the weights are the moving average.
         metrics: Metrics measured at the step, by column of ``metrics.csv``.
         captioned: Whether the model generates images from captions.
+        classes: Names of the classes of a model without captions; may be empty.
+        channels: Number of channels of the images.
         sampling: How the run samples. None means that it does not.
         unet_too: Whether the run trained the U-Net as well as a ControlNet.
         tags: The hub's tags for additions to Stable Diffusion: ControlNet or LoRA.
@@ -92,6 +96,8 @@ class CardFacts:
     average: bool
     metrics: Mapping[str, float]
     captioned: bool
+    classes: tuple[str, ...]
+    channels: int
     sampling: SamplingConfig | None
     unet_too: bool
     tags: tuple[str, ...]
@@ -124,6 +130,8 @@ def collect_facts(run: Run, export: Export) -> CardFacts:
         average=run.weights == "ema",
         metrics=run.metrics,
         captioned=row.caption_scores is not None,
+        classes=row.classes(config.data),
+        channels=_channels(run),
         sampling=config.eval.sampling(),
         unet_too={"controlnet", "unet"} <= set(run.trained),
         tags=_tags(run),
@@ -144,10 +152,20 @@ def collect_facts(run: Run, export: Export) -> CardFacts:
 
 
 def _texts(run: Run, export: Export) -> str:
-    """Return the key of the texts; a pipeline with a ControlNet has its own key."""
+    """Return the key of the texts, which depends on the model, too."""
+    if isinstance(run.model, TrainedImageDiffusion) and export.format == "pipeline":
+        return "pixels_pipeline"
+    if isinstance(run.model, TrainedAutoencoder) and export.format == "pytorch":
+        return "pytorch_autoencoder"
     if export.format == "pipeline" and "controlnet" in run.trained:
         return "controlnet_pipeline"
     return export.format
+
+
+def _channels(run: Run) -> int:
+    if isinstance(run.model, TrainedImageDiffusion):
+        return run.model.task.channels
+    return run.model.channels if isinstance(run.model, TrainedAutoencoder) else 3
 
 
 def _tags(run: Run) -> tuple[str, ...]:

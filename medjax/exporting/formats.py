@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from medjax.data.pipeline import open_dataset
 from medjax.errors import UserError
+from medjax.exporting.for_torch import save_pixels_pipeline, save_pytorch
 from medjax.models.autoencoder_kl import AutoencoderKL
 from medjax.pretrained import (
     Network,
@@ -22,7 +23,11 @@ from medjax.pretrained.single_file_out import save_controlnet_file
 from medjax.runs.open_run import Run, trained_autoencoder
 from medjax.tasks import TASKS
 from medjax.tasks.autoencoder_kl import kl_network
-from medjax.tasks.latent_scaling import latent_deviation
+from medjax.tasks.image_diffusion import TrainedImageDiffusion
+from medjax.tasks.latent_scaling import TrainedAutoencoder, latent_deviation
+
+Exported = Network | StableDiffusion | TrainedImageDiffusion | TrainedAutoencoder
+"""The weights in memory that an export stores."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +52,16 @@ class Format:
     """Functions and properties of an export format.
 
     Attributes:
-        save: Function that writes a run's weights to an empty folder. It returns the
-            weights that PyTorch should load.
+        save: Function that writes a run's weights to an empty folder. It returns these
+            weights, for the comparison with PyTorch.
         check: Function that raises UserError if the format cannot store all the weights
             that a run trained.
-        draws: Whether `medjax.sample` reads the format. If so, sampling defaults are
-            written too.
-        whole: Whether PyTorch can sample from the export alone.
+        draws: Whether the format contains a model that samples images. If so, sampling
+            defaults are written too.
+        whole: Whether the export is a pipeline of diffusers.
     """
 
-    save: Callable[[Run, Path, Export], Network | StableDiffusion]
+    save: Callable[[Run, Path, Export], Exported]
     check: Callable[[Run, str], None] = lambda run, name: None
     draws: bool = True
     whole: bool = False
@@ -74,7 +79,7 @@ def format_for(run: Run, asked: str | None) -> str:
             store all the weights that the run trained.
     """
     task = run.config.task
-    formats = TASKS[task].formats(run.config.model)
+    formats = TASKS[task].formats(run.config.model, run.config.data)
     if not formats:
         raise UserError(
             f"a run of task {task} cannot be exported. Expected a run of task "
@@ -92,8 +97,11 @@ def format_for(run: Run, asked: str | None) -> str:
 
 def _exportable() -> list[str]:
     """Return the tasks whose default model can be exported."""
-    models = {name: row.sections["model"]() for name, row in TASKS.items()}
-    return [name for name, model in models.items() if TASKS[name].formats(model)]
+    return [
+        name
+        for name, row in TASKS.items()
+        if row.formats(row.sections["model"](), row.sections["data"]())
+    ]
 
 
 def _check_unet(run: Run, name: str) -> None:
@@ -118,7 +126,10 @@ def _check_low_rank(run: Run, name: str) -> None:
             )
 
 
-def _save_pipeline(run: Run, folder: Path, export: Export) -> StableDiffusion:
+def _save_pipeline(run: Run, folder: Path, export: Export) -> Exported:
+    if isinstance(run.model, TrainedImageDiffusion):
+        save_pixels_pipeline(run.model, run, folder, export.dtype)
+        return run.model
     save_stable_diffusion(run.sd, folder, jnp.dtype(export.dtype))
     return run.sd
 
@@ -153,6 +164,12 @@ def _save_kohya(run: Run, folder: Path, export: Export) -> StableDiffusion:
     return run.sd
 
 
+def _save_pytorch(run: Run, folder: Path, export: Export) -> Exported:
+    assert isinstance(run.model, TrainedImageDiffusion | TrainedAutoencoder)
+    save_pytorch(run.model, run, folder, export.dtype)
+    return run.model
+
+
 def _scaled_autoencoder(run: Run) -> Network:
     """Return the KL autoencoder of a run, with the scaling factor of its latents.
 
@@ -180,6 +197,7 @@ FORMATS: dict[str, Format] = {
     "controlnet": Format(_save_controlnet, _check_unet),
     "single_file": Format(_save_single_file, _check_unet),
     "vae": Format(_save_vae, draws=False),
+    "pytorch": Format(_save_pytorch),
     "lora": Format(_save_lora, _check_low_rank, draws=False),
     "kohya": Format(_save_kohya, _check_low_rank, draws=False),
 }

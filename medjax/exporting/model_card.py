@@ -11,14 +11,17 @@ from typing import Any
 from medjax import __version__
 from medjax.data.config import ControlDataConfig
 from medjax.data.prepared import describe_splits
-from medjax.exporting import card_texts
+from medjax.exporting import card_texts, image_card_texts
 from medjax.exporting.card_facts import UNKNOWN, CardFacts, collect_facts
+from medjax.exporting.for_torch import pipeline_class, torch_sampling
 from medjax.exporting.formats import Export
 from medjax.pretrained.sources import built_in, hub_id
 from medjax.runs.config import RunConfig, make_config, parse
 from medjax.runs.open_run import Run
 
-_TAGS = ("stable-diffusion", "medical-imaging", "medjax", "jax")
+_TAGS = ("medical-imaging", "medjax", "jax")
+_WHAT = card_texts.WHAT | image_card_texts.WHAT
+_USE = card_texts.USE | image_card_texts.USE
 # Config keys that hold paths or hub ids. A local path is replaced by the placeholder.
 _PLACES = {
     "data.root": "DATA",
@@ -40,9 +43,8 @@ def render(facts: CardFacts) -> str:
     return card_texts.CARD.format(
         metadata=_metadata(facts),
         title=export.name.rpartition("/")[2],
-        what=card_texts.WHAT[facts.texts]
-        + (card_texts.UNET_TOO if facts.unet_too else ""),
-        warning=card_texts.GENERATES if facts.captioned else card_texts.RECONSTRUCTS,
+        what=_WHAT[facts.texts] + (card_texts.UNET_TOO if facts.unet_too else ""),
+        warning=card_texts.GENERATES if facts.sampling else card_texts.RECONSTRUCTS,
         use=_use(facts),
         size=config.data.image_size,
         captions=card_texts.CAPTIONS if facts.captioned else "",
@@ -62,7 +64,7 @@ def _use(facts: CardFacts) -> str:
     """Return how to use the export, as text and code."""
     export = facts.export
     base = (facts.base and facts.base.name) or "BASE"
-    use = card_texts.USE[facts.texts].format(
+    use = _USE[facts.texts].format(
         name=export.name,
         file=export.file,
         dtype=export.dtype,
@@ -72,9 +74,30 @@ def _use(facts: CardFacts) -> str:
         size=facts.config.data.image_size,
         run=export.file.removeprefix("lora_").removesuffix(".safetensors"),
         changes=_changes_of_base(facts),
+        mode="L" if facts.channels == 1 else "RGB",
+        load=image_card_texts.load_code(
+            facts.texts, export.name, hub_id(export.name) is not None
+        ),
+        **_sample_code(facts),
     )
     named = [name for name in (export.name, base) if f'"{name}' in use]
     return use if all(map(hub_id, named)) else use + card_texts.PLACES
+
+
+def _sample_code(facts: CardFacts) -> dict[str, Any]:
+    """Return parts of the code that samples without captions; {} for other models."""
+    own, objective = facts.sampling, facts.config.diffusion
+    if facts.captioned or own is None or objective is None:
+        return {}
+    used = torch_sampling(own)
+    note = image_card_texts.sample_note(
+        used.sampler, own.sampler, facts.classes, objective.label_dropout > 0
+    )
+    return {
+        "note": note,
+        "pipeline": pipeline_class(used),
+        **image_card_texts.sample_code(used, facts.classes),
+    }
 
 
 def _changes_of_base(facts: CardFacts) -> str:
@@ -135,12 +158,15 @@ def _is_local(key: str, value: object) -> bool:
 def _metadata(facts: CardFacts) -> str:
     from huggingface_hub import ModelCardData
 
+    draws = "unconditional-image-generation" if facts.sampling else "image-to-image"
+    own_code = facts.export.format == "pytorch"
+    kind = () if facts.texts in image_card_texts.WHAT else ("stable-diffusion",)
     return ModelCardData(
         license=facts.licence,
         base_model=facts.base_id,
-        library_name="diffusers",
-        pipeline_tag="text-to-image" if facts.captioned else "image-to-image",
-        tags=[*facts.tags, *_TAGS],
+        library_name="pytorch" if own_code else "diffusers",
+        pipeline_tag="text-to-image" if facts.captioned else draws,
+        tags=[*facts.tags, *kind, *_TAGS],
     ).to_yaml()
 
 

@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,26 @@ from medjax import meshes, storage
 from medjax.diffusion.sampling_config import SamplingConfig
 from medjax.diffusion.schedulers import own_sampler
 from medjax.errors import UserError
-from medjax.exporting.formats import FORMATS, Export
+from medjax.exporting.formats import FORMATS, Export, Exported
+from medjax.exporting.image_parity import STEPS, image_error, measure_image_parity
 from medjax.pretrained import Network, StableDiffusion
 from medjax.pretrained.parity import measure_parity, sample_by_torch
+from medjax.pretrained.torch_images import load_image_pipeline, load_modeling
 from medjax.runs.open_run import Run
 from medjax.sampling.generate import generate
 from medjax.tasks.drawing import Request
 
 logger = logging.getLogger(__name__)
 
-_PROMPT, _STEPS = "chest x-ray", 20
+MAX_ERROR = 1e-4
+"""Largest relative error of a network whose weights are stored in float32.
+
+Lower precisions have no limit, because they change the weights themselves.
+"""
+_PROMPT = "chest x-ray"
 
 
-def write_parity(
-    run: Run, model: Network | StableDiffusion, folder: Path, export: Export
-) -> None:
+def write_parity(run: Run, model: Exported, folder: Path, export: Export) -> None:
     """Write ``parity.json``, with the difference of each network from PyTorch's.
 
     Args:
@@ -37,13 +43,11 @@ def write_parity(
         export: Format and dtype of the export.
 
     Raises:
-        UserError: If PyTorch cannot load the export.
+        UserError: If PyTorch cannot load the export, or if a network stored in float32
+            has a relative error above `MAX_ERROR`.
     """
     logger.info("comparing the export with PyTorch (skip with --noparity)")
-    with _told_of_torch():
-        report = measure_parity(folder, model)
-    if FORMATS[export.format].whole:
-        report["image"] = _image_parity(run, folder)
+    report = _measured(run, model, folder, export)
     report = {"stored": export.dtype, **report}
     storage.write_json(folder / "parity.json", report, sort_keys=True)
     for name, measured in report["networks"].items():
@@ -52,17 +56,56 @@ def write_parity(
         )
     if "psnr_db" in report.get("image", {}):
         logger.info("image: PSNR to PyTorch %.0f dB", report["image"]["psnr_db"])
+    if export.dtype == "float32":
+        _check_errors(report["networks"])
+
+
+def _check_errors(networks: Mapping[str, Mapping[str, float]]) -> None:
+    """Raise UserError if the relative error of a network is too large, or NaN."""
+    for name, measured in networks.items():
+        error = measured["relative_l2"]
+        if math.isnan(error):
+            raise UserError(
+                f"the export's {name} computes NaN. The run may have diverged: choose "
+                "an earlier --step. Use --noparity to write the export without this "
+                "check"
+            )
+        if error > MAX_ERROR:
+            raise UserError(
+                f"the export's {name} differs from the run's: its relative error in "
+                f"PyTorch is {error:.1e}. Expected at most {MAX_ERROR:g}. Please "
+                "report this bug. Use --noparity to write the export without this check"
+            )
+
+
+def _measured(
+    run: Run, model: Exported, folder: Path, export: Export
+) -> dict[str, Any]:
+    """Return the report, without the stored dtype."""
+    if not isinstance(model, Network | StableDiffusion):
+        pipeline = FORMATS[export.format].whole
+        with _one_line_errors():
+            theirs = (load_image_pipeline if pipeline else load_modeling)(folder)
+        libraries = ("torch", "diffusers") if pipeline else ("torch",)
+        return measure_image_parity(model, theirs, libraries)
+    with _one_line_errors():
+        report = measure_parity(folder, model)
+    if FORMATS[export.format].whole:
+        report["image"] = _image_parity(run, folder)
+    return report
 
 
 @contextlib.contextmanager
-def _told_of_torch() -> Iterator[None]:
-    """Raise UserError for any error of PyTorch's libraries."""
+def _one_line_errors() -> Iterator[None]:
+    """Raise UserError for any other error, because libraries raise many kinds."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
-            f"PyTorch cannot load the export: {error}. Use --noparity to write it "
-            "without this check"
+            f"PyTorch cannot load the export: {' '.join(str(error).split()):.500}. Use "
+            "--noparity to write it without this check"
         ) from error
 
 
@@ -85,12 +128,12 @@ def _image_parity(run: Run, folder: Path) -> dict[str, Any]:
         else (rng.random((pixels, pixels, 3)) < 0.1).astype(np.float32),
         noise=rng.standard_normal((side, side, vae.latent_channels), np.float32),
     )
-    sampling = SamplingConfig(sampler=sampler, steps=_STEPS)
+    sampling = SamplingConfig(sampler=sampler, steps=STEPS)
     mesh = meshes.make_mesh(meshes.MeshConfig(), jax.devices()[:1])
     with jax.default_matmul_precision("highest"):
         (ours,) = generate(run.sd, [request], sampling, (pixels, pixels), mesh)
     assert request.noise is not None
-    with _told_of_torch():
+    with _one_line_errors():
         theirs = sample_by_torch(
             folder,
             request.prompt,
@@ -99,11 +142,8 @@ def _image_parity(run: Run, folder: Path) -> dict[str, Any]:
             sampling.steps,
             sampling.guidance_scale,
         )
-    # Scale from [-1, 1] to [0, 1].
-    apart = (ours.astype(np.float64) - theirs) / 2
     return {
-        "psnr_db": float(-10 * np.log10(max(np.mean(apart**2), 1e-12))),
-        "max_abs": float(np.abs(apart).max()),
-        "what": f"{pixels}² pixels, {sampler}, {_STEPS} steps, guidance "
+        **image_error(ours, theirs),
+        "what": f"{pixels}² pixels, {sampler}, {STEPS} steps, guidance "
         f"{sampling.guidance_scale}; in [0, 1]",
     }

@@ -25,7 +25,7 @@ def write_export(run: Run, folder: Path, export: Export, parity: bool) -> None:
     """
     chosen = FORMATS[export.format]
     model = chosen.save(run, folder, export)
-    if chosen.draws:
+    if chosen.draws and run.config.eval.sampling() is not None:
         storage.write_json(folder / ABOUT, sampling_defaults(run), sort_keys=True)
     storage.write_text(folder / "README.md", model_card(run, export))
     if parity:

@@ -19,8 +19,15 @@ from medjax.pretrained import (
 )
 from medjax.pretrained.layout import Part
 from medjax.pretrained.networks import Network, StableDiffusion
-from medjax.pretrained.sources import hub_id, local_file, local_folder, read_json
+from medjax.pretrained.sources import (
+    hub_id,
+    local_file,
+    local_folder,
+    local_place,
+    read_json,
+)
 from medjax.pretrained.tokenizer import load_tokenizer
+from medjax.pretrained.unet_2d_format import check_captioned
 
 T = TypeVar("T")
 
@@ -47,9 +54,11 @@ def load_stable_diffusion(
 
     Raises:
         UserError: If the folder, id or file does not exist, if weights are missing,
-            unexpected or of a wrong shape, or if the route is not available.
+            unexpected or of a wrong shape, if the folder contains another kind of
+            model, or if the route is not available.
     """
     dtype = _floating(dtype)
+    check_captioned(local_place(source))
     if (file := _single_file(source, route)) is not None:
         return single_file.load_stable_diffusion(file, dtype, controlnet)
     if known := _published(published.published_base, source, dtype):

@@ -20,7 +20,7 @@ from medjax.pretrained import layout
 from medjax.pretrained.flax_pipelines import quiet
 from medjax.pretrained.networks import Network, StableDiffusion
 
-_LIBRARIES = ("torch", "diffusers", "transformers")
+LIBRARIES = ("torch", "diffusers", "transformers")
 _TIMESTEPS = (1, 900)
 # Side of the feature maps in the middle of the U-Net.
 _SIDE = 2
@@ -29,9 +29,9 @@ Inputs = Mapping[str, Any]
 Error = dict[str, float]
 
 
-def missing_libraries() -> list[str]:
-    """Return the names of missing libraries that `measure_parity` requires."""
-    return [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
+def missing_libraries(names: Sequence[str] = LIBRARIES) -> list[str]:
+    """Return the names of the libraries that are not installed."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def measure_parity(
@@ -69,7 +69,7 @@ def measure_parity(
     return {
         "networks": networks,
         "inputs": f"random: latents {latents}, images {images}; float32",
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
 
 
@@ -97,7 +97,7 @@ def sample_by_torch(
 
     control = {}
     if conditioning_image is not None:
-        control["image"] = _to_torch(conditioning_image[None])
+        control["image"] = as_tensor(conditioning_image[None])
     with quiet():
         pipeline: Any = DiffusionPipeline.from_pretrained(
             folder, torch_dtype=torch.float32
@@ -106,7 +106,7 @@ def sample_by_torch(
         images = pipeline(
             prompt,
             **control,
-            latents=_to_torch(noise[None]),
+            latents=as_tensor(noise[None]),
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             output_type="np",
@@ -156,7 +156,7 @@ def _measure(folder: Path, sd: StableDiffusion, inputs: Inputs) -> dict[str, Err
         return cls.from_pretrained(folder / name).float().eval()
 
     whole = (folder / layout.MODEL_INDEX).is_file()
-    given = {name: _to_torch(array) for name, array in inputs.items()}
+    given = {name: as_tensor(array) for name, array in inputs.items()}
     names = ("noisy_latents", "timesteps", "text_embeddings")
     ours, theirs = [inputs[n] for n in names], [given[n] for n in names]
     errors, added, added_there = {}, (), {}
@@ -167,8 +167,8 @@ def _measure(folder: Path, sd: StableDiffusion, inputs: Inputs) -> dict[str, Err
             down, mid = module(*theirs, given["conditioning_image"], return_dict=False)
             errors["controlnet"] = _error([*added[0], added[1]], [*down, mid])
             added_there = {
-                "down_block_additional_residuals": [_to_torch(x) for x in added[0]],
-                "mid_block_additional_residual": _to_torch(added[1]),
+                "down_block_additional_residuals": [as_tensor(x) for x in added[0]],
+                "mid_block_additional_residual": as_tensor(added[1]),
             }
         if not whole:
             return errors
@@ -193,8 +193,8 @@ def _vae_errors(folder: Path, vae: Network, inputs: Inputs) -> dict[str, Error]:
     mean, logvar = _run(vae, images, method="encode")
     decoded = _run(vae, latents, method="decode")
     with torch.no_grad():
-        posterior = module.encode(_to_torch(images)).latent_dist
-        expected = module.decode(_to_torch(latents)).sample
+        posterior = module.encode(as_tensor(images)).latent_dist
+        expected = module.decode(as_tensor(latents)).sample
     return {
         "vae_encoder": _error([mean, logvar], [posterior.mean, posterior.logvar]),
         "vae_decoder": _error([decoded], [expected]),
@@ -212,7 +212,7 @@ def _run(network: Network, *inputs: Any, method: str | None = None) -> Any:
     return jax.device_get(run(network.params, *inputs))
 
 
-def _to_torch(array: Any) -> Any:
+def as_tensor(array: Any) -> Any:
     """Return a torch tensor; arrays with four axes get channels first."""
     import torch
 
@@ -222,11 +222,27 @@ def _to_torch(array: Any) -> Any:
 
 
 def _error(ours: Sequence[Any], theirs: Sequence[Any]) -> Error:
-    """Return the errors over all outputs of a network together."""
-    expected = np.concatenate([tensor.numpy().ravel() for tensor in theirs])
-    got = np.concatenate([_to_torch(array).numpy().ravel() for array in ours])
+    """Return the errors of arrays, against tensors with channels first."""
+    return output_error(
+        [as_tensor(array).numpy() for array in ours],
+        [tensor.numpy() for tensor in theirs],
+    )
+
+
+def output_error(
+    ours: Sequence[Float[np.ndarray, "..."]], theirs: Sequence[Float[np.ndarray, "..."]]
+) -> Error:
+    """Return the errors over all outputs of a network together.
+
+    Returns:
+        ``max_abs`` and ``relative_l2``, see `measure_parity`.
+    """
+    expected = np.concatenate([array.ravel() for array in theirs])
+    got = np.concatenate([array.ravel() for array in ours])
     difference = got.astype(np.float64) - expected
+    # The norm is 0 if the last layer is still zero, as in an untrained ControlNet.
+    norm = np.linalg.norm(expected) or 1.0
     return {
         "max_abs": float(np.abs(difference).max()),
-        "relative_l2": float(np.linalg.norm(difference) / np.linalg.norm(expected)),
+        "relative_l2": float(np.linalg.norm(difference) / norm),
     }

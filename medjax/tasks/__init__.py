@@ -69,6 +69,7 @@ TASKS: dict[str, TaskRow] = {
         check=unconditional.check_unconditional,
         first_stage=unconditional.unconditional_first_stage,
         check_first_stage=unconditional.check_unconditional_first_stage,
+        formats=unconditional.unconditional_formats,
         classes=unconditional.unconditional_classes,
     ),
     "vq_vae": TaskRow(
@@ -81,6 +82,7 @@ TASKS: dict[str, TaskRow] = {
             *("commitment", "codebook", "perplexity", "codebook_usage"),
         ),
         autoencoder=vq_vae.vq_vae_module,
+        formats=lambda model, data: ("pytorch",),
     ),
     "autoencoder_kl": TaskRow(
         sections={
@@ -94,7 +96,7 @@ TASKS: dict[str, TaskRow] = {
         metrics=(*_RECONSTRUCTED, "kl"),
         autoencoder=autoencoder_kl.untrained_autoencoder_kl,
         origins=autoencoder_kl.autoencoder_kl_origins,
-        formats=lambda model: ("vae",),
+        formats=lambda model, data: ("vae",),
     ),
 }
 

@@ -147,9 +147,9 @@ def controlnet_origins(model: ControlNetConfig) -> Origins:
     return Origins(model.pretrained, model.vae, model.controlnet)
 
 
-def controlnet_formats(model: ControlNetConfig) -> tuple[str, ...]:
+def controlnet_formats(model: ControlNetConfig, data: Any) -> tuple[str, ...]:
     """Return the export formats for a ControlNet, the default one first."""
-    del model
+    del model, data
     return ("pipeline", "controlnet", "single_file")
 
 

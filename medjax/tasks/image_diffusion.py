@@ -150,6 +150,7 @@ class ImageDiffusion:
         labels: Int[Array, " b"] | None,
         sampling: SamplingConfig,
         frames: int = 1,
+        noise: Float[Array, "b h w d"] | None = None,
     ) -> Float[Array, "n b H W c"]:
         """Sample images in [-1, 1], and return stages of the process.
 
@@ -160,6 +161,7 @@ class ImageDiffusion:
             labels: Classes, or None for a model without classes.
             sampling: Sampler, steps and guidance.
             frames: Largest number of stages to return. The last is the result.
+            noise: Noise to start from. None means random noise.
 
         Raises:
             UserError: If the sampler does not support the settings.
@@ -187,7 +189,7 @@ class ImageDiffusion:
                 without, given, sampling.guidance_scale, sampling.guidance_rescale
             )
 
-        start = plan.noise_scale * normal(first, shape)
+        start = plan.noise_scale * (normal(first, shape) if noise is None else noise)
         latents = samplers.trace(plan, denoise_fn, start, fresh, frames)
         return jax.lax.map(lambda z: self.decode(nets, z), latents)
 
@@ -273,13 +275,21 @@ class TrainedImageDiffusion:
         return Drawing(
             {"unet": trees.cast(self.nets["unet"], dtype), **kept},
             lambda nets, batch, keys: task.draw(
-                nets, keys, size, batch.get("labels"), sampling, frames
+                nets,
+                keys,
+                size,
+                batch.get("labels"),
+                sampling,
+                frames,
+                batch.get("noise"),
             ),
-            _labels,
+            _batch,
         )
 
 
-def _labels(requests: Sequence[Request]) -> dict[str, np.ndarray]:
-    if requests[0].label is None:
-        return {}
-    return {"labels": np.array([request.label for request in requests], np.int32)}
+def _batch(requests: Sequence[Request]) -> dict[str, np.ndarray]:
+    batch: dict[str, np.ndarray] = {}
+    if requests[0].label is not None:
+        batch["labels"] = np.array([one.label for one in requests], np.int32)
+    noise = [one.noise for one in requests if one.noise is not None]
+    return batch | ({"noise": np.stack(noise)} if noise else {})

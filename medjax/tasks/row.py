@@ -119,8 +119,9 @@ class TaskRow:
             autoencoder. None for tasks that train no autoencoder.
         origins: Function from the section ``model`` to the pretrained weights that
             training started from.
-        formats: Function from the section ``model`` to names of export formats, see
-            `medjax.exporting.formats`. The default is first; no names mean no export.
+        formats: Function from the sections ``model`` and ``data`` to names of export
+            formats, see `medjax.exporting.formats`. The default is first; no names mean
+            no export.
         classes: Function from the section ``data`` to the names of the classes.
         caption_scores: Scores of images from captions. None for tasks without captions.
     """
@@ -136,6 +137,6 @@ class TaskRow:
     check_first_stage: Callable[[Any, TrainedAutoencoder], None] = any_first_stage
     autoencoder: Callable[[Any], VQVAE | AutoencoderKL] | None = None
     origins: Callable[[Any], Origins] = lambda model: Origins()
-    formats: Callable[[Any], tuple[str, ...]] = lambda model: ()
+    formats: Callable[[Any, Any], tuple[str, ...]] = lambda model, data: ()
     classes: Callable[[Any], tuple[str, ...]] = lambda data: ()
     caption_scores: CaptionScores | None = None

@@ -231,6 +231,7 @@ def text_to_image_origins(model: TextToImageConfig) -> Origins:
     return Origins(model.pretrained, model.vae)
 
 
-def text_to_image_formats(model: TextToImageConfig) -> tuple[str, ...]:
+def text_to_image_formats(model: TextToImageConfig, data: Any) -> tuple[str, ...]:
     """Return the export formats for the trained weights, the default one first."""
+    del data
     return ("lora", "kohya", "pipeline") if model.adapters else ("pipeline",)

@@ -280,6 +280,19 @@ def check_unconditional_first_stage(config: Any, untrained: TrainedAutoencoder) 
             )
 
 
+def unconditional_formats(
+    model: UnconditionalConfig, data: ClassDataConfig
+) -> tuple[str, ...]:
+    """Return the export formats for the trained weights, the default one first.
+
+    Diffusers has a pipeline only for pixels, without classes and batch normalisation.
+    """
+    pixels = model.autoencoder is None and not data.classes
+    if pixels and model.architecture == "unet_2d":
+        return ("pipeline", "pytorch")
+    return ("pytorch",)
+
+
 def unconditional_classes(data: ClassDataConfig) -> tuple[str, ...]:
     """Return the names of the classes."""
     return data.classes

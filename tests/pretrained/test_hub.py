@@ -6,34 +6,19 @@ from huggingface_hub import constants
 
 from medjax.errors import UserError
 from medjax.pretrained import hub
-
-
-class FakeHub:
-    """Takes the place of `HfApi`; remembers what it was asked for."""
-
-    def __init__(self):
-        self.asked = []
-
-    def create_repo(self, repo_id, **options):
-        self.asked.append(("create", repo_id, options))
-        return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
-
-    def upload_folder(self, **options):
-        self.asked.append(("upload", options))
+from tests import fake_hub
 
 
 @pytest.fixture
 def fake(monkeypatch):
-    made = FakeHub()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
-    return made
+    return fake_hub.install(monkeypatch)
 
 
 def test_a_folder_goes_to_a_private_repository(fake, tmp_path):
     assert hub.upload(tmp_path, "me/chests", "Step 3") == (
         "https://huggingface.co/me/chests"
     )
-    (_, name, options), (_, sent) = fake.asked
+    (_, name, options), (_, sent) = fake.calls
     assert name == "me/chests"
     assert options == {"private": True, "exist_ok": True}
     assert sent["folder_path"] == tmp_path and sent["repo_id"] == "me/chests"

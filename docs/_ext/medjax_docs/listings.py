@@ -27,7 +27,7 @@ def write_formats() -> Written:
     """Return a table of the export formats of each task, the default one first."""
     rows = []
     for task, row in TASKS.items():
-        names = row.formats(row.sections["model"]())
+        names = row.formats(row.sections["model"](), row.sections["data"]())
         unknown = [name for name in names if name not in FORMATS]
         assert not unknown, unknown
         rows.append((f"`{task}`", ", ".join(f"`{name}`" for name in names) or "none"))
