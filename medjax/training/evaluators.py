@@ -29,8 +29,8 @@ class Evaluation:
     Attributes:
         metrics: Numbers by column of ``metrics.csv``, e.g. ``val/loss``.
         page: A page of samples, or None.
-        tracked: The page for trackers, or None. Unless the config says otherwise, it
-            has generated images only.
+        tracked: The page for trackers, or None. It has generated images only, except
+            with ``config.log.real_images``.
     """
 
     metrics: dict[str, float]

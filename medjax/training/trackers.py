@@ -1,7 +1,7 @@
 """Send a run's metrics and samples to trackers: TensorBoard, Weights & Biases.
 
-A tracker that fails gets nothing more, and a warning says so. Training goes on, because
-``metrics.csv`` and ``samples/`` have everything.
+A tracker that fails gets nothing more, and a warning says so. Training continues,
+because ``metrics.csv`` and ``samples/`` have everything.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send everything that waits."""
         ...
 
 
@@ -188,7 +188,7 @@ class Trackers:
             self._open.pop(name, None)
             logger.warning(
                 "config.log.trackers: %s failed and gets nothing more from this run: "
-                "%s: %s. Training goes on",
+                "%s: %s. Training continues",
                 *(name, type(error).__name__, error),
             )
 

@@ -107,7 +107,7 @@ def test_one_that_cannot_open_is_dropped(recorder, monkeypatch, tmp_path, caplog
     with Trackers(config("wandb", "tensorboard"), tmp_path, None) as both:
         both.log(1, {"a": 1.0})
     assert recorder.scalars
-    assert "OSError: no space. Training goes on" in caplog.text
+    assert "OSError: no space. Training continues" in caplog.text
 
 
 def test_no_path_of_this_machine_is_shared(tmp_path):
