@@ -69,6 +69,7 @@ def export(
     parity: bool | None = None,
     overwrite: bool = False,
     push_to: str | None = None,
+    i_may_share: bool = False,
 ) -> Path:
     """Write the model of a run to a folder.
 
@@ -87,20 +88,24 @@ def export(
             required libraries are installed and the format is a folder.
         overwrite: Whether an existing export may be replaced.
         push_to: Hub id to upload to.
+        i_may_share: Whether the user may share the model although the terms of its data
+            may forbid it, or are unknown.
 
     Returns:
         The folder.
 
     Raises:
         UserError: If the run cannot be exported, if `to` exists already or cannot be
-            written, if the format cannot store what was trained, or if the hub
-            refuses. Only in the last case, the export exists.
+            written, if the format cannot store what was trained, if the terms of the
+            data may forbid an upload, or if the hub refuses. Only in the last case, the
+            export exists.
     """
     if format is not None:
         _check_choice("format", format, _FORMATS)
     _check_choice("dtype", dtype, _DTYPES)
     target = _target(to, overwrite)
     from medjax.exporting.formats import Export, format_for
+    from medjax.exporting.terms import check_terms
     from medjax.exporting.write import write_export
     from medjax.pretrained import hub
     from medjax.runs.open_run import load_run
@@ -111,6 +116,8 @@ def export(
         # Check before reading the run, because that may take a minute.
         _parity(parity, format)
     run = load_run(workdir, step, weights, base)
+    if push_to and not i_may_share:
+        check_terms(run)
     kind = format_for(run, format)
     name = Path(workdir).expanduser().resolve().name
     file = _FILES.get(kind, "").format(run=name)
@@ -214,6 +221,11 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "push_to", None, "hub id to upload to; a new repository is private"
     )
+    flags.DEFINE_boolean(
+        "i_may_share",
+        False,
+        "upload although the terms of the data may forbid to share a model of them",
+    )
 
 
 def main(_: Sequence[str]) -> None:
@@ -235,6 +247,7 @@ def main(_: Sequence[str]) -> None:
         parity=values.parity,
         overwrite=values.overwrite,
         push_to=values.push_to,
+        i_may_share=values.i_may_share,
     )
 
 
