@@ -9,6 +9,8 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+from tests import tiny_vqvae
+
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 SMALL = (
@@ -23,7 +25,9 @@ SMALLER = {
     "dogs_controlnet": {"OPTIONS": SMALL + PHANTOMS},
     "knee_and_brain_from_scratch": {
         "KNEE_OPTIONS": SMALL + PHANTOMS,
-        "BRAIN_OPTIONS": SMALL.replace("size=16", "size=64") + PHANTOMS,
+        "BRAIN_OPTIONS": SMALL.replace("image_size=16", "image_size=64")
+        + PHANTOMS
+        + f"--config.model.autoencoder_config={Path(tiny_vqvae.__file__)}",
     },
 }
 
