@@ -88,8 +88,8 @@ def export(
             required libraries are installed and the format is a folder.
         overwrite: Whether an existing export may be replaced.
         push_to: Hub id to upload to.
-        i_may_share: Whether the user may share the model although the terms of its data
-            may forbid it, or are unknown.
+        i_may_share: Whether the user may share the model, although the terms of its
+            data may not allow it or are unknown.
 
     Returns:
         The folder.
@@ -224,7 +224,7 @@ def define_flags() -> None:
     flags.DEFINE_boolean(
         "i_may_share",
         False,
-        "upload although the terms of the data may forbid to share a model of them",
+        "upload although the terms of the data may forbid sharing a model of them",
     )
 
 

@@ -63,8 +63,8 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Return a mesh of `devices` with the sizes in `config`.
 
-    With several TPU slices, only ``data`` crosses from one to another, because the
-    network between slices is slow.
+    With several TPU slices, or nodes of GPUs, only ``data`` crosses from one to
+    another, because the network between them is slow.
 
     Args:
         config: Size of each axis.
@@ -72,7 +72,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
     Raises:
         UserError: If the product of the sizes is not the number of devices, or if
-            fsdp × tensor does not divide a slice.
+            fsdp × tensor does not divide a slice or node.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.tensor]
@@ -91,22 +91,23 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             "config.mesh.data=-1, and fsdp × tensor to a divisor of that number"
         )
     slices = _slices(devices)
-    if len(devices) // len(slices) % rest:
+    counts = sorted({len(one) for one in slices})
+    if len(counts) > 1 or counts[0] % rest:
         raise UserError(
             f"config.mesh: fsdp={config.fsdp} × tensor={config.tensor} does not divide "
-            f"the {len(devices) // len(slices)} devices of a slice. Only data may "
-            "cross from one slice to another"
+            f"the {' and '.join(map(str, counts))} devices of each slice, or node of "
+            "GPUs. Only data may cross from one to another, and all must be equal"
         )
     # jax arranges the devices of a slice by its wires.
-    each = (sizes[0] // len(slices), *sizes[1:])
-    parts = [jax.make_mesh(each, AXES, devices=one).devices for one in slices]
+    shape = (sizes[0] // len(slices), *sizes[1:])
+    parts = [jax.make_mesh(shape, AXES, devices=one).devices for one in slices]
     # Auto and not jax's new default Explicit, so that the compiler chooses layouts
     # inside the step.
     return Mesh(np.concatenate(parts), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
-    """Return the devices of each TPU slice; all of them if there are no slices."""
+    """Return the devices of each TPU slice or node of GPUs, as jax numbers them."""
     slices: dict[int, list[jax.Device]] = {}
     for device in devices:
         slices.setdefault(getattr(device, "slice_index", 0), []).append(device)

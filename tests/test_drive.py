@@ -54,6 +54,7 @@ def test_a_run_on_drive_that_is_killed_continues_as_if_it_had_not(tmp_path):
     while not (drive / "checkpoints" / "10").is_dir() and time.monotonic() < limit:
         assert first.poll() is None, first.stderr.read().decode()
         time.sleep(0.05)
+    assert (drive / "checkpoints" / "10").is_dir(), "no checkpoint in five minutes"
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert losses(drive) != losses(tmp_path / "local")

@@ -48,7 +48,7 @@ def test_only_data_crosses_from_one_slice_to_another(two_slices, config):
 
 
 def test_what_does_not_fit_a_slice_is_refused(two_slices):
-    with pytest.raises(UserError, match="fsdp=8 × tensor=1 does not divide the 4"):
+    with pytest.raises(UserError, match="fsdp=8 × tensor=1 does not divide the 4 dev"):
         make_mesh(MeshConfig(1, 8, 1), jax.devices()[:8])
 
 

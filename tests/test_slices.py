@@ -47,7 +47,7 @@ def losses(workdir):
 
 
 @pytest.mark.release
-def test_a_run_goes_on_with_other_devices_hosts_and_slices(tmp_path):
+def test_a_run_continues_with_other_devices_hosts_and_slices(tmp_path):
     train(tmp_path / "one", 6, 1, 1)
     several = tmp_path / "several"
     said = train(several, 2, 2, 4, "--config.mesh.fsdp=2")

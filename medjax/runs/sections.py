@@ -202,6 +202,8 @@ class LogConfig:
                     f"trackers={self.trackers}: unknown tracker '{name}'. Expected "
                     f"some of {', '.join(TRACKERS)}" + nearest(name, TRACKERS)
                 )
+        if len(set(self.trackers)) < len(self.trackers):
+            raise UserError(f"trackers={self.trackers}: names a tracker twice")
 
 
 @dataclasses.dataclass(frozen=True)

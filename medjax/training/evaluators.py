@@ -116,7 +116,7 @@ class Evaluators:
         due = [one for one in self._evaluators if everything or one.due(step)]
         start = time.monotonic()
         row: dict[str, float] = {}
-        pages: list[Evaluation] = []
+        pages = []
         for one in due:
             self._announce(one.work, step)
             found = one.run(params, frozen)
@@ -124,7 +124,7 @@ class Evaluators:
                 return None
             row |= found.metrics
             if found.page is not None:
-                pages.append(found)
+                pages.append((found.page, found.tracked))
         if self.due(step) and step not in self._seen:
             complete = len(due) == len(self._evaluators)
             self.patience.look_at(row, complete=complete)
@@ -132,8 +132,8 @@ class Evaluators:
             self._writer.write(step, row)
             seconds = time.monotonic() - start
             logger.info("%s", evaluation_line(step, self._steps, row, seconds))
-        for page in pages:
-            self._write_page(step, page)
+        for page, tracked in pages:
+            self._write_page(step, page, tracked)
         return row
 
     def _announce(self, work: str, step: int) -> None:
@@ -143,9 +143,11 @@ class Evaluators:
             where = step_of(step, self._steps)
             logger.info("%s · %s; the first time compiles too", where, work)
 
-    def _write_page(self, step: int, found: Evaluation) -> None:
-        if found.tracked is not None:
-            self._writer.write_image(step, "samples", found.tracked)
-        if jax.process_index() == 0 and found.page is not None:
-            save_png(self._workdir / f"samples/{step:07d}.png", found.page)
+    def _write_page(
+        self, step: int, page: np.ndarray, tracked: np.ndarray | None
+    ) -> None:
+        if tracked is not None:
+            self._writer.write_image(step, "samples", tracked)
+        if jax.process_index() == 0:
+            save_png(self._workdir / f"samples/{step:07d}.png", page)
             save_curves(self._workdir / "metrics.csv", self._workdir / "curves.png")

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -19,13 +19,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from medjax import storage, trees
-from medjax.errors import UserError
+from medjax.errors import Stopped, UserError
+from medjax.pretrained.sources import public_name
 from medjax.runs.config import RunConfig
 from medjax.runs.same_run import PER_HOST
 
 logger = logging.getLogger(__name__)
 
 _PROJECT = "medjax"
+_FINISH_SECONDS = 20
 
 
 class Tracker(Protocol):
@@ -41,8 +43,8 @@ class Tracker(Protocol):
         """Take an RGB image, 0 to 255."""
         ...
 
-    def close(self) -> None:
-        """Send everything that waits."""
+    def close(self, failed: bool) -> None:
+        """Send everything that waits; say whether the run failed."""
         ...
 
 
@@ -69,7 +71,7 @@ class TensorBoard:
         self._events.add_image(name, image, step, dataformats="HWC")
         self._events.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """Close the files."""
         self._events.close()
 
@@ -103,10 +105,16 @@ class WeightsAndBiases:
                 console="off",
                 disable_code=True,
                 disable_git=True,
+                # If the network goes away, a rented machine must not wait for it.
+                finish_timeout=_FINISH_SECONDS,
+                finish_timeout_raises=True,
+                # None would be the name of this machine.
+                host="",
                 save_code=False,
                 x_disable_machine_info=True,
                 x_disable_meta=True,
                 x_disable_stats=True,
+                x_save_requirements=False,
             ),
         )
         # Its own count of steps must rise, but a resumed run repeats some steps.
@@ -122,9 +130,9 @@ class WeightsAndBiases:
         """Send an image."""
         self._run.log({"step": step, name: self._wandb.Image(image)})
 
-    def close(self) -> None:
-        """Wait until everything is sent."""
-        self._run.finish()
+    def close(self, failed: bool) -> None:
+        """Wait until everything is sent, but not for ever."""
+        self._run.finish(exit_code=int(failed))
 
 
 _TRACKERS: dict[str, Callable[[RunConfig, Path, int | None], Tracker]] = {
@@ -172,7 +180,8 @@ class Trackers:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._each(lambda tracker: tracker.close())
+        failed = kind is not None and not issubclass(kind, Stopped)
+        self._each(lambda tracker: tracker.close(failed))
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._open.items()):
@@ -180,7 +189,7 @@ class Trackers:
                 call(tracker)
 
     @contextlib.contextmanager
-    def _guarded(self, name: str) -> Any:
+    def _guarded(self, name: str) -> Iterator[None]:
         """Drop a tracker that fails. Its errors are of any kind."""
         try:
             yield
@@ -197,19 +206,15 @@ def check_trackers(config: RunConfig) -> None:
     """Raise UserError if a tracker of ``config.log.trackers`` is not installed."""
     if "wandb" in config.log.trackers and not importlib.util.find_spec("wandb"):
         raise UserError(
-            "config.log.trackers: wandb is not installed. Install it: "
-            "pip install 'medjax[wandb]'"
+            "config.log.trackers: wandb is not installed. Install it: pip install wandb"
         )
 
 
 def shareable(config: RunConfig) -> dict[str, Any]:
-    """Return a config by dotted key, with the names of local paths for the paths."""
+    """Return a config by dotted key. Local paths are replaced by their last part."""
     flat = trees.flatten(dataclasses.asdict(config))
     values = {key.replace("/", "."): value for key, value in flat.items()}
     for key in PER_HOST:
-        value = values.get(key)
-        if isinstance(value, str) and value:
-            path = Path(value)
-            local = path.is_absolute() or path.exists()
-            values[key] = path.name if local else value
+        if isinstance(values.get(key), str):
+            values[key] = public_name(values[key])
     return values

@@ -1,8 +1,9 @@
-"""Each demo is trained to its end and is as good as its page says, before a release.
+"""Each demo is trained to its end and reaches limits below the figures of its page.
 
-Few images are sampled, so the limits lie below the figures of bench/results.
+The limits are lower, because few images are sampled.
 """
 
+import csv
 import json
 
 import pytest
@@ -66,4 +67,6 @@ def test_dogs(tmp_path, optimized):
     train_stages(parse(dogs_controlnet.get_config("demo")), tmp_path / "run")
     run = load_run(tmp_path / "run")
     assert run.step == run.config.train.steps
-    assert run.metrics["val/loss"] < 1
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        losses = [float(r["val/loss"]) for r in csv.DictReader(file) if r["val/loss"]]
+    assert losses[-1] < 0.9 * losses[0]

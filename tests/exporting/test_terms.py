@@ -34,7 +34,6 @@ def run(workdir):
         ("ADNI: for registered users, under its data use agreement", True),
         ("CC BY-NC-ND 4.0, as each report says", True),
         ("NIH Clinical Center: free use with attribution; see the homepage", False),
-        ("", False),
     ],
 )
 def test_strict_terms_are_named(licence, strict, run, monkeypatch):
@@ -49,9 +48,16 @@ def test_strict_terms_are_named(licence, strict, run, monkeypatch):
     assert str(caught.value).endswith("add --i_may_share")
 
 
-def test_terms_of_data_that_are_not_there_are_unknown(run, monkeypatch):
-    monkeypatch.setattr(terms, "dataset_at_hand", lambda run: None)
-    with pytest.raises(UserError, match="not found, so their terms are unknown"):
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (None, "not found, so their terms are unknown"),
+        (Metadata("folder/1.0.0", {"train": 1}, ("image",)), "are unknown"),
+    ],
+)
+def test_unknown_terms_are_named(data, problem, run, monkeypatch):
+    monkeypatch.setattr(terms, "dataset_at_hand", lambda run: data)
+    with pytest.raises(UserError, match=problem):
         terms.check_terms(run)
 
 
