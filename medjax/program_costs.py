@@ -48,7 +48,8 @@ def program_flops(traced: Any, platform: str, by_compiler: float) -> float:
     Args:
         traced: Result of ``jax.jit(…).trace(…)``.
         platform: Where it runs: "cpu", "gpu" or "tpu".
-        by_compiler: The compiler's count, with the body of each loop counted once.
+        by_compiler: The compiler's count. It counts the body of a loop once, so this
+            function multiplies it by the number of iterations.
     """
     count = count_flops(traced, platform)
     return count.flops if platform == "gpu" else by_compiler * count.loops

@@ -73,7 +73,7 @@ def check_embeddable(count: int) -> None:
     """Check, before sampling starts, that UMAP can map `count` real images.
 
     Raises:
-        UserError: As `embed`.
+        UserError: If there are too few images, or if umap-learn is not installed.
     """
     if count < _FEWEST:
         raise UserError(f"UMAP requires at least {_FEWEST} real images, got {count}")

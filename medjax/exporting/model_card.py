@@ -225,7 +225,8 @@ def _edges(data: ControlDataConfig) -> str:
         f"{a:g}" if a == b else f"{a:g}–{b:g}"
         for a, b in (data.canny_low, data.canny_high)
     )
-    blur = f", Gaussian blur of {data.canny_sigma:g} pixels" if data.canny_sigma else ""
+    sigma = data.canny_sigma
+    blur = f", Gaussian blur with σ = {sigma:g} px" if sigma else ""
     backend = {"opencv": "OpenCV", "skimage": "scikit-image"}[data.canny_backend]
     return f"Canny edges, white on black ({backend}, thresholds {low} and {high}{blur})"
 

@@ -102,7 +102,16 @@ class _WordCount:
 
 
 def published_base(source: str, dtype: np.dtype) -> StableDiffusion | None:
-    """Return a published Stable Diffusion with blank weights; None if unknown."""
+    """Return the networks of a published Stable Diffusion, without its weights.
+
+    Args:
+        source: Hub id.
+        dtype: Dtype of the weights.
+
+    Returns:
+        Networks whose weights have only shapes and dtypes; see `medjax.blank`. None if
+        the hub id is unknown.
+    """
     if source not in _BASES:
         return None
     unet, text, scheduler = _BASES[source]

@@ -108,8 +108,8 @@ def load_source(
             )
         if weights != "auto":
             raise UserError(
-                "--weights requires --workdir. Remove it, or use --workdir instead of "
-                "--pretrained"
+                "--weights requires --workdir. Remove --weights, or use --workdir "
+                "instead of --pretrained"
             )
         if controlnet is not None and not control_given:
             raise UserError(CONTROL_MISSING)

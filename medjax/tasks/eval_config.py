@@ -31,9 +31,10 @@ class EvalConfig:
         check_least(self, every=1, examples=1, sample_every=1, samples=1)
 
     def sampling(self) -> SamplingConfig | None:
-        """Return how the images of a page are sampled; None for tasks without samples.
+        """Return the sampling settings of a run's sample pages.
 
-        A page of such a task shows, for example, reconstructions.
+        None for tasks that do not sample, such as autoencoders. Their pages show
+        reconstructions.
         """
         return None
 

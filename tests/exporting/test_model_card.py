@@ -147,7 +147,7 @@ def test_prepared_data_speak_for_themselves(tmp_path):
 def test_condition_and_measures_are_told():
     text = model_card(run("demo"), PIPELINE)
     assert "Canny edges, white on black (OpenCV, thresholds 100 and 200" in text
-    assert "Gaussian blur of 1 pixels)" in text
+    assert "Gaussian blur with σ = 1 px)" in text
     assert "| val/loss | 0.125 |" in text and "host_memory_gib" not in text
     assert "after 700 steps with 8 images each" in text
     assert "also trained" not in text

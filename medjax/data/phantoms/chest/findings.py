@@ -22,7 +22,10 @@ _SURFACE_CM = 1.4
 
 
 def fluid(grid: Grid, effusion: Effusion, side: int) -> Image:
-    """Return the share of lung that is fluid. Its surface rises towards the wall."""
+    """Return the fraction of the lung, at each point, that a pleural effusion fills.
+
+    The surface of the fluid rises towards the chest wall.
+    """
     u = np.maximum(grid.x * np.float32(side / HALF_WIDTH_CM), 0)
     height = np.float32(effusion.height_cm) * (np.float32(0.65) + 0.35 * u * u * u * u)
     t = np.clip((grid.y - BOTTOM + height) * np.float32(1 / _SURFACE_CM), 0, 1)
